@@ -21,7 +21,7 @@ import requests
 from benchmarks.harness import access_token, connect
 from lucidworks_provider.client.auth.source import forget_sources
 from lucidworks_provider.emulator import EmulatorSettings, running
-from lucidworks_provider.hooks.auth import LucidworksAuthHook
+from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
 
 CALLERS = 50
 WARM_CALLS = 20_000

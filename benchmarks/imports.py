@@ -21,7 +21,7 @@ SHARED = "from airflow.providers.common.compat.sdk import BaseOperator, conf"
 MODULES = (
     *("operators.chunking", "operators.corpus", "operators.models", "operators.prediction"),
     *("sensors.jobs", "sensors.models", "triggers"),
-    *("hooks.auth", "hooks.lucidworks", "decorators.chunk", "decorators.predict"),
+    *("hooks.lucidworks", "decorators.chunk", "decorators.predict"),
     *("links", "assets", "retry_policy", "errors", "documents", "corpus.shards", "client.settings"),
     *("client.models", "client.use_cases", "emulator", "get_provider_info"),
 )

@@ -320,7 +320,7 @@ def msal_file(service: Service) -> Call:
 
 def ours(service: Service) -> Call:
     """The hook of this provider, with its defaults."""
-    from lucidworks_provider.hooks.auth import LucidworksAuthHook
+    from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
 
     extra: dict[str, str] = dict.fromkeys(("auth_url", "application_url"), service.url)
     connection = {
@@ -347,7 +347,7 @@ CLIENTS = (
     Client(
         "LucidworksAuthHook",
         ("apache-airflow", "apache-airflow-providers-redis", "redis"),
-        ("lucidworks_provider.hooks.auth", "lucidworks_provider.client.http.sync", "redis"),
+        ("lucidworks_provider.hooks.lucidworks", "lucidworks_provider.client.http.sync", "redis"),
         ours,
     ),
 )

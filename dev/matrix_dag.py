@@ -21,7 +21,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG, BaseOperator
 
-from lucidworks_provider.hooks.auth import LucidworksAuthHook
+from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.retry_policy import LucidworksRetryPolicy
 

@@ -125,14 +125,14 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "A submission without a response is not repeated by the client.",
             "integration/transport/test_transport_retry.py::test_a_submission_without_an_answer_is_not_repeated",
             "retrying.py",
-            "return self.replayable or isinstance(error, NOTHING_DONE)",
+            "return replayable or isinstance(error, NOTHING_DONE)",
             "return True",
         ),
         Promise(
             "A failed poll is repeated.",
             "integration/transport/test_transport_retry.py::test_a_poll_is_repeated",
             "retrying.py",
-            "return self.replayable or isinstance(error, NOTHING_DONE)",
+            "return replayable or isinstance(error, NOTHING_DONE)",
             "return isinstance(error, NOTHING_DONE)",
         ),
         Promise(

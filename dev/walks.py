@@ -21,7 +21,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
@@ -72,12 +71,11 @@ def _within_package(frame: FrameType | None) -> Iterator[FrameType]:
 @contextmanager
 def variables_in_memory() -> Any:
     """Airflow's Variables, without a database: the processes that share them are not the subject."""
+    from lucidworks_provider.hooks import stores
+
     kept: dict[str, str] = {}
-    for name in list(sys.modules):
-        module = sys.modules[name]
-        if name.startswith(PACKAGE) and hasattr(module, "set_variable"):
-            module.get_variable = kept.get  # type: ignore[attr-defined]
-            module.set_variable = lambda key, value, _: kept.update({key: value})  # type: ignore[attr-defined]
+    stores.get_variable = kept.get  # type: ignore[assignment]
+    stores.set_variable = lambda key, value, description: kept.update({key: value})
     yield
 
 
@@ -89,10 +87,9 @@ def main() -> None:
     with running(EmulatorSettings(pending_polls=1)) as emulator, tempfile.TemporaryDirectory() as folder:
         connection = json.loads(emulator.conn_json())
         os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = json.dumps(connection)
-        from lucidworks_provider.hooks.auth import LucidworksAuthHook
+        from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
         from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 
-        import_module(f"{PACKAGE}.hooks.stores.variables")
         context: Any = {
             "ti": SimpleNamespace(
                 dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, max_tries=0, xcom_push=print

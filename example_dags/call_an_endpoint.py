@@ -22,7 +22,7 @@ CONNECTION = "lucidworks_default"
 @task(retries=2)
 def use_cases() -> Any:
     """One call after the other."""
-    from lucidworks_provider.hooks.auth import LucidworksAuthHook
+    from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
 
     with LucidworksAuthHook(CONNECTION).get_conn() as session:
         answer = session.get("/ai/usecases")
@@ -35,7 +35,7 @@ def several_at_a_time(calls: int = 10) -> int:
     """Many calls on a few connections."""
     import asyncio
 
-    from lucidworks_provider.hooks.auth import LucidworksAuthHook
+    from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
 
     async def all_calls() -> list[int]:
         async with LucidworksAuthHook(CONNECTION).aget_conn() as session:
@@ -56,7 +56,7 @@ def with_another_client() -> int:
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 
-    from lucidworks_provider.hooks.auth import LucidworksAuthHook
+    from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
 
     hook = LucidworksAuthHook(CONNECTION)
     url = hook.get_settings().application_base + "/ai/usecases"

@@ -4,7 +4,7 @@ What Airflow reads about this package: its name, its classes, and the connection
 
 Airflow 3.2 and later build the form from ``conn-fields`` and ``ui-field-behaviour`` without importing the
 hook; older versions call two classmethods of the hook, which are generated from this same dictionary
-(:func:`lucidworks_provider.hooks.auth.LucidworksAuthHook.get_connection_form_widgets`).
+(:func:`lucidworks_provider.hooks.lucidworks.LucidworksAuthHook.get_connection_form_widgets`).
 """
 
 from __future__ import annotations
@@ -165,7 +165,6 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": name,
                 "python-modules": [
-                    "lucidworks_provider.hooks.auth",
                     "lucidworks_provider.hooks.lucidworks",
                 ],
             }
@@ -211,7 +210,7 @@ def get_provider_info() -> dict[str, Any]:
         "connection-types": [
             {
                 "connection-type": CONNECTION_TYPE,
-                "hook-class-name": "lucidworks_provider.hooks.auth.LucidworksAuthHook",
+                "hook-class-name": "lucidworks_provider.hooks.lucidworks.LucidworksAuthHook",
                 "hook-name": name,
                 "ui-field-behaviour": ui_field_behaviour(version),
                 "conn-fields": CONN_FIELDS,

@@ -43,7 +43,6 @@ def request(endpoint: str, outcome: int | str, seconds: float) -> None:
 
 
 def refreshed(scope: str) -> None:
-    """Count a new token."""
     if (stats := _stats()) is not None:
         stats.incr("lucidworks.token_refreshes", tags={"scope": scope})
 

@@ -26,19 +26,16 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
     Retrying,
-    retry_base,
+    retry_if_exception,
     retry_if_exception_type,
     stop_after_attempt,
 )
-from tenacity.stop import stop_base
-from tenacity.wait import wait_base
 
 from lucidworks_provider.errors import (
     LucidworksError,
@@ -68,53 +65,9 @@ NOTHING_DONE = (RateLimitError, NotSentError, TokenRefusedError, TokenError)
 TOKEN_ROUNDS = 2
 
 
-@dataclass(frozen=True)
-class _Again(retry_base):
-    replayable: bool
-
-    def __call__(self, retry_state: RetryCallState) -> bool:
-        error = _error(retry_state)
-        if error is None or not error.retryable:
-            return False
-        if isinstance(error, TokenError) and not isinstance(error, TokenStoreError):
-            # The request for a token has its own retries.
-            return False
-        return self.replayable or isinstance(error, NOTHING_DONE)
-
-
-class _Stop(stop_base):
-    """
-    Counts 401s separately. Has state, so each call needs its own.
-
-    :param refused_for: seconds for which the service has refused everything.
-    """
-
-    def __init__(self, attempts: int, refused_for: Callable[[], float]) -> None:
-        self.attempts = attempts
-        self.refused_for = refused_for
-        self.token_rounds = 0
-
-    def __call__(self, retry_state: RetryCallState) -> bool:
-        error = _error(retry_state)
-        if isinstance(error, TokenRefusedError | TokenStoreError):
-            self.token_rounds += 1
-            return self.token_rounds > TOKEN_ROUNDS
-        if (_asked_wait(error) or 0.0) > LONGEST_RETRY_AFTER:
-            return True
-        if isinstance(error, RateLimitError) and self.refused_for() > LONGEST_REFUSAL:
-            return True
-        return retry_state.attempt_number - self.token_rounds >= self.attempts
-
-
-class Wait(wait_base):
-    """Exponential with jitter, and not shorter than ``Retry-After``."""
-
-    def __call__(self, retry_state: RetryCallState) -> float:
-        return wait_after(_error(retry_state), retry_state.attempt_number)
-
-
-def wait_after(error: LucidworksError | None, attempt: int) -> float:
-    """Seconds to wait after an attempt; the first one is 1."""
+def wait_after(retry_state: RetryCallState) -> float:
+    """Seconds to wait after an attempt: exponential with jitter, and not shorter than ``Retry-After``."""
+    error, attempt = _error(retry_state), retry_state.attempt_number
     if isinstance(error, TokenRefusedError):
         return 0.0
     asked = min(_asked_wait(error) or 0.0, LONGEST_RETRY_AFTER)
@@ -128,12 +81,33 @@ def policy(
     *, replayable: bool, attempts: int | None = None, refused_for: Callable[[], float] = lambda: 0.0
 ) -> dict[str, Any]:
     """
-    Keyword arguments for ``tenacity.Retrying`` and ``tenacity.AsyncRetrying`` alike.
+    Keyword arguments for ``tenacity.Retrying`` and ``tenacity.AsyncRetrying`` alike, for one call (401s are counted).
 
     :param replayable: see the table above.
     :param attempts: at most, not counting 401s.
     :param refused_for: seconds for which the service has refused everything.
     """
+    token_rounds = 0
+
+    def retryable(error: BaseException) -> bool:
+        if not isinstance(error, LucidworksError) or not error.retryable:
+            return False
+        if isinstance(error, TokenError) and not isinstance(error, TokenStoreError):
+            # The request for a token has its own retries.
+            return False
+        return replayable or isinstance(error, NOTHING_DONE)
+
+    def stop(retry_state: RetryCallState) -> bool:
+        nonlocal token_rounds
+        error = _error(retry_state)
+        if isinstance(error, TokenRefusedError | TokenStoreError):
+            token_rounds += 1
+            return token_rounds > TOKEN_ROUNDS
+        if (_asked_wait(error) or 0.0) > LONGEST_RETRY_AFTER:
+            return True
+        if isinstance(error, RateLimitError) and refused_for() > LONGEST_REFUSAL:
+            return True
+        return retry_state.attempt_number - token_rounds >= (attempts or ATTEMPTS)
 
     def before_sleep(retry_state: RetryCallState) -> None:
         error = _error(retry_state)
@@ -143,9 +117,9 @@ def policy(
         log.log(level, "Attempt %s failed, next in %.1f s: %s", retry_state.attempt_number, wait, error)
 
     return {
-        "retry": _Again(replayable),
-        "stop": _Stop(attempts or ATTEMPTS, refused_for),
-        "wait": Wait(),
+        "retry": retry_if_exception(retryable),
+        "stop": stop,
+        "wait": wait_after,
         "before_sleep": before_sleep,
         "reraise": True,
     }
@@ -162,7 +136,9 @@ def _asked_wait(error: LucidworksError | None) -> float | None:
     return error.retry_after if isinstance(error, known) else None
 
 
-def retry_on(*errors: type[Exception], attempts: int, wait: wait_base, what: str) -> dict[str, Any]:
+def retry_on(
+    *errors: type[Exception], attempts: int, wait: Callable[[RetryCallState], float], what: str
+) -> dict[str, Any]:
     """
     Keyword arguments for ``tenacity.retry``, ``tenacity.Retrying`` and ``tenacity.AsyncRetrying`` alike.
 
@@ -170,7 +146,7 @@ def retry_on(*errors: type[Exception], attempts: int, wait: wait_base, what: str
 
     :param errors: the errors after which to try again.
     :param attempts: tries in all.
-    :param wait: a wait of tenacity, in seconds.
+    :param wait: seconds.
     :param what: what is tried, for the log.
     """
 

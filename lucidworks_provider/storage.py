@@ -370,7 +370,6 @@ def _read_start(path: Path, most: int) -> bytes:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or folder exists."""
     with naming("read", uri):
         if (local := local_path(uri)) is not None:
             return local.exists()

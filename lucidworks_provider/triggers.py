@@ -66,17 +66,7 @@ class LucidworksJobsTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """The row in the database, without secrets."""
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {
-                "kind": self.kind,
-                "lucidworks_conn_id": self.lucidworks_conn_id,
-                "folder": self.folder,
-                "nonce": self.nonce,
-                "poll_interval": self.poll_interval,
-                "deadline": self.deadline,
-            },
-        )
+        return _row(self, "kind", "lucidworks_conn_id", "folder", "nonce", "poll_interval", "deadline")
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event when every job has ended."""
@@ -99,6 +89,11 @@ class LucidworksJobsTrigger(BaseTrigger):
             outcome = JobsOutcome(error=f"{type(err).__name__}: {err}", retryable=err.retryable)
         await asyncio.sleep(max(0.0, not_before - time.monotonic()))
         yield TriggerEvent(outcome.as_json())
+
+
+def _row(trigger: BaseTrigger, *names: str) -> tuple[str, dict[str, Any]]:
+    kind = type(trigger)
+    return f"{kind.__module__}.{kind.__qualname__}", {name: getattr(trigger, name) for name in names}
 
 
 # Per event loop: an asyncio.Task belongs to its loop.
@@ -182,18 +177,9 @@ class LucidworksStateTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """The row in the database, without secrets."""
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {
-                "lucidworks_conn_id": self.lucidworks_conn_id,
-                "kind": self.kind,
-                "resource_id": self.resource_id,
-                "target": self.target,
-                "poll_interval": self.poll_interval,
-                "deadline": self.deadline,
-                **({} if self.model_id is None else {"model_id": self.model_id}),
-            },
-        )
+        model = () if self.model_id is None else ("model_id",)
+        names = ("lucidworks_conn_id", "kind", "resource_id", "target", "poll_interval", "deadline", *model)
+        return _row(self, *names)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event when the wait has ended."""
@@ -246,15 +232,8 @@ class _StateEventTrigger(BaseEventTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """The row in the database; equal ones are one trigger."""
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {
-                f"{self.kind}_id": self.resource_id,
-                "target_state": self.target_state,
-                "lucidworks_conn_id": self.lucidworks_conn_id,
-                "poll_interval": self.poll_interval,
-            },
-        )
+        name, row = _row(self, "target_state", "lucidworks_conn_id", "poll_interval")
+        return name, {f"{self.kind}_id": self.resource_id, **row}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield an event each time that the state is reached."""
@@ -273,15 +252,8 @@ class _StateEventTrigger(BaseEventTrigger):
         )
         while True:
             event = await perform(decision, poller)
-            yield TriggerEvent(self._payload(event.state, event.before))
-
-    def _payload(self, state: str, before: str | None) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            f"{self.kind}_id": self.resource_id,
-            "state": state,
-            "before": before,
-        }
+            resource = {"kind": self.kind, f"{self.kind}_id": self.resource_id}
+            yield TriggerEvent({**resource, "state": event.state, "before": event.before})
 
     @property
     def _key(self) -> str:

@@ -178,7 +178,6 @@ class _Attempts(Generic[T]):
     refused: str | None = None
 
     def policy(self, attempts: int | None) -> dict[str, Any]:
-        """The policy of the request's retries."""
         replayable = self.exchange.request.replayable
         attempts = self.exchange.attempts or attempts
         return policy(replayable=replayable, attempts=attempts, refused_for=self._refused_for)

@@ -315,7 +315,6 @@ def _compare(asked: Mapping[str, Any], sent: Mapping[str, Any]) -> Comparison:
 
 
 def _likeness(asked: object, shown: object) -> Likeness:
-    """Of one value."""
     if not is_shown(asked):
         return Likeness.SAME
     if not is_shown(shown):

@@ -124,7 +124,6 @@ def as_bool(value: object) -> bool:
 
 
 def whole(minimum: int, maximum: float = math.inf) -> Option[int]:
-    """A whole number of a range."""
     words = f"a whole number from {minimum}" + ("" if math.isinf(maximum) else f" to {maximum}")
     return words, lambda v: _within(as_int(v), minimum, maximum)
 
@@ -143,7 +142,6 @@ def integral(minimum: int) -> Option[float]:
 
 
 def number(low: float = -math.inf, high: float = math.inf) -> Option[float]:
-    """A finite number of a range."""
     words = "a number" if math.isinf(low) else f"a number from {low:g} to {high:g}"
     return words, lambda v: _within(as_number(v), low, high)
 
@@ -155,7 +153,6 @@ def _within(value: N, low: float, high: float) -> N:
 
 
 def one_of(*values: str) -> Option[object]:
-    """One of some words."""
     return " or ".join(values), valid(lambda v: v in values)
 
 

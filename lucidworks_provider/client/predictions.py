@@ -39,7 +39,7 @@ from lucidworks_provider.client.jobs import (
 from lucidworks_provider.client.prediction_types import Prediction, TokensUsed, read_predictions
 from lucidworks_provider.client.secrets import blank
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.client.use_cases import Item, P, PredictionOptions, naming_models, read_items
+from lucidworks_provider.client.use_cases import Items, P, PredictionOptions, naming_models, read_items
 from lucidworks_provider.client.validation import refused
 from lucidworks_provider.errors import InputError, MalformedAnswerError, RequestRefusedError
 
@@ -59,7 +59,7 @@ def predict(options: PredictionOptions[P], inputs: Inputs) -> Call[tuple[P, ...]
     return _predict(options, items, lambda answer: read_answer(answer, options, len(items)))
 
 
-def predict_items(options: PredictionOptions[P], items: Sequence[Item]) -> Call[tuple[bytes, tuple[P, ...]]]:
+def predict_items(options: PredictionOptions[P], items: Items) -> Call[tuple[bytes, tuple[P, ...]]]:
     """:func:`predict` for items that are validated already; the result has the unparsed body, too."""
 
     def parse(answer: Response) -> tuple[bytes, tuple[P, ...]]:
@@ -68,9 +68,7 @@ def predict_items(options: PredictionOptions[P], items: Sequence[Item]) -> Call[
     return _predict(options, items, parse)
 
 
-def _predict(
-    options: PredictionOptions[Any], items: Sequence[Item], parse: Callable[[Response], T]
-) -> Call[T]:
+def _predict(options: PredictionOptions[Any], items: Items, parse: Callable[[Response], T]) -> Call[T]:
     name = f"Predict {options.use_case} with {options.model_id}"
     # Replayable: it creates nothing that is kept, only costs what it costs.
     build = _post(options, items, name, "/ai/prediction/{use_case}", endpoint="predict", replayable=True)
@@ -91,7 +89,7 @@ def submit_prediction(options: PredictionOptions[Any], inputs: Inputs) -> Call[s
     return submit_items(options, read_items(inputs, options))
 
 
-def submit_items(options: PredictionOptions[Any], items: Sequence[Item]) -> Call[str]:
+def submit_items(options: PredictionOptions[Any], items: Items) -> Call[str]:
     """:func:`submit_prediction` for items that are validated already."""
     check_asynchronous(options)
     path = f"{PREDICTION.path}/{{use_case}}"
@@ -155,7 +153,7 @@ def _check_use_case(options: PredictionOptions[Any], wanted: str, method: str) -
 
 def _post(
     options: PredictionOptions[Any],
-    items: Sequence[Item],
+    items: Items,
     name: str,
     path: str,
     *,

@@ -81,6 +81,8 @@ from lucidworks_provider.errors import (
 )
 
 P = TypeVar("P", bound=Prediction)
+# What is sent of each input: `text`, and `documents` for RAG.
+Items = Sequence[Mapping[str, Any]]
 T = TypeVar("T")
 
 # Of one request, synchronous or not (section 3.1).
@@ -248,7 +250,7 @@ class PredictionOptions(Generic[P]):
             "model_config": dict(sorted((without_secrets(self.model_config) or {}).items())),
         }
 
-    def body(self, items: Sequence[Item]) -> dict[str, Any]:
+    def body(self, items: Items) -> dict[str, Any]:
         """
         A request's body.
 
@@ -258,7 +260,7 @@ class PredictionOptions(Generic[P]):
             raise InputError(
                 f"A request takes 1 to {MAX_BATCH} inputs, not {len(items)}; split them, as the operators do."
             )
-        body: dict[str, Any] = {"batch": [dict(item.wire) for item in items]}
+        body: dict[str, Any] = {"batch": list(items)}
         if self.use_case_config:
             body["useCaseConfig"] = dict(self.use_case_config)
         if self.model_config:
@@ -294,25 +296,13 @@ def _check_json(value: object, what: str) -> None:
         raise InputError(f"{what} cannot be written as JSON: {why}.") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """
-    One input.
-
-    :param wire: what is sent: ``text``, and ``documents`` for RAG.
-    :param id: the caller's own name for it, which is not sent.
-    """
-
-    wire: Mapping[str, Any]
-    id: str | None = None
-
-
-def read_items(inputs: object, options: PredictionOptions[Any]) -> tuple[Item, ...]:
+def read_items(inputs: object, options: PredictionOptions[Any]) -> Items:
     """
     Check inputs, before anything is sent.
 
-    :param inputs: texts, or dictionaries with ``text``, for RAG ``documents``, and optionally an ``id`` that
-        comes back beside the prediction and is not sent; or the same as JSON (a rendered template).
+    :param inputs: texts, or dictionaries with ``text``, for RAG ``documents``, and optionally an ``id``, which is not
+        sent; or the same as JSON (a rendered template).
+    :return: what is sent.
     :raises InputError: names the input by its position.
     """
     if isinstance(inputs, str):
@@ -325,23 +315,21 @@ def read_items(inputs: object, options: PredictionOptions[Any]) -> tuple[Item, .
     # A text is a sequence, too: of characters.
     if isinstance(inputs, Mapping | str | bytes) or not isinstance(inputs, Sequence) or not inputs:
         raise InputError("inputs must be a list of texts or of {'text': …}, with at least one element.")
-    items = tuple(_item(given, f"inputs[{position}]", options) for position, given in enumerate(inputs))
-    named = [item.id for item in items if item.id is not None]
-    if len(set(named)) < len(named):
-        twice = next(one for one in named if named.count(one) > 1)
-        raise InputError(f"inputs: the id {twice!r} is there more than once.")
+    items: list[Mapping[str, Any]] = []
+    names: set[str] = set()
+    for position, given in enumerate(inputs):
+        what = f"inputs[{position}]"
+        wire = as_json(given) if isinstance(given, Mapping) else {"text": given}
+        name = wire.pop("id", None)
+        if name is not None:
+            if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
+                raise InputError(f"{what} has the id {name!r}; give it a text or a number.")
+            _check_json(name, what)
+            if str(name) in names:
+                raise InputError(f"inputs: the id {str(name)!r} is there more than once.")
+            names.add(str(name))
+        items.append(check_wire(wire, what, options))
     return items
-
-
-def _item(given: object, what: str, options: PredictionOptions[Any]) -> Item:
-    wire = as_json(given) if isinstance(given, Mapping) else {"text": given}
-    name = wire.pop("id", None)
-    if name is not None and (
-        isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip()
-    ):
-        raise InputError(f"{what} has the id {name!r}; give it a text or a number.")
-    _check_json(name, what)
-    return Item(check_wire(wire, what, options), None if name is None else str(name))
 
 
 def check_wire(wire: Mapping[str, Any], what: str, options: PredictionOptions[Any]) -> Mapping[str, Any]:

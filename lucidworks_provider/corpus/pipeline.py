@@ -62,7 +62,7 @@ from lucidworks_provider.jobs.decisions import JobEnd, PollOutcome, job_decision
 from lucidworks_provider.jobs.polling import shielded, wait_for_job
 from lucidworks_provider.jobs.record import QuarantineReason
 from lucidworks_provider.jobs.task import Budget
-from lucidworks_provider.retrying import Wait, retry_async, retry_on
+from lucidworks_provider.retrying import retry_async, retry_on, wait_after
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -323,7 +323,7 @@ class JournalResultStore:
 
 
 # A 429 is no error of the text or job, and a submission that gets one makes no job.
-WHILE_RATE_LIMITED: Final = {"retry": retry_if_exception_type(RateLimitError), "wait": Wait()}
+WHILE_RATE_LIMITED: Final = {"retry": retry_if_exception_type(RateLimitError), "wait": wait_after}
 # POSTs at once, including those in the queue of the rate limiter, so that a GET does not wait behind hundreds.
 SUBMISSIONS = 32
 # Submissions of a text whose POSTs get no response, and the shortest wait between them.

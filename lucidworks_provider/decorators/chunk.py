@@ -3,60 +3,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Required, Unpack
 
-from airflow.providers.common.compat.sdk import (
-    DecoratedOperator,
-    context_merge,
-    determine_kwargs,
-    task_decorator_factory,
-)
+from airflow.providers.common.compat.sdk import task_decorator_factory
 
+from lucidworks_provider.decorators import CallingOperator, fields_of
 from lucidworks_provider.operators.base import DecoratorArguments, refuse_upstream
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, TaskDecorator
 
-_FILLED = ("text", "documents")
 
-
-class _ChunkDecoratedOperator(DecoratedOperator, LucidworksChunkOperator):
+class _ChunkDecoratedOperator(CallingOperator, LucidworksChunkOperator):
     """
     A :class:`LucidworksChunkOperator` whose function returns the documents.
 
     The function is called once per attempt. If the task waits in the triggerer, the rows that it returned are stored
-    beside the result, for the process that the task resumes in and for a retry. They are not rendered.
+    beside the result, for the process that the task resumes in and for a retry.
     """
 
-    template_fields: Sequence[str] = (
-        *DecoratedOperator.template_fields,
-        *(name for name in LucidworksChunkOperator.template_fields if name not in _FILLED),
-    )
-    template_fields_renderers = {  # noqa: RUF012
-        **DecoratedOperator.template_fields_renderers,
-        **{k: v for k, v in LucidworksChunkOperator.template_fields_renderers.items() if k not in _FILLED},
-    }
+    template_fields, template_fields_renderers = fields_of(LucidworksChunkOperator, "text", "documents")
     custom_operator_name = "@task.lucidworks_chunk"
-
-    def __init__(
-        self,
-        *,
-        python_callable: Callable[..., Any],
-        op_args: Collection[Any] | None = None,
-        op_kwargs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, **kwargs)
-
-    def execute(self, context: Context) -> Any:
-        """Call the function, then chunk."""
-        context_merge(context, self.op_kwargs)
-        kwargs = determine_kwargs(self.python_callable, self.op_args, context)
-        self._fill(self.python_callable(*self.op_args, **kwargs))
-        return LucidworksChunkOperator.execute(self, context)
 
     def execute_complete(
         self, context: Context, event: dict[str, Any], deadline: float | None = None

@@ -3,60 +3,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Required, Unpack
 
-from airflow.providers.common.compat.sdk import (
-    DecoratedOperator,
-    context_merge,
-    determine_kwargs,
-    task_decorator_factory,
-)
+from airflow.providers.common.compat.sdk import task_decorator_factory
 
+from lucidworks_provider.decorators import CallingOperator, fields_of
 from lucidworks_provider.operators.base import DecoratorArguments, refuse_upstream
 from lucidworks_provider.operators.prediction import (
     LucidworksPredictionOperator,
 )
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context, TaskDecorator
+    from airflow.providers.common.compat.sdk import TaskDecorator
 
 
-class _PredictDecoratedOperator(DecoratedOperator, LucidworksPredictionOperator):
-    """
-    A :class:`LucidworksPredictionOperator` whose function returns the inputs.
+class _PredictDecoratedOperator(CallingOperator, LucidworksPredictionOperator):
+    """A :class:`LucidworksPredictionOperator` whose function returns the inputs."""
 
-    The return value is not rendered.
-    """
-
-    template_fields: Sequence[str] = (
-        *DecoratedOperator.template_fields,
-        *(name for name in LucidworksPredictionOperator.template_fields if name != "inputs"),
-    )
-    template_fields_renderers = {  # noqa: RUF012
-        **DecoratedOperator.template_fields_renderers,
-        **{k: v for k, v in LucidworksPredictionOperator.template_fields_renderers.items() if k != "inputs"},
-    }
+    template_fields, template_fields_renderers = fields_of(LucidworksPredictionOperator, "inputs")
     custom_operator_name = "@task.lucidworks_predict"
 
-    def __init__(
-        self,
-        *,
-        python_callable: Callable[..., Any],
-        op_args: Collection[Any] | None = None,
-        op_kwargs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, inputs=None, **kwargs
-        )
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(inputs=None, **kwargs)
 
-    def execute(self, context: Context) -> Any:
-        """Call the function, then predict."""
-        context_merge(context, self.op_kwargs)
-        kwargs = determine_kwargs(self.python_callable, self.op_args, context)
-        self.inputs = self.python_callable(*self.op_args, **kwargs)
-        return LucidworksPredictionOperator.execute(self, context)
+    def _fill(self, returned: Any) -> None:
+        self.inputs = returned
 
 
 class PredictTaskArguments(DecoratorArguments, total=False):

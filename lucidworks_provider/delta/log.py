@@ -68,7 +68,6 @@ def z85_decode(text: str) -> bytes:
 
 
 def _without_none(**fields: Any) -> dict[str, Any]:
-    """Fields of an action that are not None."""
     return {key: value for key, value in fields.items() if value is not None}
 
 
@@ -281,12 +280,10 @@ def file_uri(table_uri: str, path: str) -> str:
 
 
 def log_uri(table_uri: str, name: str) -> str:
-    """The URI of a file of the log."""
     return f"{table_uri.rstrip('/')}/{LOG}/{name}"
 
 
 def commit_name(version: int) -> str:
-    """The name of a version's commit."""
     return f"{version:020}.json"
 
 

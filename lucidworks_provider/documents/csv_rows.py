@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import BinaryIO
 
-from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
-from lucidworks_provider.documents.encoding import Rejection, codec_without_ascii, decode
+from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, Rejection
+from lucidworks_provider.documents.encoding import codec_without_ascii, decode
 from lucidworks_provider.documents.lines import BLOCK_BYTES, BROKEN, open_decompressed, read_blocks
 from lucidworks_provider.documents.records import ReadOptions, missing_column, read_record
 from lucidworks_provider.documents.source import SourceFile

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents and rejected documents as values."""
+"""Documents and rejected documents as values, and what is no valid id or text."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
+from typing import NamedTuple
 
 # Longer than URLs; each chunk has a copy of its document's id.
 LONGEST_ID = 4096
 # Control characters and surrogates: stores change some of them in listings, and they break files of lines.
 _NOT_IN_IDS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+# Control characters except white space and escape, which terminals and ISO-2022-JP use.
+_CONTROLS = bytes(code for code in (*range(32), 127) if code not in b"\t\n\v\f\r\x1b")
+# With more than one control character in a hundred characters it is not text.
+_CONTROLS_IN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,17 @@ class RejectedDocument:
     detail: str
 
 
+class Rejection(NamedTuple):
+    """
+    Why a text is rejected.
+
+    :param detail: for messages.
+    """
+
+    reason: Reason
+    detail: str
+
+
 def check_id(document_id: str) -> str | None:
     """
     Check the id of a document.
@@ -79,6 +95,49 @@ def check_id(document_id: str) -> str | None:
         return f"Its id has {len(document_id):,} characters; it may have {LONGEST_ID:,}."
     if found := _NOT_IN_IDS.search(document_id):
         return f"Its id has U+{ord(found[0]):04X} at character {found.start():,}; ids have no control characters."
+    return None
+
+
+def check_text(text: str, most: int) -> Rejection | None:
+    """
+    Check a decoded text.
+
+    :param most: limit of its bytes in UTF-8.
+    """
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as err:
+        return Rejection(Reason.INVALID, f"It has half a surrogate pair at character {err.start:,}.")
+    if len(data) > most:
+        return too_large(len(data), most)
+    return check_binary(data) or check_empty(text)
+
+
+def check_empty(text: str) -> Rejection | None:
+    """Reject white space."""
+    return Rejection(Reason.EMPTY, "It has no text.") if not text or text.isspace() else None
+
+
+def too_large(size: int, most: int) -> Rejection:
+    """The rejection of a text over the limit ``most``."""
+    return Rejection(Reason.TOO_LARGE, f"It has {size:,} bytes, over max_document_bytes={most:,}.")
+
+
+def check_binary(data: bytes) -> Rejection | None:
+    """
+    Reject bytes that are no text.
+
+    :param data: in an encoding that extends ASCII.
+    """
+    if (at := data.find(0)) >= 0:
+        return Rejection(
+            Reason.BINARY, f"It is not text: a NUL at byte {at:,}. UTF-16 without a mark must be declared."
+        )
+    controls = len(data) - len(data.translate(None, _CONTROLS))
+    if controls > 1 and controls * _CONTROLS_IN > len(data):
+        return Rejection(
+            Reason.BINARY, f"It is not text: {controls:,} of {len(data):,} bytes are control characters."
+        )
     return None
 
 

@@ -17,9 +17,8 @@ from __future__ import annotations
 import codecs
 import re
 from functools import cache
-from typing import NamedTuple
 
-from lucidworks_provider.documents.document import Reason
+from lucidworks_provider.documents.document import Reason, Rejection, check_binary
 from lucidworks_provider.errors import InputError
 
 # Longer ones first: the mark of UTF-32 begins with that of UTF-16.
@@ -30,10 +29,6 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# Control characters except white space and escape, which terminals and ISO-2022-JP use.
-_CONTROLS = bytes(code for code in (*range(32), 127) if code not in b"\t\n\v\f\r\x1b")
-# With more than one control character in a hundred characters it is not text.
-_CONTROLS_IN = 100
 # Control characters that no text has, except the line break U+0085: the result of decoding with a wrong encoding,
 # e.g. Windows-1252 as ISO-8859-1.
 _C1 = re.compile("[\x80-\x84\x86-\x9f]")
@@ -60,17 +55,6 @@ _ASCII = bytes(range(128)).decode()
 _ESCAPED = b"\x1b$"
 # Fewer non-ASCII bytes of East Asian text may be valid UTF-8 by chance.
 _CHANCE = 8
-
-
-class Rejection(NamedTuple):
-    """
-    Why a text is rejected.
-
-    :param detail: for messages.
-    """
-
-    reason: Reason
-    detail: str
 
 
 @cache
@@ -134,57 +118,18 @@ def decode(data: bytes, declared: str | None = None, *, html: bool = False) -> s
         data = data[len(mark[0]) :]
     codec = mark[1] if mark else check_encoding(declared) if declared else None
     if codec is None or codec == "utf-8":
-        return _binary(data) or _utf8(data, known=codec is not None, html=html)
+        return check_binary(data) or _utf8(data, known=codec is not None, html=html)
     try:
         text = data.decode(codec)
     except UnicodeDecodeError as err:
         return _wrong(err)
-    return _binary(text.encode(errors="surrogatepass")) or _contradicted(data, text, codec) or text
-
-
-def check_text(text: str, most: int) -> Rejection | None:
-    """
-    Check a decoded text.
-
-    :param most: limit of its bytes in UTF-8.
-    """
-    try:
-        data = text.encode()
-    except UnicodeEncodeError as err:
-        return Rejection(Reason.INVALID, f"It has half a surrogate pair at character {err.start:,}.")
-    if len(data) > most:
-        return too_large(len(data), most)
-    return _binary(data) or check_empty(text)
-
-
-def check_empty(text: str) -> Rejection | None:
-    """Reject white space."""
-    return Rejection(Reason.EMPTY, "It has no text.") if not text or text.isspace() else None
-
-
-def too_large(size: int, most: int) -> Rejection:
-    """The rejection of a text over the limit ``most``."""
-    return Rejection(Reason.TOO_LARGE, f"It has {size:,} bytes, over max_document_bytes={most:,}.")
+    return check_binary(text.encode(errors="surrogatepass")) or _contradicted(data, text, codec) or text
 
 
 def _mark(data: bytes) -> tuple[bytes, str] | None:
     if data[:1] not in {b"\xef", b"\xff", b"\xfe", b"\0"}:
         return None
     return next((mark for mark in _MARKS if data.startswith(mark[0])), None)
-
-
-def _binary(data: bytes) -> Rejection | None:
-    """:param data: in an encoding that extends ASCII."""
-    if (at := data.find(0)) >= 0:
-        return Rejection(
-            Reason.BINARY, f"It is not text: a NUL at byte {at:,}. UTF-16 without a mark must be declared."
-        )
-    controls = len(data) - len(data.translate(None, _CONTROLS))
-    if controls > 1 and controls * _CONTROLS_IN > len(data):
-        return Rejection(
-            Reason.BINARY, f"It is not text: {controls:,} of {len(data):,} bytes are control characters."
-        )
-    return None
 
 
 def _utf8(data: bytes, *, known: bool, html: bool) -> str | Rejection:

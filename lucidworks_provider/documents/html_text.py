@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from lucidworks_provider.documents.document import Reason
-from lucidworks_provider.documents.encoding import Rejection
+from lucidworks_provider.documents.document import Reason, Rejection
 
 # Each takes up to ten microseconds.
 _MOST_TAGS = 1_000_000
@@ -86,7 +85,6 @@ class _Text:
         self._bullet = ""
 
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
-        """An element begins."""
         self._first = tag in _DROPPING
         hidden = tag in _UNSEEN or "hidden" in attributes or _DISPLAY_NONE.search(attributes.get("style", ""))
         if self._hidden or hidden:
@@ -104,7 +102,6 @@ class _Text:
                 self._bullet = f"{count + 1}. "
 
     def end(self, tag: str) -> None:
-        """An element ends, also one without an end tag."""
         self._first = False
         if self._hidden:
             self._hidden -= 1
@@ -120,7 +117,6 @@ class _Text:
             self._blank = True
 
     def data(self, text: str) -> None:
-        """Text within an element, maybe a part of it."""
         if self._hidden:
             return
         if self._verbatim:
@@ -134,7 +130,6 @@ class _Text:
             self._blank = words.endswith(" ")
 
     def comment(self, text: str) -> None:
-        """A comment, which is not shown."""
         self._first = False
 
     def close(self) -> None:

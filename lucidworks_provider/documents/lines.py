@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
-from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
-from lucidworks_provider.documents.encoding import Rejection, decode, too_large, wide_codec
+from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, Rejection, too_large
+from lucidworks_provider.documents.encoding import decode, wide_codec
 from lucidworks_provider.documents.records import ReadOptions, missing_column, read_record
 from lucidworks_provider.documents.source import SourceFile, open_file
 

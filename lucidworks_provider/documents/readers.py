@@ -24,8 +24,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 
 from lucidworks_provider.documents.csv_rows import read_csv
-from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, check_id
-from lucidworks_provider.documents.encoding import Rejection, check_empty, check_text, decode, too_large
+from lucidworks_provider.documents.document import (
+    Document,
+    Reason,
+    RejectedDocument,
+    Rejection,
+    check_empty,
+    check_id,
+    check_text,
+    too_large,
+)
+from lucidworks_provider.documents.encoding import decode
 from lucidworks_provider.documents.html_text import html_text
 from lucidworks_provider.documents.lines import read_json_lines
 from lucidworks_provider.documents.parquet_rows import read_delta, read_parquet

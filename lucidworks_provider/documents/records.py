@@ -7,8 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lucidworks_provider.client.options import did_you_mean
-from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, check_id
-from lucidworks_provider.documents.encoding import Rejection, check_encoding, check_text, decode
+from lucidworks_provider.documents.document import (
+    Document,
+    Reason,
+    RejectedDocument,
+    Rejection,
+    check_id,
+    check_text,
+)
+from lucidworks_provider.documents.encoding import check_encoding, decode
 from lucidworks_provider.errors import InputError
 
 

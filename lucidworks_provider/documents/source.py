@@ -144,7 +144,6 @@ class Formats:
 
     @property
     def suffixes(self) -> str:
-        """For messages."""
         return ", ".join(f".{suffix}" for suffix in self.by_suffix)
 
 
@@ -528,7 +527,6 @@ class _Walk:
         return SourceFile(f"{self.base}/{named}", named, entry.size, entry.etag, kind)
 
     def report(self) -> None:
-        """Log what was skipped."""
         if self.others:
             self.warn(
                 "%s has %s files of other formats, which are skipped (first: %r); supported are %s.",

@@ -30,7 +30,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.documents.csv_rows import CsvRecords
-from lucidworks_provider.documents.encoding import Rejection
+from lucidworks_provider.documents.document import Rejection
 from lucidworks_provider.documents.lines import BROKEN, open_decompressed, read_lines
 from lucidworks_provider.documents.records import ReadOptions
 from lucidworks_provider.documents.source import (

@@ -24,7 +24,6 @@ from lucidworks_provider.client.chunking import (
 )
 from lucidworks_provider.client.http.messages import parse_object
 from lucidworks_provider.client.jobs import CHUNKING, JobKind, JobState
-from lucidworks_provider.client.use_cases import Item
 from lucidworks_provider.client.validation import Span, check_chunks
 from lucidworks_provider.documents.document import check_id
 from lucidworks_provider.errors import InputError
@@ -38,7 +37,15 @@ from lucidworks_provider.jobs.columns import (
     check_quantised,
     unfit,
 )
-from lucidworks_provider.jobs.rows import Batches, BatchReader, RowRules, Rows, kept_values, repeated
+from lucidworks_provider.jobs.rows import (
+    Batches,
+    BatchReader,
+    Rejected,
+    RowRules,
+    Rows,
+    kept_values,
+    repeated,
+)
 from lucidworks_provider.jobs.task import JobTask, ParsedBody
 from lucidworks_provider.metrics import count
 from lucidworks_provider.storage import writing
@@ -184,8 +191,8 @@ class DocumentIds:
             if document_id in self._seen:
                 raise InputError(repeated(f"{self._argument}[{number}]", self._key, document_id))
             self._seen.add(document_id)
-            if isinstance(one, Item):
-                text = one.wire["text"].encode()
+            if not isinstance(one, Rejected):
+                text = one["text"].encode()
                 self.nbytes += len(text)
                 self.sent.append((document_id, sha256(text).digest()))
 
@@ -256,16 +263,13 @@ class ChunkTask(JobTask[ChunkFile]):
 
     @property
     def count(self) -> int:
-        """One job for each document."""
         return len(self.batches)
 
     @property
     def fingerprint(self) -> str:
-        """Of the options and every document."""
         return self.batches.fingerprint(self.options.as_json())
 
     def name(self, position: int) -> str:
-        """By the caller's id."""
         return f"Document {self.ids.sent[position][0]!r}"
 
     def log_input(self) -> None:
@@ -281,7 +285,6 @@ class ChunkTask(JobTask[ChunkFile]):
             log.warning("%s They are not in the result.", survey.summary())
 
     async def submit(self, position: int) -> str:
-        """Send the document's text."""
         from lucidworks_provider.client.chunking import submit_text
 
         text, _ = await in_thread(self._document, position)
@@ -290,22 +293,19 @@ class ChunkTask(JobTask[ChunkFile]):
     def _document(self, position: int) -> tuple[str, Any]:
         """The text and the columns that are passed through."""
         batch = self._reader.get(position)
-        place = next(place for place, one in enumerate(batch.inputs) if isinstance(one, Item))
-        return batch.sent[0].wire["text"], batch.kept_of(place)
+        place = next(place for place, one in enumerate(batch.inputs) if not isinstance(one, Rejected))
+        return batch.sent[0]["text"], batch.kept_of(place)
 
     def parse(self, body: bytes, position: int, job_id: str) -> ParsedBody:
-        """The result."""
         result = read_result(parse_object(body, f"Chunking job {job_id}"), job_id)
         has_result = result.chunks or result.state is JobState.RESULT
         return ParsedBody(result.state, result.status, result.message, result if has_result else None)
 
     def same_input(self, position: int, other: int) -> bool:
-        """By the text."""
         return self.ids.sent[position][1] == self.ids.sent[other][1]
 
     @contextmanager
     def open(self) -> Iterator[ChunkFile]:
-        """The file of chunks."""
         with chunk_file(self.result_uri, self.options, self.batches.survey.types) as file:
             yield file
             file.counts["rejected"] = self.batches.survey.rejected or None

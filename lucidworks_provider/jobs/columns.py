@@ -86,14 +86,11 @@ class ResultFile:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What the task returns."""
         counts = {name: value for name, value in self.counts.items() if value is not None}
         return counts | {"warnings": self.warnings.count}
 
 
 class JsonLinesWriter:
-    """Writes a line of JSON for each row."""
-
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
 
@@ -124,7 +121,6 @@ class ParquetWriter:
         self._waiting: list[pa.Table] = []
 
     def write(self, rows: pa.Table) -> None:
-        """Append rows."""
         self._waiting.append(rows)
         if sum(map(len, self._waiting)) >= GROUP_ROWS:
             self._flush()

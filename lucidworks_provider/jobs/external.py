@@ -35,17 +35,14 @@ class ExternalJob(JobTask[ResultFile]):
 
     @property
     def kind(self) -> JobKind:  # type: ignore[override]  # of this job, not of the class
-        """Of this job."""
         return self.job_kind
 
     @property
     def count(self) -> int:
-        """One."""
         return 1
 
     @property
     def fingerprint(self) -> str:
-        """Of its id."""
         return fingerprint_of({"kind": self.job_kind.name, "job": self.job_id}, [])
 
     def name(self, position: int) -> str:
@@ -53,25 +50,20 @@ class ExternalJob(JobTask[ResultFile]):
         return f"The {self.job_kind.name} job"
 
     async def submit(self, position: int) -> str:
-        """Nothing is sent."""
         return self.job_id
 
     def parse(self, body: bytes, position: int, job_id: str) -> ParsedBody:
-        """The value is the body itself."""
         return read_body(body, self.job_kind, job_id)
 
     @contextmanager
     def open(self) -> Iterator[ResultFile]:
-        """The result file."""
         with writing(self.result_uri) as path:
             yield ResultFile(path)
 
     def add(self, file: ResultFile, position: int, value: Any) -> None:
-        """Write the body unchanged."""
         file.path.write_bytes(value)
 
     def manifest(self, file: ResultFile) -> dict[str, Any]:
-        """URI and job id."""
         return {"uri": self.result_uri, "job_id": self.job_id}
 
     def resubmit(self, record: JobRecord, position: int, message: str) -> None:

@@ -1,24 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions of any number of inputs in batches: by jobs, or synchronously and several at a time."""
+"""
+Predictions of any number of inputs in batches, by jobs or synchronously and several at a time, and their result file:
+Parquet or JSON Lines, by the path's suffix.
+
+A row of JSON Lines is the service's response for one input, under the vendor's names and with one shape where the
+documentation shows two, beside ``index`` (the input's position, from 0), the key, the columns that are passed
+through, and ``status``. A field of the response with one of these names is in ``more``.
+
+In Parquet there are columns by use case; all other fields are JSON in ``more``:
+
+===========================  ========================================================================
+column                       meaning
+===========================  ========================================================================
+``index``                    position of the input
+key, other columns           under their own names and in their own types
+``status``                   ``predicted``; ``failed``: the service gave an error or nothing; ``rejected``: it was not
+                             sent
+``response``                 the model's text
+``tokens_used``              all tokens of this input, if the service reports them
+``error``                    why there is no prediction for this input; null where there is one
+``vector``                   embedding: float32, int8 or uint8; a fixed-size list
+``label``, ``labels``        classification: the best one; all with their scores, the best first
+``answer``, ``answerFound``  rag, with ``sources`` (list of texts) and ``memoryUuid``
+``keywords``                 keyword-extraction: list of texts
+``entities``                 ner: list of ``{type, names}``
+``pairs``                    faq-enrichment: list of ``{question, answer}``
+===========================  ========================================================================
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any, ClassVar
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from lucidworks_provider.client import validation
 from lucidworks_provider.client.http.messages import Response, parse_object, read_blanked
 from lucidworks_provider.client.jobs import PREDICTION, JobKind
-from lucidworks_provider.client.prediction_types import Prediction, read_predictions
+from lucidworks_provider.client.prediction_types import Embedding, Prediction, read_predictions
 from lucidworks_provider.client.predictions import PredictionResult, read_result
 from lucidworks_provider.client.secrets import blank
-from lucidworks_provider.client.use_cases import Item, PredictionOptions, check_wire
-from lucidworks_provider.client.validation import refused
+from lucidworks_provider.client.use_cases import Items, PredictionOptions, check_wire
 from lucidworks_provider.errors import (
     AuthenticationError,
     BudgetExceededError,
@@ -32,34 +61,373 @@ from lucidworks_provider.errors import (
     StorageError,
     TokenError,
     TokenRefusedError,
+    TooManyRejectsError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs.prediction_file import (
-    DEFAULT_POLICY,
-    PredictionFile,
-    ResultPolicy,
-    prediction_file,
-)
+from lucidworks_provider.jobs.columns import BYTES, JsonLinesWriter, ParquetWriter, ResultFile, Warnings
 from lucidworks_provider.jobs.record import (
     REJECTED,
     FileResultStore,
     QuarantineReason,
     ResultDirectory,
 )
-from lucidworks_provider.jobs.rows import Batch, Batches, BatchReader, RowRules
+from lucidworks_provider.jobs.rows import (
+    Batch,
+    Batches,
+    BatchReader,
+    Input,
+    Rejected,
+    RowRules,
+    kept_arrays,
+    kept_values,
+)
 from lucidworks_provider.jobs.task import MAX_JOBS, Budget, JobTask, ParsedBody, Progress
 from lucidworks_provider.metrics import count
+from lucidworks_provider.storage import writing
 from lucidworks_provider.threads import in_thread
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 log = logging.getLogger(__name__)
 
-# Failures that an error message describes.
-_DESCRIBED = 3
+# Failures that an error message describes, and characters of an error in the log.
+_DESCRIBED, _CHARACTERS = 3, 300
 # Consecutive failed batches that stop the task: the service is down or overloaded, or its responses are not valid.
 # The other batches, maybe thousands, would cost hours or money and fail too.
 _MAX_FAILURES = 3
 # Batches that are read in one call of a thread.
 _READ_AHEAD = 16
+
+
+def rows_of(batch: Batch, predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
+    """
+    A row of JSON for each input.
+
+    :param predictions: of the inputs that were sent, in their order.
+    """
+    kept = kept_values(batch.kept)
+    rows = []
+    for n, (given, prediction) in enumerate(_pairs(batch, predictions)):
+        row, others = _row(batch.start + n, kept[n] if kept else {}, given, prediction)
+        rows.append({**row, "more": others} if others else row)
+    return rows
+
+
+def _pairs(batch: Batch, predictions: Sequence[Prediction]) -> Iterator[tuple[Input, Prediction | None]]:
+    answers = iter(predictions)
+    for one in batch.inputs:
+        yield one, None if isinstance(one, Rejected) else next(answers)
+
+
+def _row(
+    index: int, kept: Mapping[str, Any], given: Input, prediction: Prediction | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The row, and the fields of the response whose names the row has already."""
+    named = {"index": index, **kept}
+    if prediction is None:
+        assert isinstance(given, Rejected)  # noqa: S101  # for the type checker
+        return {**named, "status": "rejected", "error": given.reason}, {}
+    named["status"] = "predicted" if prediction.error is None else "failed"
+    plain = prediction.row() if prediction.error is None else {**prediction.sent, "error": prediction.error}
+    others = {name: value for name, value in plain.items() if name in named and name != "index"}
+    if others and "more" in plain:
+        others["more"] = plain["more"]
+    return named | {name: value for name, value in plain.items() if name not in named}, others
+
+
+def check_errors(errors: int, predictions: int, most: float, *, failed: str | None = None) -> None:
+    """
+    Warn about inputs without a prediction.
+
+    :param most: the share of the inputs that may have none, 0 to 1.
+    :param failed: the first error of an input that was sent; None if there is none. A warning about the others was
+        logged before they were sent.
+    :raises TooManyRejectsError: more have none. Not retryable: the stored responses would be the same.
+    """
+    if not errors:
+        return
+    message = f"{errors:,} of {predictions:,} inputs have no prediction; the column error says why"
+    if errors > most * predictions:
+        failure = TooManyRejectsError(f"{message}. That is more than max_reject_ratio={most:g} allows.")
+        failure.retryable = False
+        raise failure
+    if failed is not None:
+        log.warning("%s. The first: %s", message, failed[:_CHARACTERS])
+
+
+@dataclass(frozen=True, slots=True)
+class ResultPolicy:
+    """
+    Which incomplete or doubtful responses are accepted.
+
+    :param max_reject_ratio: the share of the inputs that may have no prediction.
+    :param lenient: warn about vectors that may be valid.
+    """
+
+    max_reject_ratio: float = 1.0
+    lenient: bool = False
+
+
+DEFAULT_POLICY = ResultPolicy()
+
+
+def check_vectors(
+    predictions: Sequence[Prediction],
+    options: PredictionOptions[Any],
+    dimension: int | None = None,
+    *,
+    lenient: bool = False,
+    warnings: Warnings,
+) -> int | None:
+    """
+    Check that all vectors have one length and the requested quantisation.
+
+    :param dimension: length of the vectors before these, if there were any.
+    :param warnings: gets those about vectors that are accepted.
+    :return: length of these.
+    :raises MalformedAnswerError: they do not.
+    """
+    vectors = [one.vector for one in predictions if isinstance(one, Embedding) and one.error is None]
+    asked = (options.model_config or {}).get("dimReductionSize")
+    for warning in validation.check_vectors(
+        vectors, options.quantization, asked, "the answer", lenient=lenient
+    ):
+        warnings.add("%s", warning)
+    for vector in vectors:
+        if dimension not in {None, len(vector)}:
+            raise validation.refused(f"a vector of {len(vector)} numbers after one of {dimension}")
+        dimension = len(vector)
+        method = options.quantization
+        if method is not None and method in BYTES:
+            _, low, high = BYTES[method]
+            if not all(value == int(value) and low <= value <= high for value in vector):
+                raise validation.refused(
+                    f"{method} was requested, but a vector has a number that is not a whole one from {low} to {high}"
+                )
+    return dimension
+
+
+class PredictionFile(ResultFile):
+    """
+    Writes batches and counts their rows.
+
+    The manifest has ``predictions`` (rows, one for each input), ``tokens`` (sum of those that the service reported),
+    and, if there are any, ``memory_uuid`` (of the conversation, where there is just one), ``dimension`` (length of
+    every vector), ``errors`` (rows without a prediction), and ``rejected`` (those of them that were not sent).
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        path: Path,
+        options: PredictionOptions[Any],
+        kept: Mapping[str, pa.DataType],
+        *,
+        lenient: bool,
+    ) -> None:
+        counts = ("memory_uuid", "dimension", "errors", "rejected")
+        super().__init__(path, uri=uri, predictions=0, tokens=0, **dict.fromkeys(counts))
+        self._writer = ParquetWriter(path) if uri.endswith(".parquet") else JsonLinesWriter(path)
+        self._options = options
+        self._kept = kept
+        self._lenient = lenient
+        self._conversations: set[str] = set()
+        # Batches before the first vector, whose length the schema has.
+        self._waiting: list[tuple[Batch, Sequence[Prediction]]] = []
+        # The first error of an input that was sent.
+        self.failed: str | None = None
+
+    def add(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
+        """
+        Append a batch.
+
+        :param predictions: of the inputs that were sent.
+        :raises MalformedAnswerError: values that the file cannot hold.
+        """
+        counts = self.counts
+        dimension = check_vectors(
+            predictions, self._options, counts["dimension"], lenient=self._lenient, warnings=self.warnings
+        )
+        try:
+            self._write(batch, predictions, dimension)
+        except (ValueError, TypeError, OverflowError, RecursionError) as err:
+            raise validation.refused(f"a value that the file cannot hold: {err}") from err
+        counts["dimension"] = dimension
+        counts["predictions"] += len(batch.inputs)
+        rejected = len(batch.inputs) - len(predictions)
+        if errors := rejected + sum(one.error is not None for one in predictions):
+            counts["errors"] = (counts["errors"] or 0) + errors
+        if self.failed is None:
+            self.failed = next((str(one.error) for one in predictions if one.error is not None), None)
+        if rejected:
+            counts["rejected"] = (counts["rejected"] or 0) + rejected
+        counts["tokens"] += sum(one.tokens_used.sum for one in predictions)
+        self._conversations |= {one.sent["memoryUuid"] for one in predictions if _is_conversation(one)}
+        counts["memory_uuid"] = next(iter(self._conversations)) if len(self._conversations) == 1 else None
+
+    def close(self) -> None:
+        if isinstance(self._writer, ParquetWriter):
+            schema = self._write_waiting(self._writer, self.counts["dimension"])
+            self._writer.close(schema)
+        else:
+            self._writer.close()
+
+    def _write(self, batch: Batch, predictions: Sequence[Prediction], dimension: int | None) -> None:
+        if isinstance(self._writer, JsonLinesWriter):
+            self._writer.write(rows_of(batch, predictions))
+        elif self._options.name == "embedding" and not dimension:
+            self._waiting.append((batch, predictions))
+        else:
+            # Now, so that an invalid value is an error of this batch and not of the whole file.
+            schema = self._write_waiting(self._writer, dimension)
+            self._writer.write(_table(schema, self._kept, batch, predictions))
+
+    def _write_waiting(self, writer: ParquetWriter, dimension: int | None) -> pa.Schema:
+        schema = prediction_schema(self._options, dimension or 0, self._kept)
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            writer.write(_table(schema, self._kept, *one))
+        return schema
+
+
+def _is_conversation(prediction: Prediction) -> bool:
+    return isinstance(prediction.sent.get("memoryUuid"), str)
+
+
+@contextmanager
+def prediction_file(
+    uri: str,
+    options: PredictionOptions[Any],
+    policy: ResultPolicy = DEFAULT_POLICY,
+    kept: Mapping[str, pa.DataType] | None = None,
+) -> Iterator[PredictionFile]:
+    """
+    Open a file that is published when the block ends without an error.
+
+    :param kept: types of the key and the other columns that are passed through, for Parquet.
+    :raises TooManyRejectsError: more have none.
+    """
+    with (
+        writing(uri) as path,
+        closing(PredictionFile(uri, path, options, kept or {}, lenient=policy.lenient)) as file,
+    ):
+        yield file
+        counts = file.counts
+        check_errors(
+            counts["errors"] or 0, counts["predictions"], policy.max_reject_ratio, failed=file.failed
+        )
+
+
+# Names that a row has in either format.
+_RESULT = frozenset({"index", "status", "response", "tokens_used", "tokensUsed", "error", "more"})
+_OWN: Mapping[str, frozenset[str]] = {
+    "embedding": frozenset({"vector"}),
+    "classification": frozenset({"label", "labels"}),
+    "rag": frozenset({"answer", "answerFound", "sources", "memoryUuid"}),
+    "keyword-extraction": frozenset({"keywords"}),
+    "ner": frozenset({"entities"}),
+    "faq-enrichment": frozenset({"pairs"}),
+}
+# Columns whose values are not parsed.
+_TYPES: Mapping[str, type] = {
+    "response": str,
+    "answer": str,
+    "answerFound": bool,
+    "error": str,
+    "memoryUuid": str,
+}
+
+
+def _table(
+    schema: pa.Schema,
+    kept: Mapping[str, pa.DataType],
+    batch: Batch,
+    predictions: Sequence[Prediction],
+) -> pa.Table:
+    import pyarrow as pa
+
+    columns = set(schema.names) - {"tokens_used", "more", *kept}
+    rows = []
+    for n, (given, prediction) in enumerate(_pairs(batch, predictions)):
+        row, more = _row(batch.start + n, {}, given, prediction)
+        row.pop("tokensUsed", None)
+        more |= {name: row.pop(name) for name in list(row) if name not in columns or _misfit(name, row)}
+        row["tokens_used"] = None if prediction is None else prediction.tokens_used.sum
+        row["more"] = json.dumps(more, ensure_ascii=False, sort_keys=True) if more else None
+        rows.append(_shaped(row))
+    passed = dict(zip(kept, kept_arrays(batch.kept, kept, batch.name), strict=True))
+    arrays = [
+        passed[field.name]
+        if field.name in passed
+        else _array([row.get(field.name) for row in rows], field.type)
+        for field in schema
+    ]
+    return pa.table(arrays, schema=schema)
+
+
+def result_names(options: PredictionOptions[Any]) -> frozenset[str]:
+    """Names that the columns which are passed through cannot have."""
+    return _RESULT | _OWN.get(options.name, frozenset())
+
+
+def prediction_schema(
+    options: PredictionOptions[Any], dimension: int, kept: Mapping[str, pa.DataType] | None = None
+) -> pa.Schema:
+    """
+    The columns of the Parquet file, with the options in their metadata.
+
+    :param dimension: length of every vector; 0 where there is none, and then the list is of any size.
+    :param kept: the key and the other columns that are passed through, with their types.
+    """
+    import pyarrow as pa
+
+    text, texts = pa.string(), pa.list_(pa.string())
+    quantized = options.quantization
+    number = pa.type_for_alias(BYTES[quantized][0] if quantized in BYTES else "float32")
+    own: dict[str, dict[str, pa.DataType]] = {
+        "embedding": {"vector": pa.list_(number, dimension or -1)},
+        "classification": {
+            "label": text,
+            "labels": pa.list_(pa.struct([("label", text), ("score", pa.float64())])),
+        },
+        "rag": {"answer": text, "answerFound": pa.bool_(), "sources": texts, "memoryUuid": text},
+        "keyword-extraction": {"keywords": texts},
+        "ner": {"entities": pa.list_(pa.struct([("type", text), ("names", texts)]))},
+        "faq-enrichment": {"pairs": pa.list_(pa.struct([("question", text), ("answer", text)]))},
+    }
+    common = {"status": text, "response": text, "tokens_used": pa.int64(), "error": text}
+    columns = {"index": pa.int64(), **(kept or {}), **common, **own.get(options.name, {}), "more": text}
+    described = json.dumps(options.as_json(), sort_keys=True)
+    return pa.schema(columns.items(), metadata={"lucidworks": described})
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """A column; vectors without a Python loop over their numbers in pyarrow."""
+    import pyarrow as pa
+
+    if not pa.types.is_fixed_size_list(kind) or None in values:
+        return pa.array(values, kind)
+    numbers = pa.array(list(chain.from_iterable(values)), kind.value_type)
+    return pa.FixedSizeListArray.from_arrays(numbers, type=kind)
+
+
+def _misfit(name: str, row: Mapping[str, Any]) -> bool:
+    """Whether the type of a value is not the documented one."""
+    kind = _TYPES.get(name)
+    return kind is not None and row[name] is not None and not isinstance(row[name], kind)
+
+
+def _shaped(row: dict[str, Any]) -> dict[str, Any]:
+    """Convert mappings, whose keys are data, to lists of pairs."""
+    if isinstance(row.get("labels"), Mapping):
+        row["labels"] = [
+            {"label": name, "score": None if score is None else float(score)}
+            for name, score in row["labels"].items()
+        ]
+    if isinstance(row.get("entities"), Mapping):
+        row["entities"] = [{"type": kind, "names": names} for kind, names in row["entities"].items()]
+    return row
 
 
 def row_rules(options: PredictionOptions[Any]) -> RowRules:
@@ -97,24 +465,19 @@ class PredictionTask(JobTask[PredictionFile]):
 
     @property
     def count(self) -> int:
-        """One job for each batch."""
         return len(self.batches)
 
     @property
     def fingerprint(self) -> str:
-        """Of the options, the inputs, and the batch size."""
         return self.batches.fingerprint(self.options.as_json())
 
     def name(self, position: int) -> str:
-        """By the inputs' positions."""
         return self._known[position][0]
 
     def log_input(self) -> None:
-        """The rows, and those that are not sent."""
         log_input(self.batches)
 
     async def submit(self, position: int) -> str:
-        """Send the batch."""
         from lucidworks_provider.client.predictions import submit_items
 
         batch = await in_thread(self._reader.get, position)
@@ -131,12 +494,10 @@ class PredictionTask(JobTask[PredictionFile]):
         return ParsedBody(result.state, result.status, self.redact(result.message), result.predictions)
 
     def redact(self, text: str) -> str:
-        """Remove the keys."""
         return blank(text, self.options.secrets)
 
     @contextmanager
     def open(self) -> Iterator[PredictionFile]:
-        """The file of rows."""
         types = self.batches.survey.types
         with prediction_file(self.result_uri, self.options, self.policy, types) as file:
             yield file
@@ -146,11 +507,10 @@ class PredictionTask(JobTask[PredictionFile]):
                     file.add(batch, ())
 
     def add(self, file: PredictionFile, position: int, value: Sequence[Prediction]) -> None:
-        """Append a batch's rows."""
         file.add(self._reader.get(position), value)
 
 
-Predict = Callable[[Sequence[Item]], Awaitable[tuple[bytes, tuple[Prediction, ...]]]]
+Predict = Callable[[Items], Awaitable[tuple[bytes, tuple[Prediction, ...]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +540,6 @@ class SyncBatchRunner:
 
     @property
     def fingerprint(self) -> str:
-        """Of everything that is sent."""
         return self.batches.fingerprint(self.options.as_json())
 
     def _stored(self, batch: Batch) -> FileResultStore:
@@ -270,7 +629,7 @@ class SyncBatchRunner:
         self._count(batch)
         return None
 
-    async def _predict(self, items: Sequence[Item]) -> tuple[bytes, tuple[Prediction, ...]]:
+    async def _predict(self, items: Items) -> tuple[bytes, tuple[Prediction, ...]]:
         self.budget.check_tokens()
         body, predictions = await self.predict(items)
         self.budget.spend(sum(one.tokens_used.sum for one in predictions))
@@ -298,7 +657,7 @@ class SyncBatchRunner:
             stored.mark_rejected()
             kept = stored.reject()
             message = str(err).rstrip(".")
-            raise refused(
+            raise validation.refused(
                 f"{batch.name}: {message}. The response is kept in {kept}; clearing the task sends the batch again"
             ) from None
 
@@ -340,12 +699,10 @@ class _Queue:
         self._lock = asyncio.Lock()
 
     def stop(self) -> None:
-        """Return no more batches."""
         self._batches = iter(())
         self._ahead.clear()
 
     async def next(self) -> Batch | None:
-        """The next one; None at the end."""
         async with self._lock:
             if not self._ahead:
                 batches = self._batches

@@ -214,12 +214,10 @@ class FileResultStore:
 
     @property
     def name(self) -> str:
-        """Of the file."""
         return f"{self._stem}.json"
 
     @property
     def uri(self) -> str:
-        """Of the file."""
         return f"{self.results.folder}/{self.name}"
 
     @property
@@ -361,7 +359,6 @@ class JobRecord:
 
     @property
     def parts(self) -> range:
-        """The numbers of the parts."""
         return range(max(1, -(-self.size // PART)))
 
     @property
@@ -374,7 +371,6 @@ class JobRecord:
         return [p for p in range(self.size) if p not in self.jobs]
 
     def intend(self, positions: Iterable[int]) -> None:
-        """POSTs are about to be sent."""
         self.intents.update(self._changed(positions))
 
     def withdraw(self, positions: Iterable[int]) -> None:
@@ -392,7 +388,6 @@ class JobRecord:
         self._changed([0])
 
     def submitted(self, position: int, job_id: str) -> None:
-        """A position has a job."""
         self.withdraw([position])
         self.jobs[position] = job_id
 
@@ -439,7 +434,6 @@ class JobRecord:
         self._changed([0])
 
     def part(self, number: int) -> str:
-        """For storage."""
         positions = range(number * PART, (number + 1) * PART)
         plain: dict[str, Any] = {"version": VERSION, "record_id": self.record_id, "revision": self.revision}
         if not number:

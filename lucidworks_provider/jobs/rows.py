@@ -3,7 +3,7 @@
 The rows of a task: validation, and batches.
 
 Rows are Python values (texts, dictionaries, tuples of SQL) or those of a table; see
-:mod:`lucidworks_provider.documents.tables`. :func:`~lucidworks_provider.documents.encoding.check_text` validates the
+:mod:`lucidworks_provider.documents.tables`. :func:`~lucidworks_provider.documents.document.check_text` validates the
 texts of all of them; what else a kind of task requires of a row is in its :class:`RowRules`.
 """
 
@@ -25,8 +25,7 @@ from uuid import UUID
 from lucidworks_provider.client.chunking import MAX_TEXT_BYTES
 from lucidworks_provider.client.http.messages import json_body
 from lucidworks_provider.client.options import as_json, no_text
-from lucidworks_provider.client.use_cases import Item
-from lucidworks_provider.documents.encoding import check_text
+from lucidworks_provider.documents.document import check_text
 from lucidworks_provider.documents.parquet_rows import is_textual
 from lucidworks_provider.documents.tables import (
     Table,
@@ -90,6 +89,10 @@ class Rejected:
     reason: str
 
 
+# A row that is sent, as a request has it: `text`, and what else the use case takes; or a rejected one.
+Input = Mapping[str, Any] | Rejected
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """
@@ -99,11 +102,10 @@ class Rows:
     :param kept: the key and the other columns that are passed through, of each row.
     """
 
-    inputs: Sequence[Item | Rejected]
+    inputs: Sequence[Input]
     kept: Any
 
     def slice(self, start: int, end: int) -> Any:
-        """The kept columns of some rows."""
         return _slice(self.kept, start, end)
 
     def values(self, name: str) -> list[Any]:
@@ -124,13 +126,12 @@ class Batch:
 
     position: int
     start: int
-    inputs: tuple[Item | Rejected, ...]
+    inputs: tuple[Input, ...]
     kept: tuple[Any, ...] = ()
 
     @property
-    def sent(self) -> tuple[Item, ...]:
-        """The items of the request."""
-        return tuple(one for one in self.inputs if isinstance(one, Item))
+    def sent(self) -> tuple[Mapping[str, Any], ...]:
+        return tuple(one for one in self.inputs if not isinstance(one, Rejected))
 
     @property
     def name(self) -> str:
@@ -138,9 +139,8 @@ class Batch:
         return f"Input {self.start}" if self.start == last else f"Inputs {self.start} to {last}"
 
     def fingerprint(self, options: Mapping[str, Any]) -> str:
-        """Of the items and the options."""
         numbered = enumerate(self.inputs, self.start)
-        sent = json_body([[n, one.wire] for n, one in numbered if isinstance(one, Item)])
+        sent = json_body([[n, one] for n, one in numbered if not isinstance(one, Rejected)])
         return fingerprint_of(options, [("", sent.decode())])
 
     def kept_of(self, place: int) -> Any:
@@ -173,7 +173,6 @@ class Survey:
 
     @property
     def sent(self) -> int:
-        """Rows that can be sent."""
         return self.rows - self.rejected
 
     @property
@@ -182,10 +181,9 @@ class Survey:
         return str(self._digest.hexdigest())
 
     def add(self, rows: Rows) -> None:
-        """Count rows."""
         for number, one in enumerate(rows.inputs, self.rows):
-            if isinstance(one, Item):
-                data = json_body(one.wire) if len(one.wire) > 1 else one.wire["text"].encode()
+            if not isinstance(one, Rejected):
+                data = json_body(one) if len(one) > 1 else one["text"].encode()
                 self._digest.update(len(data).to_bytes(8, "big") + data)
                 continue
             self._digest.update(b"\xff" + one.reason.encode())
@@ -302,12 +300,12 @@ def split_batches(rows: Iterable[Rows], size: int, most: int = _MOST_ROWS) -> It
     :param most: all rows of a batch.
     """
     position = start = sendable = 0
-    inputs: list[Item | Rejected] = []
+    inputs: list[Input] = []
     kept: list[Any] = []
     for run in rows:
         begin = 0
         for number, one in enumerate(run.inputs):
-            can_be_sent = isinstance(one, Item)
+            can_be_sent = not isinstance(one, Rejected)
             if (can_be_sent and sendable == size) or len(inputs) == most:
                 if number > begin:
                     kept.append(run.slice(begin, number))
@@ -428,7 +426,7 @@ class Spool:
             for batch in pa.ipc.open_stream(data):
                 wires, reasons = (batch.column(place).to_pylist() for place in (0, 1))
                 inputs = [
-                    Rejected(reason) if wire is None else Item(json.loads(wire))
+                    Rejected(reason) if wire is None else json.loads(wire)
                     for wire, reason in zip(wires, reasons, strict=True)
                 ]
                 yield Rows(inputs, batch.select(list(range(2, batch.num_columns))))
@@ -437,15 +435,11 @@ class Spool:
 def _spooled(rows: Rows) -> pa.RecordBatch:
     import pyarrow as pa
 
-    items = [one if isinstance(one, Item) else None for one in rows.inputs]
-    wires = pa.array(
-        [None if one is None else json_body(one.wire).decode() for one in items], pa.large_string()
-    )
-    reasons = pa.array(
-        [one.reason if isinstance(one, Rejected) else None for one in rows.inputs], pa.string()
-    )
+    rejected = [one.reason if isinstance(one, Rejected) else None for one in rows.inputs]
+    wires = [None if isinstance(one, Rejected) else json_body(one).decode() for one in rows.inputs]
     names = ["wire", "rejected", *rows.kept.schema.names]
-    return pa.record_batch([wires, reasons, *rows.kept.columns], names)
+    columns = [pa.array(wires, pa.large_string()), pa.array(rejected, pa.string()), *rows.kept.columns]
+    return pa.record_batch(columns, names)
 
 
 def read_batches(
@@ -569,7 +563,7 @@ def _as_bytes(column: pa.Array, name: str, where: str) -> list[bytes | None]:
     return values
 
 
-def _table_input(text: bytes | None, others: Mapping[str, Any], rules: RowRules) -> Item | Rejected:
+def _table_input(text: bytes | None, others: Mapping[str, Any], rules: RowRules) -> Input:
     if text is None:
         return Rejected(_NO_TEXT)
     try:
@@ -584,7 +578,7 @@ def _table_input(text: bytes | None, others: Mapping[str, Any], rules: RowRules)
             rules.check(wire, "It")
         except InputError as err:
             return Rejected(str(err))
-    return Item(wire)
+    return wire
 
 
 def _without_option(detail: str) -> str:
@@ -644,7 +638,7 @@ def _not_taken(inputs: object, argument: str, row: str) -> str:
 
 def _python_rows(
     inputs: Iterable[Any], columns: TableColumns, rules: RowRules
-) -> Iterator[tuple[Item | Rejected, dict[str, Any]]]:
+) -> Iterator[tuple[Input, dict[str, Any]]]:
     described = getattr(inputs, "description", None)  # of a DB-API cursor
     names = tuple(str(one[0]) for one in described) if described else None
     for number, given in enumerate(_flat(inputs)):
@@ -666,7 +660,7 @@ def _python_row(
     columns: TableColumns,
     names: Sequence[str] | None,
     rules: RowRules,
-) -> tuple[Item | Rejected, dict[str, Any]]:
+) -> tuple[Input, dict[str, Any]]:
     if given is None or isinstance(given, str):
         return _input({"text": given}, what, rules), {}
     named = _by_name(given, what, columns, names)
@@ -755,7 +749,7 @@ def _as_python(value: Any) -> Any:
     return value.tolist() if kind else value
 
 
-def _input(wire: Mapping[str, Any], what: str, rules: RowRules) -> Item | Rejected:
+def _input(wire: Mapping[str, Any], what: str, rules: RowRules) -> Input:
     text = wire["text"]
     if text is None:
         return Rejected(_NO_TEXT)
@@ -763,9 +757,9 @@ def _input(wire: Mapping[str, Any], what: str, rules: RowRules) -> Item | Reject
         raise not_rendered(text, what)
     if fault := check_text(text, rules.max_bytes):
         return Rejected(_without_option(fault.detail))
-    plain = as_json(wire)
+    plain: Mapping[str, Any] = as_json(wire)
     rules.check(plain, what)
-    return Item(plain)
+    return plain
 
 
 def check_kept(

@@ -36,7 +36,7 @@ from lucidworks_provider.jobs.columns import ResultFile
 from lucidworks_provider.jobs.decisions import WINDOW, JobsOutcome
 from lucidworks_provider.jobs.record import JobRecord, JobStateStore
 from lucidworks_provider.metrics import count, duration
-from lucidworks_provider.retrying import Wait, retry_async, retry_on
+from lucidworks_provider.retrying import retry_async, retry_on, wait_after
 from lucidworks_provider.storage import is_folder
 from lucidworks_provider.threads import in_thread, read_ahead
 
@@ -147,7 +147,6 @@ class Budget:
             )
 
     def spend(self, tokens: int) -> None:
-        """Count the tokens of a response."""
         self.tokens += tokens
 
 
@@ -440,7 +439,7 @@ class JobTask(ABC, Generic[File]):
         policy = retry_on(
             SubmissionUnknownError,
             attempts=1 + RESUBMISSIONS if self.resubmit_unknown else 1,
-            wait=Wait(),
+            wait=wait_after,
             what=self.name(position),
         )
         policy["before_sleep"] = lambda state: self._unknown([position], str(state.outcome.exception()))

@@ -15,9 +15,9 @@ from lucidworks_provider.operators.base import (
     MAX_REJECT_RATIO,
     BaseOperatorArguments,
     ChunkingOptionsMixin,
+    JobOperator,
     RowsMixin,
 )
-from lucidworks_provider.operators.job import JobOperator
 from lucidworks_provider.operators.lineage import Lineage, of_chunks
 
 if TYPE_CHECKING:

@@ -159,7 +159,7 @@ def of_predictions(
     columns: dict[str, str] = {}
     # JSON Lines have no schema.
     if output is not None and output.endswith(".parquet"):
-        from lucidworks_provider.jobs.prediction_file import prediction_schema
+        from lucidworks_provider.jobs.prediction_task import prediction_schema
 
         columns = _columns(prediction_schema(options, manifest.get("dimension") or 0, kept))
     public = {name: value for name, value in options.as_json().items() if isinstance(value, str)}

@@ -22,11 +22,12 @@ from lucidworks_provider.operators.base import (
     MAX_REJECT_RATIO,
     BaseOperatorArguments,
     HookMixin,
+    JobOperator,
     ResultMixin,
     RowsMixin,
     dictionary,
+    result_directory,
 )
-from lucidworks_provider.operators.job import JobOperator, result_directory
 from lucidworks_provider.operators.lineage import Lineage, of_predictions
 from lucidworks_provider.operators.secrets import SecretArgumentMixin, restore_secrets
 
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
     from lucidworks_provider.client.prediction_types import Prediction
     from lucidworks_provider.client.use_cases import PredictionOptions
     from lucidworks_provider.jobs.columns import Warnings
-    from lucidworks_provider.jobs.prediction_file import ResultPolicy
-    from lucidworks_provider.jobs.prediction_task import PredictionTask, SyncBatchRunner
+    from lucidworks_provider.jobs.prediction_task import PredictionTask, ResultPolicy, SyncBatchRunner
     from lucidworks_provider.jobs.rows import Batches, Spool
 
 # A larger result should be in a file: XCom is a row of the metadata database.
@@ -113,7 +113,7 @@ class _Predicting(SecretArgumentMixin, RowsMixin, ResultMixin, HookMixin, BaseOp
         self.on_mismatch = on_mismatch
 
     def _result_policy(self) -> ResultPolicy:
-        from lucidworks_provider.jobs.prediction_file import ResultPolicy
+        from lucidworks_provider.jobs.prediction_task import ResultPolicy
 
         return ResultPolicy(
             check_option(self.max_reject_ratio, "max_reject_ratio", number(0, 1)),
@@ -136,8 +136,7 @@ class _Predicting(SecretArgumentMixin, RowsMixin, ResultMixin, HookMixin, BaseOp
         check: Callable[[Batches], None] = lambda batches: None,
     ) -> Batches:
         """Read and validate all rows, before anything is sent."""
-        from lucidworks_provider.jobs.prediction_file import result_names
-        from lucidworks_provider.jobs.prediction_task import row_rules
+        from lucidworks_provider.jobs.prediction_task import result_names, row_rules
 
         # What the vendor calls the sources of a RAG answer.
         columns = self._table_columns("inputs", ("documents",) if options.name == "rag" else ())
@@ -341,7 +340,7 @@ class LucidworksPredictionOperator(_Predicting):
 
     def _write(self, runner: SyncBatchRunner, uri: str) -> dict[str, Any]:
         from lucidworks_provider import metrics
-        from lucidworks_provider.jobs.prediction_file import prediction_file
+        from lucidworks_provider.jobs.prediction_task import prediction_file
 
         with prediction_file(uri, runner.options, runner.policy, runner.batches.survey.types) as file:
             for batch in runner.batches.checked():
@@ -352,7 +351,7 @@ class LucidworksPredictionOperator(_Predicting):
     def _rows(
         self, runner: SyncBatchRunner, predicted: Sequence[tuple[Prediction, ...]], warnings: Warnings
     ) -> list[dict[str, Any]]:
-        from lucidworks_provider.jobs.prediction_file import check_errors, check_vectors, rows_of
+        from lucidworks_provider.jobs.prediction_task import check_errors, check_vectors, rows_of
 
         rows: list[dict[str, Any]] = []
         dimension: int | None = None

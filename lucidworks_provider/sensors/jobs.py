@@ -21,8 +21,12 @@ from lucidworks_provider.errors import (
     MalformedAnswerError,
     ResultGoneError,
 )
-from lucidworks_provider.operators.base import DEFERRABLE, BaseSensorArguments
-from lucidworks_provider.operators.job import DeferrableJobMixin, result_directory
+from lucidworks_provider.operators.base import (
+    DEFERRABLE,
+    BaseSensorArguments,
+    DeferrableJobMixin,
+    result_directory,
+)
 from lucidworks_provider.sensors.base import BaseLucidworksSensor
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
         self.target_state = target_state
 
     @property
-    def _resource_id(self) -> str:
-        raise NotImplementedError
+    def _resource_id(self) -> Any:
+        return getattr(self, f"{self.kind}_id")
 
     def execute(self, context: Context) -> Any:
         """Wait in the triggerer, or poke."""
@@ -113,10 +113,6 @@ class LucidworksModelSensor(_StateSensor):
         )
         self.model_id = model_id
 
-    @property
-    def _resource_id(self) -> str:
-        return self.model_id
-
 
 class LucidworksDeploymentSensor(_StateSensor):
     """
@@ -153,7 +149,3 @@ class LucidworksDeploymentSensor(_StateSensor):
             **kwargs,
         )
         self.deployment_id = deployment_id
-
-    @property
-    def _resource_id(self) -> str:
-        return self.deployment_id

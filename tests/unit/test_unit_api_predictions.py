@@ -25,7 +25,6 @@ from lucidworks_provider.client.settings import parse_settings
 from lucidworks_provider.client.use_cases import (
     MAX_BATCH,
     USE_CASES,
-    Item,
     PredictionOptions,
     read_items,
 )
@@ -36,7 +35,7 @@ BASE = "https://app.example"
 MODEL = "llama-3-8b-instruct"
 KEY = "sk-canary-0123456789abcdef"
 MEMORY = "53417d2f-6b0e-47e4-8610-e6842b84a87b"
-ONE = (Item({"text": "x"}),)
+ONE = ({"text": "x"},)
 CONNECTION: dict[str, Any] = {"login": "i", "password": "s", "host": None}
 NAN, INFINITE = float("nan"), float("inf")
 
@@ -361,9 +360,7 @@ def test_rag_has_documents_with_body_and_source(change: dict[str, Any], words: l
 
 
 def test_a_conversation_goes_on_without_documents() -> None:
-    assert read_items(["And then?"], use_cases.rag(MODEL, memory_uuid=MEMORY))[0].wire == {
-        "text": "And then?"
-    }
+    assert read_items(["And then?"], use_cases.rag(MODEL, memory_uuid=MEMORY))[0] == {"text": "And then?"}
 
 
 @pytest.mark.parametrize(
@@ -376,8 +373,8 @@ def test_json_prompt_is_a_list_of_messages(text: str) -> None:
 
 def test_what_json_prompt_takes() -> None:
     text = json.dumps([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}])
-    assert read_items([text], use_cases.passthrough(MODEL, data_type="json_prompt"))[0].wire == {"text": text}
-    assert read_items([text], use_cases.passthrough(MODEL, data_type="text"))[0].wire == {"text": text}
+    assert read_items([text], use_cases.passthrough(MODEL, data_type="json_prompt"))[0] == {"text": text}
+    assert read_items([text], use_cases.passthrough(MODEL, data_type="text"))[0] == {"text": text}
 
 
 @pytest.mark.parametrize(
@@ -389,20 +386,15 @@ def test_what_json_prompt_takes() -> None:
     ],
 )
 def test_inputs_as_lists_tuples_and_rendered_json(inputs: object) -> None:
-    items = read_items(inputs, PASS)
-    assert [(item.wire, item.id) for item in items] == [
-        ({"text": "a"}, None),
-        ({"text": "b"}, "B"),
-        ({"text": "c"}, "3"),
-    ]
+    assert read_items(inputs, PASS) == [{"text": "a"}, {"text": "b"}, {"text": "c"}]
 
 
 @pytest.mark.parametrize("count", [0, 33])
 def test_a_request_takes_1_to_32_inputs(count: int) -> None:
-    items = tuple(Item({"text": str(n)}) for n in range(count))
+    items = tuple({"text": str(n)} for n in range(count))
     with pytest.raises(InputError, match=f"1 to 32 inputs, not {count}"):
         PASS.body(items)
-    assert len(PASS.body(tuple(Item({"text": str(n)}) for n in range(32)))["batch"]) == 32
+    assert len(PASS.body(tuple({"text": str(n)} for n in range(32)))["batch"]) == 32
 
 
 @pytest.mark.parametrize("use_case", ["embedding", "classification"])
@@ -459,7 +451,7 @@ def test_what_has_no_asynchronous_page_is_not_submitted(use_case: str) -> None:
 def test_bodies_have_the_vendors_names_and_nothing_else(
     options: PredictionOptions[Any], config: object, model_config: object
 ) -> None:
-    items = (Item({"text": "Größe"}, "mine"),)
+    items = read_items([{"text": "Größe", "id": "mine"}], options)
     request = request_of(predict_items(options, items))
     wanted = {"batch": [{"text": "Größe"}], "useCaseConfig": config, "modelConfig": model_config}
     assert sent_by(request) == {name: value for name, value in wanted.items() if value is not None}
@@ -555,4 +547,3 @@ def test_what_passes_can_be_sent(where: str, value: Any) -> None:
         return
     json.dumps(options.as_json())
     assert sent_by(request_of(predict_items(options, items)))["batch"]
-    assert all((item.id or "").encode() is not None for item in items)

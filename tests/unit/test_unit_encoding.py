@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucidworks_provider.documents.document import Reason, content_hash
-from lucidworks_provider.documents.encoding import Rejection, check_encoding, check_text, decode
+from lucidworks_provider.documents.document import Reason, Rejection, check_text, content_hash
+from lucidworks_provider.documents.encoding import check_encoding, decode
 from lucidworks_provider.errors import InputError
 
 RUSSIAN = (

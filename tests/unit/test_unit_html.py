@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucidworks_provider.documents.document import Reason
-from lucidworks_provider.documents.encoding import Rejection
+from lucidworks_provider.documents.document import Reason, Rejection
 from lucidworks_provider.documents.html_text import html_text
 
 

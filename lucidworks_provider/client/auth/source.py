@@ -138,7 +138,6 @@ class RefreshBackoff:
     until: float = 0.0
 
     def accepted(self) -> None:
-        """Reset after an accepted call."""
         self.refusals, self.until = 0, 0.0
 
     def refused(self, now: float, in_use_for: float) -> None:
@@ -265,7 +264,6 @@ class TokenCache:
         )
 
     def use(self, outcome: Outcome, clocks: Clocks) -> None:
-        """Use the token of an outcome."""
         token, now, server_now = outcome.token, clocks.monotonic(), clocks.server()
         # The remaining lifetime is never longer than the lifetime, whatever a clock says.
         if server_now < token.issued_at < token.refresh_at:
@@ -302,19 +300,15 @@ class MemoryStore:
         self._snapshot = Snapshot()
 
     def read(self) -> Snapshot:
-        """Read token and claim."""
         return self._snapshot
 
     def write_claim(self, claim: Claim) -> None:
-        """Write a claim."""
         self._snapshot = Snapshot(self._snapshot.token, claim)
 
     def release_claim(self, claim: Claim) -> None:
-        """Release the claim."""
         self._snapshot = Snapshot(self._snapshot.token, RELEASED)
 
     def publish(self, token: AccessToken) -> None:
-        """Store a token."""
         self._snapshot = Snapshot(token, self._snapshot.claim)
 
     def after_fork(self) -> None:
@@ -602,19 +596,19 @@ def token_source(settings: LucidworksSettings, scope: str) -> TokenSource:
     :raises ConfigurationError: the connection's ``share_via`` lacks a field, or needs Airflow.
     :raises InputError: an unknown scope.
     """
-    identity = TokenIdentity(
-        settings.auth_url, settings.auth_server_id, settings.client_id, check_scope(scope)
-    )
+    identity = (settings.auth_url, settings.auth_server_id, settings.client_id, scope)
     # The secret is part of the key, so that a wrong or rotated one never gets the token of the right one.
     secret = hashlib.sha256(settings.client_secret.encode()).hexdigest()
-    key = (identity.digest, secret, settings.share_via, settings.redis_conn_id or "")
+    key = (*identity, secret, settings.share_via, settings.redis_conn_id or "")
     with _sources_lock:
         source = _sources.get(key)
         if source is None:
+            check_scope(scope)
             service = Service(partial(request_token, settings, scope), partial(request_time, settings))
             clock = _server_clocks.setdefault(settings.auth_url, ServerClock())
-            memory = settings.share_via == "memory"
-            store = MemoryStore() if memory else settings.shared_stores.token_store(settings, identity)
+            store: TokenStore = MemoryStore()
+            if settings.share_via != "memory":
+                store = settings.shared_stores.token_store(settings, TokenIdentity(*identity))
             source = TokenSource(store, service, clock)
             _sources[key] = source
         return source

@@ -77,7 +77,6 @@ class RevocationHistory:
         return self if any(now - MINUTE < moment <= now for moment in self.times) else RevocationHistory()
 
     def with_warning(self, now: float) -> RevocationHistory:
-        """The history after a warning."""
         return replace(self, warned_at=now)
 
     def warning_due(self, now: float) -> bool:
@@ -99,7 +98,6 @@ class RevocationHistory:
         return 0.0 if recent < 2 else min(MAX_DELAY, 0.1 * 2.0 ** (recent - 2))
 
     def warning(self) -> str:
-        """The text of a warning."""
         return (
             f"{len(self.times)} refused before expiry within the last minute. {_CURE} Above {ALLOWED} a minute no "
             "more are requested."
@@ -224,7 +222,6 @@ class TokenCipher:
         return Fernet(base64.urlsafe_b64encode(derive.derive(self._secret)))
 
     def seal(self, token: AccessToken) -> str:
-        """Encrypt and authenticate."""
         return self._fernet.encrypt(token.to_json().encode()).decode()
 
     def open(self, text: str) -> AccessToken | None:

@@ -354,7 +354,7 @@ def _repeatable(body: Payload | bytes) -> bool:
 async def open_session(
     settings: LucidworksSettings, scope: str, middleware: BearerMiddleware
 ) -> AsyncIterator[aiohttp.ClientSession]:
-    """See :meth:`lucidworks_provider.hooks.auth.LucidworksAuthHook.aget_conn`."""
+    """See :meth:`lucidworks_provider.hooks.lucidworks.LucidworksAuthHook.aget_conn`."""
     base = base_url(settings, scope)
     async with (
         # All sessions of a loop share their connections, so that a thousand triggers need a few dozen sockets.

@@ -238,7 +238,6 @@ JSON_HEADERS: Mapping[str, str] = {"Accept": "application/json", "Content-Type":
 
 
 def get(name: str, url: str, *, endpoint: str, scope: str = PREDICT_SCOPE, **params: str) -> Request:
-    """Build a GET."""
     return Request(
         name=name,
         method="GET",
@@ -261,7 +260,6 @@ def post(
     scope: str = PREDICT_SCOPE,
     secrets: tuple[str, ...] = (),
 ) -> Request:
-    """Build a POST of JSON."""
     return Request(
         name=name,
         method="POST",

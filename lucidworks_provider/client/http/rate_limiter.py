@@ -160,7 +160,6 @@ class AdaptiveRateLimiter:
 
     @property
     def stats(self) -> RateLimitStats:
-        """For a progress line or a report."""
         return RateLimitStats(self.rate, self.refusals, self.paused)
 
     @property
@@ -535,7 +534,6 @@ class RequestQueue:
 
     @property
     def stats(self) -> RateLimitStats:
-        """What is known of the application's limit."""
         return self._limiter.stats
 
     @property

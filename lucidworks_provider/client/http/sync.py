@@ -107,7 +107,6 @@ class SyncTransport:
         return Response(response.status_code, {k.lower(): v for k, v in response.headers.items()}, body)
 
     def close(self) -> None:
-        """Close the kept connections."""
         self._session.close()
 
 
@@ -224,13 +223,11 @@ class _RedirectedRequest(requests.PreparedRequest):
 
     @classmethod
     def of(cls, request: requests.PreparedRequest) -> Self:
-        """Copy a request."""
         copied = cls()
         copied.__dict__.update(requests.PreparedRequest.copy(request).__dict__)
         return copied
 
     def copy(self) -> Self:
-        """The same for the next redirect."""
         return self.of(self)
 
     def prepare_auth(self, auth: Any, url: Any = "") -> None:
@@ -238,7 +235,7 @@ class _RedirectedRequest(requests.PreparedRequest):
 
 
 class LucidworksSession(requests.Session):
-    """See :meth:`lucidworks_provider.hooks.auth.LucidworksAuthHook.get_conn`."""
+    """See :meth:`lucidworks_provider.hooks.lucidworks.LucidworksAuthHook.get_conn`."""
 
     def __init__(self, settings: LucidworksSettings, scope: str, tokens: TokenSource) -> None:
         super().__init__()

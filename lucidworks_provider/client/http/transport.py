@@ -191,7 +191,6 @@ class BodyReader:
             raise TransportError(f"{self._what}only {self._size} bytes of the response in {seconds:.1f} s")
 
     def body(self) -> bytes:
-        """The body."""
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
 

@@ -50,7 +50,7 @@ from lucidworks_provider.client.use_cases import read_items, read_use_cases
 from lucidworks_provider.client.validation import check_chunks
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.jobs.chunk_task import chunk_file
-from lucidworks_provider.jobs.prediction_file import prediction_file
+from lucidworks_provider.jobs.prediction_task import prediction_file
 from lucidworks_provider.jobs.record import ResultDirectory
 from lucidworks_provider.jobs.rows import Batch
 

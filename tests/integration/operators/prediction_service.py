@@ -25,7 +25,7 @@ from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.emulator.state import LogRecord
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.jobs import decisions
-from lucidworks_provider.operators.job import JobOperator
+from lucidworks_provider.operators.base import JobOperator
 from lucidworks_provider.operators.prediction import (
     LucidworksAsyncPredictionOperator,
     LucidworksPredictionOperator,

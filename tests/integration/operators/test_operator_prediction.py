@@ -61,7 +61,7 @@ from lucidworks_provider.jobs import polling, record, task
 from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
 from lucidworks_provider.jobs.record import QuarantineReason, ResultDirectory
 from lucidworks_provider.operators import base
-from lucidworks_provider.operators.job import JobOperator
+from lucidworks_provider.operators.base import JobOperator
 from tests.task_state import TaskStateStore
 
 TEN = [f"Text {n}." for n in range(10)]

@@ -23,7 +23,7 @@ from lucidworks_provider.client.settings import (
     LucidworksSettings,
 )
 from lucidworks_provider.errors import ConfigurationError
-from lucidworks_provider.hooks.auth import LucidworksAuthHook, _parse
+from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook, _parse
 
 SECRET = "s3cret/+ß&="
 HOST = "my-app"

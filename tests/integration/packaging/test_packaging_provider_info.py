@@ -23,7 +23,7 @@ from lucidworks_provider.get_provider_info import (
     get_provider_info,
     ui_field_behaviour,
 )
-from lucidworks_provider.hooks.auth import LucidworksAuthHook
+from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
 
 
 def schema(name: str) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def test_airflow_sees_the_connection_type() -> None:
         HookManager = ProvidersManager
     hook = HookManager().hooks[CONNECTION_TYPE]
     assert hook is not None
-    assert hook.hook_class_name == "lucidworks_provider.hooks.auth.LucidworksAuthHook"
+    assert hook.hook_class_name == "lucidworks_provider.hooks.lucidworks.LucidworksAuthHook"
     assert hook.hook_name == LucidworksAuthHook.hook_name == "Lucidworks AI"
     assert hook.connection_id_attribute_name == LucidworksAuthHook.conn_name_attr
 

@@ -11,8 +11,7 @@ import pytest
 from lucidworks_provider import errors
 
 PUBLIC = {
-    "lucidworks_provider.hooks.auth": ["LucidworksAuthHook"],
-    "lucidworks_provider.hooks.lucidworks": ["LucidworksHook"],
+    "lucidworks_provider.hooks.lucidworks": ["LucidworksAuthHook", "LucidworksHook"],
     "lucidworks_provider.operators.chunking": ["LucidworksChunkOperator"],
     "lucidworks_provider.operators.corpus": [
         "LucidworksChunkCorpusOperator",
@@ -85,7 +84,7 @@ ERRORS = {
 }
 # Public methods with their parameters; a default may change, a name may not.
 METHODS = {
-    ("lucidworks_provider.hooks.auth", "LucidworksAuthHook"): {
+    ("lucidworks_provider.hooks.lucidworks", "LucidworksAuthHook"): {
         "__init__": "lucidworks_conn_id kwargs",
         "get_settings": "",
         "aget_settings": "",
@@ -127,7 +126,7 @@ METHODS = {
         # Both are in the database of a deferred task: an upgrade meets what an older version wrote.
         "execute_complete": "context event deadline",
     },
-    ("lucidworks_provider.operators.job", "JobOperator"): {
+    ("lucidworks_provider.operators.base", "JobOperator"): {
         "__init__": (
             "result_path lucidworks_conn_id deferrable poll_interval timeout on_unknown_submission "
             "max_requests kwargs"

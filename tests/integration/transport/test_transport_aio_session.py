@@ -20,7 +20,7 @@ from lucidworks_provider.emulator import running
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import ConfigurationError, InputError
-from lucidworks_provider.hooks.auth import LucidworksAuthHook
+from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
 from lucidworks_provider.threads import import_in_thread
 
 if TYPE_CHECKING:

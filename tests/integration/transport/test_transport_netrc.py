@@ -28,8 +28,7 @@ from transport_wire import (
 from lucidworks_provider.client.http.messages import PREDICT_SCOPE
 from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.errors import LucidworksError
-from lucidworks_provider.hooks.auth import LucidworksAuthHook
-from lucidworks_provider.hooks.lucidworks import LucidworksHook
+from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook, LucidworksHook
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from lucidworks_provider.client.http.messages import MODEL_SCOPE
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.hooks.auth import LucidworksAuthHook
+from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

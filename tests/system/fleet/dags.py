@@ -29,7 +29,7 @@ def numbers(dag_run: Any = None) -> list[int]:
 @task
 def call(number: int, dag_run: Any = None) -> dict[str, Any]:
     """Call the service for a while from a worker; a failed call is a failed task."""
-    from lucidworks_provider.hooks.auth import LucidworksAuthHook
+    from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
 
     conf = dag_run.conf
     calls, end = 0, time.monotonic() + conf["seconds"]
@@ -114,7 +114,7 @@ for dag_id, trigger_name, limit in (
 def die(dag_run: Any = None) -> None:
     """Get a token, and be killed at one step of that."""
     from lucidworks_provider.client.auth import source
-    from lucidworks_provider.hooks.auth import LucidworksAuthHook
+    from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
 
     before, after = dag_run.conf["step"].split()
     perform = source.TokenSource.perform
@@ -137,7 +137,7 @@ def die(dag_run: Any = None) -> None:
 @task(trigger_rule="all_done")
 def recover(dag_run: Any = None) -> dict[str, Any]:
     """What the next one sees: how long its first call takes."""
-    from lucidworks_provider.hooks.auth import LucidworksAuthHook
+    from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
 
     with LucidworksAuthHook(dag_run.conf["conn_id"]).get_conn() as session:
         # Reading the connection and the first Variable is not what is measured.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 
-from lucidworks_provider.hooks.auth import LucidworksAuthHook
+from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
 
 
 def token(conn_id: str) -> dict:
