@@ -640,7 +640,7 @@ def _unit_of(text: str, chunks: Sequence[Any], spans: Sequence[Any]) -> str:
             for chunk, span in zip(chunks, spans, strict=True)
         ]
     except (ValueError, TypeError, LookupError):
-        return "something that is no pair of numbers for each chunk"
+        return "something other than a pair of numbers for each chunk"
     utf8, utf16 = text.encode(), text.encode("utf-16-le")
     units: dict[str, Callable[[int, int], str]] = {
         "characters, as assumed": lambda start, end: text[start:end],
@@ -937,13 +937,13 @@ def _above_zero(text: str) -> float:
         # A sleep of a century raises OverflowError.
         if 0 < (number := float(text)) < 1e9:
             return number
-    raise argparse.ArgumentTypeError(f"{text!r} is no finite number above 0")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a finite number above 0")
 
 
 def _count(text: str) -> int:
     number = _above_zero(text)
     if not number.is_integer():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(number)
 
 

@@ -144,7 +144,7 @@ def check_text(text: object, what: str, *, max_bytes: int = MAX_TEXT_BYTES) -> i
         size = len(text.encode())
     except UnicodeEncodeError as err:
         raise InputError(
-            f"{what} holds half a surrogate pair at character {err.start}, which is no text; decode it again."
+            f"{what} contains half of a surrogate pair at character {err.start}; decode the text again."
         ) from None
     if size > max_bytes:
         raise InputError(f"{what} has {size:,} bytes of UTF-8, over the limit of {max_bytes:,}; split it.")

@@ -209,7 +209,7 @@ class PredictionOptions(Generic[P]):
             if name not in known.model_options and "apiKey" in known.model_options and _is_api_key(name):
                 raise InputError(f"model_config has no option {name!r}. Did you mean 'apiKey'?")
             if not isinstance(value, Mapping) and (not isinstance(value, str) or not value.strip()):
-                raise InputError(f"model_config: {name} is no text; give the key itself.")
+                raise InputError(f"model_config: {name} is not a string; pass the key itself.")
         if misplaced := [name for name, _ in _secrets(self.use_case_config)]:
             raise InputError(
                 f"use_case_config of {self.use_case!r} has the key {misplaced[0]}; put it into model_config."
@@ -292,7 +292,11 @@ def _check_json(value: object, what: str) -> None:
     try:
         json_body(value)
     except (TypeError, ValueError, RecursionError) as err:
-        why = "half a surrogate pair is no text" if isinstance(err, UnicodeEncodeError) else str(err)
+        why = (
+            "half of a surrogate pair cannot be sent as UTF-8"
+            if isinstance(err, UnicodeEncodeError)
+            else str(err)
+        )
         raise InputError(f"{what} cannot be written as JSON: {why}.") from None
 
 
@@ -326,7 +330,7 @@ def read_items(inputs: object, options: PredictionOptions[Any]) -> Items:
                 raise InputError(f"{what} has the id {name!r}; give it a text or a number.")
             _check_json(name, what)
             if str(name) in names:
-                raise InputError(f"inputs: the id {str(name)!r} is there more than once.")
+                raise InputError(f"inputs: the id {str(name)!r} occurs more than once.")
             names.add(str(name))
         items.append(check_wire(wire, what, options))
     return items
@@ -364,7 +368,7 @@ def _check_text(text: object, what: str) -> None:
         text.encode()
     except UnicodeEncodeError as err:
         raise InputError(
-            f"{what} holds half a surrogate pair at character {err.start}, which is no text."
+            f"{what} contains half of a surrogate pair at character {err.start}, which cannot be sent as UTF-8."
         ) from None
     if (at := text.find("\0")) >= 0:
         raise InputError(f"{what} holds a NUL at character {at}, which no text has.")

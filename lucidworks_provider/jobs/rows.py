@@ -722,7 +722,7 @@ def _value(value: Any, name: str, what: str, columns: TableColumns) -> Any:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise InputError(f"{what}: {name!r} holds half a surrogate pair, which is no text.") from None
+            raise InputError(f"{what}: {name!r} contains half of a surrogate pair.") from None
     if name == columns.key:
         if isinstance(value, str | bytes):
             if not value.strip():

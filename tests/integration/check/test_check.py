@@ -412,7 +412,7 @@ def test_numbers_are_finite_and_above_zero(
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         check.main(["--yes", option, value])
-    assert f"argument {option}: '{value}' is no finite number above 0" in capsys.readouterr().err
+    assert f"argument {option}: '{value}' is not a finite number above 0" in capsys.readouterr().err
     assert len(emulator.state.log) == 0
 
 
@@ -420,7 +420,7 @@ def test_numbers_are_finite_and_above_zero(
 def test_counts_are_whole_numbers(capsys: pytest.CaptureFixture[str], option: str) -> None:
     with pytest.raises(SystemExit, match="2"):
         check.main(["--yes", option, "1.5"])
-    assert f"argument {option}: '1.5' is no whole number" in capsys.readouterr().err
+    assert f"argument {option}: '1.5' is not a whole number" in capsys.readouterr().err
 
 
 def test_a_selection_without_questions(capsys: pytest.CaptureFixture[str]) -> None:
