@@ -70,7 +70,8 @@ class TestJournal:
         journal.submitted(key("b"), "job b")
         await journal.flush()
         (file,) = tmp_path.glob("journal/*/*.log")
-        file.write_bytes(file.read_bytes()[:-cut])
+        jobs, _, _ = file.read_bytes().partition(b'{"kind": "sent"')
+        file.write_bytes(jobs[:-cut])
 
         assert [record.job for record in reopened(tmp_path).load()] == ["job a"]
 
