@@ -337,7 +337,7 @@ class Journal:
             self._full.clear()
             if self._work.size < GROUP_BYTES:
                 await asyncio.sleep(seconds)
-            seconds = GROUP_SECONDS
+            seconds = min(2 * seconds, GROUP_SECONDS)
             # Not to be cancelled: the service does not return these results again.
             await shielded(self.flush())
 

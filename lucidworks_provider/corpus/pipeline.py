@@ -133,8 +133,9 @@ READ_AHEAD = 32
 READ_AHEAD_CHARACTERS = 4_000_000
 # Texts whose intents are recorded and which are not yet submitted.
 LEAST_INTENTS, MOST_INTENTS = 32, 512
-# For variations, texts in addition to those that were submitted during the last group.
-SPARE_INTENTS = 0.25
+# Texts that have intents, as a multiple of those submitted during the last group; the second one if a submission had to
+# wait for its intent.
+INTENTS_AHEAD, INTENTS_AHEAD_AFTER_WAIT = 1.25, 2.0
 
 
 class Intents:
@@ -151,8 +152,9 @@ class Intents:
         self._limit = FIRST_WINDOW
         # Not yet submitted, and whether the text was, or may have been, submitted before.
         self._unsent: dict[SegmentKey, bool] = {}
-        # Submissions since the first intent of the group.
+        # Submissions since the first intent of the group, and whether one has waited for its intent.
         self._begun = 0
+        self._waited = False
         self._group: asyncio.Future[str] | None = None
         # Of the documents before their admission.
         self._characters = 0
@@ -177,6 +179,12 @@ class Intents:
         self._characters -= candidate.size
         self._room.set()
 
+    async def stored(self, group: asyncio.Future[str] | None) -> None:
+        """Wait for what :meth:`add` has returned."""
+        if group is not None and not group.done():
+            self._waited = True
+            await self._journal.stored(group)
+
     async def require(self, key: SegmentKey) -> None:
         """Store the intent of a further submission of a text, unless there is one."""
         if key not in self._unsent:
@@ -198,9 +206,10 @@ class Intents:
         self._unsent[key] = again
         group = self._journal.intend(key, again=again)
         if self._group is not None and group is not self._group:
-            expected = int(self._begun * (1 + SPARE_INTENTS))
+            ahead = INTENTS_AHEAD_AFTER_WAIT if self._waited else INTENTS_AHEAD
+            expected = int(self._begun * ahead)
             self._limit = min(MOST_INTENTS, max(LEAST_INTENTS, self._limit // 2, expected))
-            self._begun = 0
+            self._begun, self._waited = 0, False
         self._group = group
         return group
 
@@ -732,8 +741,7 @@ class Pipeline:
                 candidate, intents = added
                 self.runner.intents.admit(candidate)
                 await self._in_flight_limit.acquire(candidate.size)
-                if intents is not None:
-                    await self.journal.stored(intents)
+                await self.runner.intents.stored(intents)
                 if self.over_budget:
                     self._release(candidate)
                     break

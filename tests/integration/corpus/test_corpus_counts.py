@@ -2,8 +2,8 @@
 """
 What a task returns after kills, beside what the service has counted.
 
-A kill is a copy of the output and of the service at one moment. The next try begins with the copy, so nothing that the
-killed try would have written later is there.
+A kill is a copy of the output and of the service at one moment. The next try begins with the copy, without anything
+that the killed try has written later.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from test_corpus_shards import commit
+from test_corpus_shards import commit, stage
 
 from lucidworks_provider.corpus import journal, pipeline, publish
 from lucidworks_provider.corpus import run as run_module
@@ -76,12 +76,8 @@ class Kill:
 def killed_at(world: World, stage: str) -> Iterator[None]:
     """The tries of this block are killed at a stage of the run."""
     kill = Kill(world, world.root / "copy")
-    service, submit, fetch, begun = (
-        world.service,
-        world.service.submit,
-        world.service.fetch,
-        len(world.service.posted),
-    )
+    service, submit, fetch = world.service, world.service.submit, world.service.fetch
+    begun = len(service.posted)
 
     async def submitting(text: str) -> str:
         job = await submit(text)
@@ -153,8 +149,8 @@ def test_the_retry_returns_what_the_service_has_counted(
 
 
 def test_several_kills(world: World, texts: dict[str, str]) -> None:
-    for number, stage in enumerate(("submissions", "polls", "submissions", "publication"), 1):
-        with killed_at(world, stage):
+    for number, moment in enumerate(("submissions", "polls", "submissions", "publication"), 1):
+        with killed_at(world, moment):
             world.run(run_id="night", try_number=number)
 
     returned = world.run(run_id="night", try_number=5)
@@ -187,14 +183,12 @@ def test_the_sums_of_shards_have_all_tries(world: World, texts: dict[str, str]) 
 def test_a_shard_that_continues_after_its_publication_counts_anew(
     world: World, texts: dict[str, str]
 ) -> None:
-    (listing,) = write_listings(str(world.source), f"{world.output}/listings", shards=1)
-    world.set(listing=listing)
-    staged = world.run()
+    staged = stage(world, 1)
     world.write("000.txt", "Changed after the staging.")
-    world.run()
-    assert commit(world, [staged])["submitted"] == DOCUMENTS
+    stage(world, 1)
+    assert commit(world, staged)["submitted"] == DOCUMENTS
     world.write("001.txt", "Changed after the publication.")
-    returned = commit(world, [world.run()], run_id="later")
+    returned = commit(world, stage(world, 1), run_id="later")
     assert [returned[name] for name in ("submitted", "resubmitted", "changed")] == [2, 0, 2]
 
 
