@@ -132,9 +132,9 @@ class InFlightLimit:
 READ_AHEAD = 32
 READ_AHEAD_CHARACTERS = 4_000_000
 # Texts whose intents are recorded and which are not yet submitted.
-LEAST_INTENTS, MOST_INTENTS = 32, 512
-# Texts that have intents, as a multiple of those submitted during the last group; the second one if a submission had to
-# wait for its intent.
+LEAST_INTENTS, MOST_INTENTS = 16, 256
+# Texts that have intents, as a multiple of those submitted during the last group; the larger one if a submission has
+# waited for its intent.
 INTENTS_AHEAD, INTENTS_AHEAD_AFTER_WAIT = 1.25, 2.0
 
 
