@@ -763,6 +763,7 @@ class TestCrashes:
 
         # Many intents are stored by then.
         monkeypatch.setattr(pipeline, "LEAST_INTENTS", pipeline.MOST_INTENTS)
+        monkeypatch.setattr(pipeline, "FIRST_WINDOW", len(texts))
         monkeypatch.setattr(world.service, "submit", slowly)
         monkeypatch.setattr(journal, "write_file", full)
         monkeypatch.setattr(journal, "WRITE_WAIT", 0.2)
