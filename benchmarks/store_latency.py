@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 How long reading a source on S3 takes with and without latency of the store: files of one document, and of one record.
+With ``--runs``, how long runs over a catalogue take.
 
 ::
 
     python -m benchmarks.store_latency           # 1,000 files in one folder, and in 1,000 folders
     python -m benchmarks.store_latency --short   # 100
+    python -m benchmarks.store_latency --runs    # a first run and an unchanged one over 1,000 folders of one file
 
-The bucket is one of moto's server in this process; the latency is waited for before each request of s3fs.
+The bucket is one of moto's server in this process; the latency is waited for before each request of s3fs. With
+``--runs``, a proxy delays each request to the server instead.
 """
 
 from __future__ import annotations
@@ -27,8 +30,12 @@ os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
 
 import s3fs
 
+from benchmarks.store_requests import night
+from dev.faulty_proxy import FaultyProxy
 from dev.s3_server import BUCKET, s3_client, s3_server
+from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.plan import Plan
+from lucidworks_provider.corpus.run import Corpus
 from lucidworks_provider.corpus.run_database import RunDatabase
 from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
 from lucidworks_provider.documents.source import list_source
@@ -71,13 +78,46 @@ def measure(source: str) -> tuple[float, float]:
         return listed - began, time.perf_counter() - listed
 
 
+def measure_runs(uri: str, count: int) -> None:
+    """Print the seconds of a first run and of an unchanged one, and the ratio of both latencies."""
+    client, name = s3_client(CONN_ID), f"AIRFLOW_CONN_{CONN_ID.upper()}"
+    for source, files in (("warm-up", 1), ("source", count)):
+        for number in range(files):
+            client.put_object(Bucket=BUCKET, Key=f"{source}/{number:04}/a.txt", Body=b"A text. " * 500)
+    connection = json.loads(os.environ[name])
+    options = ChunkingOptions("dynamic-sentence", "gte-small")
+    with FaultyProxy(connection["extra"]["endpoint_url"]) as proxy:
+        connection["extra"]["endpoint_url"] = proxy.url
+        os.environ[name] = json.dumps(connection)
+        night(Corpus(f"{uri}/warm-up", f"{uri}/warm-up-output", options), 0)
+        seconds: dict[tuple[str, float], float] = {}
+        print("| run | latency | seconds | requests | ratio |\n| --- | --- | --- | --- | --- |")
+        for proxy.latency in LATENCIES:
+            corpus = Corpus(f"{uri}/source", f"{uri}/output-{proxy.latency}", options)
+            for number, run in enumerate(("first", "unchanged")):
+                before = proxy.passed.total()
+                seconds[run, proxy.latency], _ = night(corpus, number)
+                ratio = seconds[run, proxy.latency] / seconds[run, LATENCIES[0]]
+                print(
+                    f"| {run}, {count:,} folders | {proxy.latency * 1000:.0f} ms | "
+                    f"{seconds[run, proxy.latency]:.1f} | {proxy.passed.total() - before:,} | {ratio:.2f} |",
+                    flush=True,
+                )
+
+
 def main() -> int:
     """Print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--short", action="store_true")
-    count = 100 if parser.parse_args().short else 1000
+    parser.add_argument("--runs", action="store_true")
+    given = parser.parse_args()
+    count = 100 if given.short else 1000
+    if given.runs:
+        with s3_server(CONN_ID) as uri:
+            measure_runs(uri, count)
+        return 0
     late = Late()
     print("| source | latency | seconds to list | seconds to read |\n| --- | --- | --- | --- |")
     with s3_server(CONN_ID) as uri:

@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The write-ahead log of a run: job ids and results that are not yet in a part.
+The write-ahead log of a run: intents, job ids and results that are not yet in a part.
 
 The service returns a job's id and its result only once, so a process that dies must not lose them. Both go to
 files below the output, in group commits: one file has the records of a quarter of a second, as object stores cannot
-append. A killed process loses at most the last group and the requests in flight.
+append. A killed process loses at most the last group and the requests in flight. A text is submitted after its intent
+is stored, so the next process has an intent for each submission whose id was lost.
 
 ::
 
     journal/head.json                 the folder of the current run, its configuration, and whether it has ended
-    journal/RUN/00000007-…-work.log   SUBMITTED(segment, job), BODY(segment, job, bytes), UNCONFIRMED(the same)
+    journal/RUN/00000007-…-work.log   INTENDED(segment), WITHDRAWN(segment), SUBMITTED(segment, job),
+                                      BODY(segment, job, bytes), UNCONFIRMED(the same)
     journal/RUN/00000009-…-kept.log   PART(files), FAILED(document), END(of an attempt)
 
 A work file is deleted when all its documents are in parts; kept files stay until the parts are committed. A record is
-a line of JSON; the bytes of a body follow its line. Each line also has the number of submissions and resubmissions so
-far: a work file is deleted only after a kept file with numbers at least as large was written, so that the counts
-include all attempts.
+a line of JSON; the bytes of a body follow its line. The last line of each file has the number of submissions and
+resubmissions so far, with those that are intended. A work file is deleted after a later file was written, so the last
+file has the counts of all attempts.
 
 Only the folder that ``head.json`` names is valid, and only until ``head.json`` says that the run has ended. Files of
 earlier runs have no effect, so the journal is correct on a storage that refuses deletions. With ``keep_raw`` the
@@ -52,8 +54,10 @@ log = logging.getLogger(__name__)
 
 HEAD = f"{JOURNAL}/head.json"
 _WORK, _KEPT = "-work.log", "-kept.log"
-# Limits of a group; more per group are fewer files a second, and more to lose.
+# Limits of a group; more per group are fewer files a second, and more to lose. The first group has only intents, and
+# nothing is submitted before it is stored.
 GROUP_SECONDS = 0.25
+FIRST_GROUP_SECONDS = 0.05
 GROUP_BYTES = 8_000_000
 # Attempts to write to a storage that fails, and seconds between them: one minute.
 WRITE_ATTEMPTS = 30
@@ -89,10 +93,12 @@ class Record:
 
     :param job: id, of SUBMITTED, BODY and UNCONFIRMED.
     :param location: of the bytes of a BODY.
-    :param value: of PART, FAILED and END.
+    :param value: of PART, FAILED, END and SENT.
     """
 
-    kind: Literal["submitted", "body", "unconfirmed", "part", "failed", "end"]
+    kind: Literal[
+        "intended", "withdrawn", "submitted", "body", "unconfirmed", "part", "failed", "end", "sent"
+    ]
     key: SegmentKey | None = None
     job: str = ""
     location: BodyLocation | None = None
@@ -123,8 +129,9 @@ class Journal:
     :param output: URI of the folder.
     :param keep: do not remove the files of new runs.
     :param write: writes the file of a group; blocks.
-    :ivar submissions: of the run with all its attempts, after :meth:`load` was iterated to its end.
-    :ivar resubmissions: submissions of texts that had been submitted before.
+    :ivar submissions: those of the run with all its attempts, and those intended, after :meth:`load` was iterated to
+        its end.
+    :ivar resubmissions: those of texts that had, or may have, been submitted before.
     """
 
     def __init__(
@@ -183,6 +190,7 @@ class Journal:
 
     def load(self) -> Iterator[Record]:
         """All records in the order of writing; of a torn file those before the damage."""
+        self.submissions = self.resubmissions = 0
         for name in self._names():
             self._next = max(self._next, int(name.partition("-")[0]) + 1)
             data = read_file(self._uri(name))
@@ -244,19 +252,19 @@ class Journal:
             try:
                 plain = json.loads(data[at:stop])
                 length = plain["bytes"]
-                submissions, resubmissions = plain.get("sent", (0, 0))
                 key = SegmentKey(*plain["key"]) if plain["key"] else None
                 if stop < 0 or stop + 1 + length >= len(data):
                     raise ValueError
             except (ValueError, TypeError, KeyError):
                 log.warning("%s is torn at byte %s; the rest is ignored.", self._uri(name), at)
                 return
-            self.submissions = max(self.submissions, submissions)
-            self.resubmissions = max(self.resubmissions, resubmissions)
             if key is not None:
                 self._add_reference(name, key.document_id)
             location = BodyLocation(name, stop + 1, length) if plain["kind"] == "body" else None
-            yield Record(plain["kind"], key, plain["job"], location, plain["value"])
+            if plain["kind"] == "sent":
+                self.submissions, self.resubmissions = plain["value"]
+            else:
+                yield Record(plain["kind"], key, plain["job"], location, plain["value"])
             at = stop + 1 + length + 1
 
     # -- writing; on the event loop --------------------------------------------------------------------
@@ -265,14 +273,39 @@ class Journal:
         """Wait while writes fail, as job ids could not be stored."""
         await self._writable.wait()
 
+    def intend(self, key: SegmentKey, *, again: bool) -> asyncio.Future[str]:
+        """
+        Add and count the intent to submit a text; it is written with the next group.
+
+        :param again: the text was, or may have been, submitted before.
+        :return: for :meth:`stored`.
+        """
+        self.submissions += 1
+        self.resubmissions += again
+        self._add_work(Record("intended", key))
+        return self._group_stored()
+
+    async def stored(self, group: asyncio.Future[str]) -> None:
+        """Wait until a group is stored."""
+        if not group.done():
+            self._full.set()
+        await asyncio.shield(group)
+
+    def withdraw(self, key: SegmentKey, *, again: bool) -> None:
+        """
+        Take back an intent: the text was not submitted, or no job was made.
+
+        :param again: as in :meth:`intend`; an earlier submission remains possible.
+        """
+        self.submissions -= 1
+        self.resubmissions -= again
+        if not again:
+            self._add_work(Record("withdrawn", key))
+
     def submitted(self, key: SegmentKey, job: str) -> None:
         """Add a record of a job; polling need not wait for its write."""
-        self.submissions += 1
         self._add_work(Record("submitted", key, job))
-
-    def resubmitted(self) -> None:
-        """Count a text that is submitted again; written with the next record."""
-        self.resubmissions += 1
+        self._full.set()
 
     async def write_body(
         self, key: SegmentKey, job: str, body: bytes, *, unconfirmed: bool = False
@@ -283,9 +316,8 @@ class Journal:
         :param unconfirmed: it may not be the result, so a resumed run polls the job again.
         """
         offset = self._add_work(Record("unconfirmed" if unconfirmed else "body", key, job), body)
-        if self._flushed is None:
-            self._flushed = asyncio.get_running_loop().create_future()
-        return BodyLocation(await asyncio.shield(self._flushed), offset, len(body))
+        self._full.set()
+        return BodyLocation(await asyncio.shield(self._group_stored()), offset, len(body))
 
     async def write(self, kind: Literal["part", "failed", "end"], value: Any) -> None:
         """Write a record that stays until :meth:`end`; returns once it is stored."""
@@ -294,16 +326,18 @@ class Journal:
 
     def append(self, kind: Literal["part", "failed", "end"], value: Any) -> None:
         """Add a record to the next group; see :meth:`write`."""
-        self._kept.add(self._counted(Record(kind, value=value)))
+        self._kept.add(_plain(Record(kind, value=value)))
         self._full.set()
 
     async def write_groups(self) -> None:
         """Flush every quarter of a second, or when a group is large; runs as a task of its own."""
+        seconds = min(FIRST_GROUP_SECONDS, GROUP_SECONDS)
         while True:
             await self._full.wait()
             self._full.clear()
             if self._work.size < GROUP_BYTES:
-                await asyncio.sleep(GROUP_SECONDS)
+                await asyncio.sleep(seconds)
+            seconds = min(2 * seconds, GROUP_SECONDS)
             # Not to be cancelled: the service does not return these results again.
             await shielded(self.flush())
 
@@ -314,6 +348,10 @@ class Journal:
         :raises StorageError: all attempts failed; also raised by :meth:`write_body`.
         """
         async with self._writing:
+            sent = Record("sent", value=[self.submissions, self.resubmissions])
+            for group in (self._work, self._kept):
+                if group.lines:
+                    group.add(_plain(sent))
             # In this order, as a document fails after its submission.
             self._unwritten += [
                 (self._work, self._new_name(_WORK), self._flushed),
@@ -365,14 +403,15 @@ class Journal:
             self._removable = discard(*map(self._uri, files))
 
     def _add_work(self, record: Record, body: bytes = b"") -> int:
-        offset = self._work.add(self._counted(record), body)
         if record.key is not None:
             self._work.documents.add(record.key.document_id)
-        self._full.set()
-        return offset
+        return self._work.add(_plain(record), body)
 
-    def _counted(self, record: Record) -> dict[str, Any]:
-        return _plain(record) | {"sent": [self.submissions, self.resubmissions]}
+    def _group_stored(self) -> asyncio.Future[str]:
+        """Done when the records so far are stored, with the name of the file of the last group."""
+        if self._flushed is None:
+            self._flushed = asyncio.get_running_loop().create_future()
+        return self._flushed
 
     def _new_name(self, suffix: str) -> str:
         # The nonce keeps a process that has lost the lease from overwriting files of its successor.

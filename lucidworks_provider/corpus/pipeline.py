@@ -4,8 +4,8 @@ Sends the documents of a run and collects their chunks.
 
 ::
 
-    plan ──> submit ──> poll ──> journal ──> part
-             (InFlightLimit)  (BodyBudget)
+    plan ──> intend ──> submit ──> poll ──> journal ──> part
+             (Intents)  (InFlightLimit)  (BodyBudget)
 
 An event loop submits and polls, a thread reads documents ahead, and a thread writes parts.
 :class:`PollDelayEstimator` decides when a job is polled first.
@@ -30,7 +30,7 @@ from tenacity import RetryCallState, retry_if_exception_type, stop_after_attempt
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.jobs import CHUNKING
-from lucidworks_provider.corpus.journal import BodyLocation, Journal
+from lucidworks_provider.corpus.journal import BodyLocation, Journal, SegmentKey
 from lucidworks_provider.corpus.parts import (
     CompletedDocument,
     Part,
@@ -46,6 +46,7 @@ from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.documents.document import Reason, RejectedDocument
 from lucidworks_provider.errors import (
     BudgetExceededError,
+    ContentEncodingError,
     ForbiddenError,
     InputError,
     LucidworksError,
@@ -125,6 +126,92 @@ class InFlightLimit:
         self._limit = min(self._most, self._limit + 1)
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
+
+
+# Documents read per call of a thread.
+READ_AHEAD = 32
+READ_AHEAD_CHARACTERS = 4_000_000
+# Texts whose intents are recorded and which are not yet submitted.
+LEAST_INTENTS, MOST_INTENTS = 16, 256
+# Texts that have intents, as a multiple of those submitted during the last group; the larger one if a submission has
+# waited for its intent.
+INTENTS_AHEAD, INTENTS_AHEAD_AFTER_WAIT = 1.25, 2.0
+
+
+class Intents:
+    """
+    The intents of the texts that are submitted next.
+
+    There are a few more of them than texts that were submitted during the last group of the journal: with fewer,
+    submissions would wait for the journal. With more, more texts than necessary might have been submitted when the
+    process is killed.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._limit = FIRST_WINDOW
+        # Not yet submitted, and whether the text was, or may have been, submitted before.
+        self._unsent: dict[SegmentKey, bool] = {}
+        # Submissions since the first intent of the group, and whether one has waited for its intent.
+        self._begun = 0
+        self._waited = False
+        self._group: asyncio.Future[str] | None = None
+        # Of the documents before their admission.
+        self._characters = 0
+        self._room = asyncio.Event()
+
+    async def add(self, candidate: Candidate) -> asyncio.Future[str] | None:
+        """Wait for room for a document; returns the group of its intents, None if it has none."""
+        while len(self._unsent) >= self._limit or (
+            self._characters and self._characters + candidate.size > READ_AHEAD_CHARACTERS
+        ):
+            self._room.clear()
+            await self._room.wait()
+        self._characters += candidate.size
+        group = None
+        for segment in candidate.segments:
+            if not segment.job:
+                group = self._record(segment.key, again=segment.again)
+        return group
+
+    def admit(self, candidate: Candidate) -> None:
+        """A document that was added is no longer read ahead."""
+        self._characters -= candidate.size
+        self._room.set()
+
+    async def stored(self, group: asyncio.Future[str] | None) -> None:
+        """Wait for what :meth:`add` has returned."""
+        if group is not None and not group.done():
+            self._waited = True
+            await self._journal.stored(group)
+
+    async def require(self, key: SegmentKey) -> None:
+        """Store the intent of a further submission of a text, unless there is one."""
+        if key not in self._unsent:
+            await self._journal.stored(self._record(key, again=True))
+
+    def begin(self, key: SegmentKey) -> bool:
+        """A submission begins; returns whether the text was, or may have been, submitted before."""
+        self._begun += 1
+        self._room.set()
+        return self._unsent.pop(key)
+
+    def withdraw(self) -> None:
+        """Nothing more is submitted."""
+        for key, again in self._unsent.items():
+            self._journal.withdraw(key, again=again)
+        self._unsent.clear()
+
+    def _record(self, key: SegmentKey, *, again: bool) -> asyncio.Future[str]:
+        self._unsent[key] = again
+        group = self._journal.intend(key, again=again)
+        if self._group is not None and group is not self._group:
+            ahead = INTENTS_AHEAD_AFTER_WAIT if self._waited else INTENTS_AHEAD
+            expected = int(self._begun * ahead)
+            self._limit = min(MOST_INTENTS, max(LEAST_INTENTS, self._limit // 2, expected))
+            self._begun, self._waited = 0, False
+        self._group = group
+        return group
 
 
 class BodyBudget:
@@ -329,6 +416,8 @@ SUBMISSIONS = 32
 # Submissions of a text whose POSTs get no response, and the shortest wait between them.
 SUBMIT_ATTEMPTS = 3
 SUBMIT_WAIT = 5.0
+# Errors of a submission after which a job with an unknown id may exist.
+_JOB_POSSIBLE = (ContentEncodingError, NoJobIdError, SubmissionUnknownError)
 # Responses that may have a cause common to all documents: many rejects in a row stop the run.
 _REFUSED = (RequestRefusedError, ForbiddenError, UnknownResourceError)
 
@@ -369,6 +458,7 @@ class JobRunner:
         self.budget = Budget(max_tokens=self.settings.max_tokens)
         self.body_budget = BodyBudget()
         self.delays = PollDelayEstimator(self.settings.poll_interval)
+        self.intents = Intents(self.journal)
         self._submitting = asyncio.Semaphore(SUBMISSIONS)
         # Set after the first submission.
         self.submitted = asyncio.Event()
@@ -426,8 +516,6 @@ class JobRunner:
                 segment.key.document_id,
                 ended.message,
             )
-            self.journal.resubmitted()
-            self.stats.resubmitted()
             job, again = "", True
 
     def _register_job(self, job: str, segment: SegmentRequest) -> None:
@@ -479,8 +567,6 @@ class JobRunner:
                 segment.key.document_id,
                 _error(state),
             )
-            self.journal.resubmitted()
-            self.stats.resubmitted()
 
         try:
             return await retry_async(
@@ -502,6 +588,7 @@ class JobRunner:
             raise RejectedError(Reason.FAILED, f"{SUBMIT_ATTEMPTS} submissions: {err}") from None
 
     async def _submit_once(self, segment: SegmentRequest) -> str:
+        await self.intents.require(segment.key)
         async with self._submitting:
             self.budget.check_tokens()
             await self.journal.writable()
@@ -509,7 +596,16 @@ class JobRunner:
             return await shielded(self._post(segment))
 
     async def _post(self, segment: SegmentRequest) -> str:
-        job = await retry_async(self.service.submit, segment.text, **WHILE_RATE_LIMITED)
+        again = self.intents.begin(segment.key)
+        if again:
+            self.stats.resubmitted()
+        try:
+            job = await retry_async(self.service.submit, segment.text, **WHILE_RATE_LIMITED)
+        except _JOB_POSSIBLE:
+            raise
+        except LucidworksError:
+            self.journal.withdraw(segment.key, again=again)
+            raise
         self.journal.submitted(segment.key, job)
         self.stats.submitted(time.monotonic())
         self.submitted.set()
@@ -520,9 +616,6 @@ def _error(state: RetryCallState) -> BaseException | None:
     return None if state.outcome is None else state.outcome.exception()
 
 
-# Documents read per call of a thread.
-READ_AHEAD = 32
-READ_AHEAD_CHARACTERS = 4_000_000
 # A part is completed at least this often, so that the journal stays small.
 PART_SECONDS = 300.0
 PROGRESS_SECONDS = 5.0
@@ -569,6 +662,7 @@ class Pipeline:
     def __post_init__(self) -> None:
         self._in_flight_limit = InFlightLimit(self.settings.max_in_flight)
         self.runner = JobRunner(self.service, self.journal, self.stats, self.settings)
+        self._ahead: asyncio.Queue[tuple[Candidate, asyncio.Future[str] | None] | None] = asyncio.Queue()
         self._completed: asyncio.Queue[CompletedDocument] = asyncio.Queue()
         self._part: PartWriter | None = None
         self._part_since = 0.0
@@ -619,6 +713,7 @@ class Pipeline:
         if isinstance(failure, ConsecutiveFailuresError):
             # The next attempt submits the rejected documents again.
             self.journal.append("end", None)
+        self.runner.intents.withdraw()
         # Before the part, whose contents are in the journal.
         await self.journal.flush()
         await self._close_part()
@@ -641,17 +736,27 @@ class Pipeline:
 
     async def _send_all(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
         async with asyncio.TaskGroup() as documents:
-            while not self.over_budget and (batch := await in_thread(_take, candidates)):
-                for candidate in batch:
-                    if isinstance(candidate, RejectedDocument):
-                        self.stats.rejected(candidate.reason)
-                        continue
-                    await self._in_flight_limit.acquire(candidate.size)
-                    if self.over_budget:
-                        self._release(candidate)
-                        break
-                    self.stats.in_flight = self._in_flight_limit.in_flight
-                    documents.create_task(self._document(candidate))
+            reading = documents.create_task(self._read_ahead(candidates))
+            while (added := await self._ahead.get()) is not None:
+                candidate, intents = added
+                self.runner.intents.admit(candidate)
+                await self._in_flight_limit.acquire(candidate.size)
+                await self.runner.intents.stored(intents)
+                if self.over_budget:
+                    self._release(candidate)
+                    break
+                self.stats.in_flight = self._in_flight_limit.in_flight
+                documents.create_task(self._document(candidate))
+            reading.cancel()
+
+    async def _read_ahead(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
+        while batch := await in_thread(_take, candidates):
+            for candidate in batch:
+                if isinstance(candidate, RejectedDocument):
+                    self.stats.rejected(candidate.reason)
+                else:
+                    self._ahead.put_nowait((candidate, await self.runner.intents.add(candidate)))
+        self._ahead.put_nowait(None)
 
     # -- a document ----------------------------------------------------------------------------------
 
@@ -668,6 +773,7 @@ class Pipeline:
         except BudgetExceededError:
             self.over_budget = True
             self._release(candidate)
+            self._ahead.put_nowait(None)
         except RejectedError as err:
             self._reject(candidate, err)
             self._release(candidate)

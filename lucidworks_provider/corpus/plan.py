@@ -41,12 +41,14 @@ class SegmentRequest:
 
     :param job: id of a job that was submitted; empty for none.
     :param body: where the job's result is in the journal.
+    :param again: the text was, or may have been, submitted by an earlier try, and the job is lost.
     """
 
     key: SegmentKey
     text: str
     job: str = ""
     body: BodyLocation | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +222,14 @@ class Plan:
                 continue
             key = SegmentKey(document.id, digest, segment.start, len(segment.text))
             row = self._db.one(
-                "SELECT job, log, offset, bytes FROM segments WHERE id = ? AND hash = ? AND start = ? AND length = ?",
+                "SELECT job, log, offset, bytes FROM segments WHERE id = ? AND hash = ? "
+                "AND (start = ? AND length = ? OR length = 0) ORDER BY length DESC LIMIT 1",
                 *key,
             )
             job, body = "", None
             if row:
                 job, body = row[0], BodyLocation(*row[1:]) if row[1] else None
-            yield SegmentRequest(key, segment.text, job, body)
+            yield SegmentRequest(key, segment.text, job, body, again=row is not None and not job)
 
     @staticmethod
     def _same(file: SourceFile, row: Row | None) -> bool:

@@ -641,6 +641,7 @@ class RunRecord:
     :param transactions: transaction identifiers of ``documents`` in addition to those of every run.
     :param base: number of the run that ``documents`` must be at before the second commit.
     :param parts: paths of the files that the run has written.
+    :param sent: submissions and resubmissions of the journal; a later run of a shard may continue it.
     """
 
     number: int
@@ -652,6 +653,7 @@ class RunRecord:
     transactions: Mapping[str, int] = field(default_factory=dict)
     base: int = 0
     parts: Sequence[str] = ()
+    sent: Sequence[int] = (0, 0)
 
 
 def write_run_record(folder: str, record: RunRecord) -> None:

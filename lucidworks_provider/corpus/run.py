@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from operator import sub
 from typing import Any, Literal
 
 from lucidworks_provider import metrics
@@ -183,6 +184,8 @@ class _Run:
     shard: Shard | None
     folder: str
     parts: list[Part] = field(default_factory=list)
+    # Submissions and resubmissions in the journal that the last published run has returned.
+    _returned_before: Sequence[int] = field(default=(0, 0), init=False)
     # About the source.
     _warnings: int = field(default=0, init=False)
     _began: float = field(default_factory=time.monotonic, init=False)
@@ -212,6 +215,8 @@ class _Run:
         )
         if resumed is not None:
             self.parts = resumed
+            if last is not None and last.journal == self._journal.run:
+                self._returned_before = last.sent
         if self.shard is not None:
             delete_staged(self.folder, self._published)
         exact = corpus.max_requests is not None
@@ -307,6 +312,10 @@ class _Run:
         self._log_end(f"version {returned['version']}", returned, stats)
         return returned
 
+    @property
+    def _sent(self) -> tuple[int, int]:
+        return self._journal.submissions, self._journal.resubmissions
+
     def _check_rejects(self, stats: RunStats) -> int:
         """
         Write the file of rejects; returns their number.
@@ -339,6 +348,7 @@ class _Run:
         """What the task returns, for all tries: from the parts and the journal, not from the stats of this try."""
         db = self.db
         documents, chunks = count_after(db)
+        submitted, resubmitted = map(sub, self._sent, self._returned_before)
         return {
             "dataset": self.corpus.output,
             "version": None,
@@ -355,8 +365,8 @@ class _Run:
                 SAME,
             ),
             "rejected": rejected,
-            "submitted": self._journal.submissions,
-            "resubmitted": self._journal.resubmissions,
+            "submitted": submitted,
+            "resubmitted": resubmitted,
             "truncated": sum(part.truncated for part in self.parts),
             "warnings": sum(part.warnings for part in self.parts) + self._warnings,
             "rejects": below(self.folder, REJECTS),
@@ -384,7 +394,15 @@ class _Run:
             base=self.tables.run,
         )
         parts = [part.path for part in self.parts]
-        record = RunRecord(number, self.task, self._journal.run, returned, base=self.tables.run, parts=parts)
+        record = RunRecord(
+            number,
+            self.task,
+            self._journal.run,
+            returned,
+            base=self.tables.run,
+            parts=parts,
+            sent=self._sent,
+        )
         return stage_shard(self.folder, self.db, staged, record)
 
     def _log_end(self, what: str, returned: Mapping[str, Any], stats: RunStats) -> None:
@@ -550,7 +568,7 @@ def _check_output(corpus: Corpus) -> None:
 # Jobs and bodies of documents that are in no part.
 _UNFINISHED = """
 SELECT id, hash, start, length, job, log, offset, bytes FROM segments
-WHERE NOT EXISTS (SELECT 1 FROM new WHERE new.id = segments.id AND new.hash = segments.hash)
+WHERE job != '' AND NOT EXISTS (SELECT 1 FROM new WHERE new.id = segments.id AND new.hash = segments.hash)
 """
 
 
@@ -623,7 +641,7 @@ def resume_run(
     log.info(
         "Resuming an unfinished run: %s parts, %s jobs or results.",
         len(parts),
-        db.count("SELECT count(*) FROM segments"),
+        db.count("SELECT count(*) FROM segments WHERE job != ''"),
     )
     # The run may have died between the record of a part and the deletion of the bodies that it contains.
     journal.delete(journal.unreferenced(row[0] for row in db.rows("SELECT id FROM new")))
@@ -669,15 +687,20 @@ def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> list[P
                 part = _part(record.value, journal)
                 if files is not None and part.path and part.path not in files:
                     log.warning("%s of an unfinished run is gone; its documents are sent again.", part.path)
+                    again = ((row.id, row.hash, 0, 0, "", None, None, None) for row in read_index(part.index))
+                    db.many("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", again)
                     continue
                 parts.append(part)
                 db.add_new(read_index(part.index))
             case "failed":
                 db.run("INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?)", *record.value)
                 # The next attempt submits it again.
-                db.run("DELETE FROM segments WHERE id = ?", record.value[0])
+                db.run("UPDATE segments SET job = '', log = NULL WHERE id = ?", record.value[0])
             case "end":
                 db.clear_failures()
+            case "withdrawn":
+                where = "id = ? AND hash = ? AND start = ? AND length = ?"
+                db.run(f"DELETE FROM segments WHERE {where}", *(record.key or ()))  # noqa: S608
             case _ if record.key is not None:
                 values = (*record.key, record.job, *(record.location or (None, None, None)))
                 db.run("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *values)

@@ -11,7 +11,7 @@ of documents, the journal and the source.
 ``new``         documents that the run has chunked
 ``touched``     documents with the same text and another size, etag or file
 ``files``       files of the source that have to be read
-``segments``    jobs and results in the journal
+``segments``    intents, jobs and results in the journal; without a job, the text may have been submitted
 ``rejects``     documents that this run rejects; ``before``: earlier rejects
 ``failed``      texts that are not sent again
 ``unknown``     documents of a shard that it did not have before

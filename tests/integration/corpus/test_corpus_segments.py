@@ -14,8 +14,16 @@ import pytest
 
 from lucidworks_provider.corpus import pipeline
 from lucidworks_provider.corpus.journal import Journal, SegmentKey
-from lucidworks_provider.corpus.pipeline import BodyBudget, InFlightLimit, PollDelayEstimator
+from lucidworks_provider.corpus.pipeline import (
+    MOST_INTENTS,
+    BodyBudget,
+    InFlightLimit,
+    Intents,
+    PollDelayEstimator,
+)
+from lucidworks_provider.corpus.plan import INLINE, Candidate, SegmentRequest
 from lucidworks_provider.corpus.run_database import SAME, Row, RunDatabase
+from lucidworks_provider.documents.document import Document
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.storage import write_file
 
@@ -70,7 +78,8 @@ class TestJournal:
         journal.submitted(key("b"), "job b")
         await journal.flush()
         (file,) = tmp_path.glob("journal/*/*.log")
-        file.write_bytes(file.read_bytes()[:-cut])
+        jobs, _, _ = file.read_bytes().partition(b'{"kind": "sent"')
+        file.write_bytes(jobs[:-cut])
 
         assert [record.job for record in reopened(tmp_path).load()] == ["job a"]
 
@@ -169,6 +178,61 @@ class TestJournal:
             await journal.flush()
         with pytest.raises(StorageError):
             await waiting
+
+
+class TestIntents:
+    """How many intents there are ahead of the submissions."""
+
+    @pytest.mark.parametrize(
+        ("submitted", "waited", "ahead"),
+        [
+            (40, False, 50),
+            (40, True, 80),
+            (20, False, 25),
+            (MOST_INTENTS, True, MOST_INTENTS),
+        ],
+    )
+    async def test_as_many_as_are_submitted_until_the_next_group(
+        self, tmp_path: Path, submitted: int, waited: bool, ahead: int
+    ) -> None:
+        journal = begun(tmp_path)
+        intents = Intents(journal)
+        unsent: list[SegmentKey] = []
+        group: asyncio.Future[str] | None = None
+        for number in range(8):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    while True:
+                        name = f"{number}-{len(unsent)}"
+                        segment = SegmentRequest(key(name), "text")
+                        group = await intents.add(
+                            Candidate(Document(name, "text"), "hash", INLINE, (segment,))
+                        )
+                        unsent.append(segment.key)
+            last = len(unsent)
+            waiting = asyncio.create_task(intents.stored(group if waited else None))
+            await asyncio.sleep(0)
+            await journal.flush()
+            await waiting
+            for one in unsent[:submitted]:
+                assert not intents.begin(one)
+            del unsent[:submitted]
+        assert last == ahead
+
+    async def test_those_that_were_not_submitted_are_withdrawn(self, tmp_path: Path) -> None:
+        journal = begun(tmp_path)
+        for name, again in (("a", False), ("b", True), ("c", False)):
+            journal.intend(key(name), again=again)
+        journal.submitted(key("a"), "job a")
+        await journal.flush()
+        journal.withdraw(key("b"), again=True)
+        journal.withdraw(key("c"), again=False)
+        await journal.flush()
+
+        found = reopened(tmp_path)
+        kinds = [(record.kind, record.key.document_id) for record in found.load() if record.key]
+        assert kinds[3:] == [("submitted", "a"), ("withdrawn", "c")]
+        assert (found.submissions, found.resubmissions) == (1, 0)
 
 
 class TestWindow:

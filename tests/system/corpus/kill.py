@@ -285,7 +285,7 @@ class Story:
     :param reading: of the tables at the same time.
     :param published: by version of the chunks, the texts of the night.
     :param killed: how many, by what of the run's commits was there.
-    :param uncounted: submissions that no task returned: their tries died before they had stored the ids.
+    :param submitted: what the tasks returned, beyond the submissions of their runs.
     :param resubmitted: what the tasks returned.
     """
 
@@ -302,7 +302,7 @@ class Story:
     published: dict[int, dict[str, str]] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
     killed: Counter[str] = field(default_factory=Counter)
-    uncounted: int = 0
+    submitted: int = 0
     resubmitted: int = 0
 
     def __post_init__(self) -> None:
@@ -315,6 +315,7 @@ class Story:
         catalogue.fill(self.documents)
         commit = COMMIT_SECONDS_S3 if self.runner.store.environment else COMMIT_SECONDS
         last: dict[str, str] = {}
+        twice = 0
         for night in range(1, NIGHTS):
             begun, before = time.monotonic(), len(self.moments)
             run, sent = read_tables(self.runner.store.output).run, len(self.emulator.submissions())
@@ -333,8 +334,13 @@ class Story:
             verdict = self.judge()
             changed = {path for path, text in catalogue.texts.items() if last.get(path) != text}
             verdict.wrong.extend(self._check_returned(returned, changed))
-            self.uncounted += len(self.emulator.submissions()) - sent - returned["submitted"]
+            sent, twice = len(self.emulator.submissions()) - sent, verdict.twice - twice
+            if returned["submitted"] < sent or returned["resubmitted"] < twice:
+                found = {name: returned[name] for name in ("submitted", "resubmitted")}
+                verdict.wrong.append(f"the task returned {found}, and the service counted {sent} and {twice}")
+            self.submitted += returned["submitted"] - sent
             self.resubmitted += returned["resubmitted"]
+            twice = verdict.twice
             last = dict(catalogue.texts)
             self.verdicts.append(verdict)
             self.say(
@@ -454,8 +460,8 @@ def main() -> int:
         f"| reads meanwhile of what no night has published, of {reads:,} | 0 | {len(faults)} |\n"
         f"| submitted twice | <= {last.in_flight + last.unflushed} (in flight {last.in_flight}, unflushed "
         f"{last.unflushed}) | {last.twice} |\n"
-        f"| of these in the `resubmitted` that the tasks returned | - | {story.resubmitted} |\n"
-        f"| of these not in the `submitted` that the tasks returned | - | {story.uncounted} |\n\n"
+        f"| `resubmitted` that the tasks returned | >= {last.twice} | {story.resubmitted} |\n"
+        f"| `submitted` beyond the submissions | >= 0 | {story.submitted} |\n\n"
         f"Kills: {killed}."
     )
     good = all(verdict.good for verdict in story.verdicts) and not faults and reads >= READS
