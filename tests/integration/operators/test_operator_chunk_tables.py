@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowSkipException, TaskDeferred
-from prediction_service import Service, lineage_of, new_context, rows_of, service_of, through_triggers, wait
+from operator_service import Service, lineage_of, new_context, rows_of, service_of, through_triggers, wait
 from table_sources import FILES, KEYS, ROWS, SKUS, SOURCES, TABLE, FromStream, dictionaries, keyed, write
 
 from lucidworks_provider.decorators.chunk import lucidworks_chunk_task

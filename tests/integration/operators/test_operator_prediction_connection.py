@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prediction_service import LLAMA, Service, by_jobs, direct, new_context, scripted, service_of
+from operator_service import LLAMA, Service, by_jobs, direct, new_context, scripted, service_of
 
 from lucidworks_provider.client import use_cases
 from lucidworks_provider.client.predictions import predict, submit_prediction

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, TaskDeferred
-from prediction_service import (
+from operator_service import (
     Scripted,
     Service,
     by_jobs,

@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowSkipException
-from prediction_service import (
+from operator_service import (
     LLAMA,
     Service,
     by_jobs,
@@ -688,7 +688,7 @@ def test_a_table_that_changes_while_it_is_read(
 # A task that predicts a table, as a process that a test kills.
 TASK = """
 import sys
-from prediction_service import direct, new_context
+from operator_service import direct, new_context
 
 source, path = sys.argv[1:]
 direct(source, result_path=path, concurrency=4).execute(new_context(state_store=False))

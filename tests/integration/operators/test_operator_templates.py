@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, BaseOperator, TaskDeferred
-from prediction_service import scripted
+from operator_service import scripted
 
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.decorators.chunk import _ChunkDecoratedOperator, lucidworks_chunk_task

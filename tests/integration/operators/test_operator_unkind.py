@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from prediction_service import (
+from operator_service import (
     Service,
     by_jobs,
     direct,

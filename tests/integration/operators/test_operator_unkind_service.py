@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from prediction_service import Service, by_jobs, direct, new_context, service_of, through_triggers
+from operator_service import Service, by_jobs, direct, new_context, service_of, through_triggers
 
 from lucidworks_provider.errors import ContentEncodingError, LucidworksError
 
