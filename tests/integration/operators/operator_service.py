@@ -50,10 +50,9 @@ class Service:
 
     def connect(self, conn_id: str = "lucidworks_default", **parts: Any) -> None:
         """Make it a connection; ``extra`` is added to what leads to it."""
-        url = self.emulator.url
-        extra = {"auth_url": url, "application_url": url, "share_via": "memory"} | parts.pop("extra", {})
-        conn = {"conn_type": "lucidworks", "login": "demo-client", "password": "demo-secret"}
-        self.env.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(conn | parts | {"extra": extra}))
+        given = json.loads(self.emulator.conn_json())
+        extra = given["extra"] | {"share_via": "memory"} | parts.pop("extra", {})
+        self.env.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(given | parts | {"extra": extra}))
 
     def answers(self, reply: Reply) -> Scripted:
         """Until the test ends, a function gives the responses instead."""

@@ -18,11 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowSkipException, TaskDeferred
-from operator_service import Service, lineage_of, new_context, rows_of, service_of, through_triggers, wait
+from operator_service import Service, lineage_of, new_context, rows_of, through_triggers, wait
 from table_sources import FILES, KEYS, ROWS, SKUS, SOURCES, TABLE, FromStream, dictionaries, keyed, write
 
 from lucidworks_provider.decorators.chunk import lucidworks_chunk_task
-from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import InputError, JobTimeoutError, LucidworksError, StorageNotSharedError
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 
@@ -33,11 +32,6 @@ CHUNKING: dict[str, Any] = {
     "model_id": "gte-small",
     "poll_interval": 0.05,
 }
-
-
-@pytest.fixture
-def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
-    return service_of(emulator, monkeypatch)
 
 
 def chunking(documents: Any, path: Path, **arguments: Any) -> LucidworksChunkOperator:

@@ -39,7 +39,6 @@ from operator_service import (
     lineage_of,
     new_context,
     rows_of,
-    service_of,
     through_triggers,
 )
 from table_sources import FILES, KEYS, ROWS, SKUS, SOURCES, TABLE, FromStream, dictionaries, keyed, write
@@ -47,18 +46,12 @@ from table_sources import FILES, KEYS, ROWS, SKUS, SOURCES, TABLE, FromStream, d
 from lucidworks_provider import retrying
 from lucidworks_provider.decorators.predict import lucidworks_predict_task
 from lucidworks_provider.documents import tables
-from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import InputError, JobTimeoutError, ServiceError
 from lucidworks_provider.jobs import task
 from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
 
 COLUMNS: dict[str, Any] = {"id_column": "sku", "columns": ["brand"]}
-
-
-@pytest.fixture
-def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
-    return service_of(emulator, monkeypatch)
 
 
 def to_file(inputs: Any, path: Path, **arguments: Any) -> LucidworksPredictionOperator:
