@@ -12,18 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import requests
 from airflow.providers.common.compat.sdk import Asset
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 
-from lucidworks_provider.client.auth.source import forget_sources
-from lucidworks_provider.corpus import journal, open_dataset
+from lucidworks_provider.corpus import open_dataset
 from lucidworks_provider.corpus.shards import write_listings
 from lucidworks_provider.delta.log import read_table
-from lucidworks_provider.emulator import EmulatorSettings, running
 from lucidworks_provider.errors import (
     ConfigurationError,
     InputError,
@@ -35,24 +32,21 @@ from lucidworks_provider.operators.corpus import (
     LucidworksPublishShardsOperator,
 )
 
-SETTINGS = EmulatorSettings(pending_polls=0)
+if TYPE_CHECKING:
+    from operator_service import Service
 
 
 @dataclass
 class Run:
-    """The emulator, a corpus, and tasks over it."""
+    """The service, a corpus, and tasks over it."""
 
-    url: str
+    service: Service
     root: Path
     pushed: dict[str, Any] = field(default_factory=dict)
     runs: int = 0
 
-    def set(self, **settings: Any) -> None:
-        requests.patch(f"{self.url}/_emulator/settings", json=settings, timeout=5).raise_for_status()
-
     def posts(self) -> int:
-        asked = requests.get(f"{self.url}/_emulator/log", timeout=5).json()
-        return sum(one["method"] == "POST" and "async-chunking" in one["path"] for one in asked)
+        return len(self.service.calls("submit"))
 
     def write(self, count: int) -> None:
         for number in range(count):
@@ -109,27 +103,10 @@ class Run:
         return {path.parent.name for path in (self.root / "dataset").glob("*/_delta_log")}
 
 
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[str]:
-    with running(SETTINGS) as started:
-        yield started.url
-
-
 @pytest.fixture
-def corpus(emulator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(journal, "GROUP_SECONDS", 0.02)
-    requests.post(f"{emulator}/_emulator/reset", timeout=5).raise_for_status()
-    forget_sources()
-    hosts = dict.fromkeys(("auth_url", "application_url", "models_url"), emulator)
-    extra = hosts | {"share_via": "memory"}
-    connection = {
-        "conn_type": "lucidworks",
-        "login": "demo-client",
-        "password": "demo-secret",
-        "extra": extra,
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps(connection))
-    run = Run(emulator, tmp_path)
+def corpus(service: Service, short_corpus_waits: None, tmp_path: Path) -> Run:
+    service.settings(pending_polls=0)
+    run = Run(service, tmp_path)
     run.write(10)
     return run
 
@@ -216,14 +193,14 @@ def test_the_report_has_a_link_where_people_find_it(corpus: Run) -> None:
 
 
 def test_a_rate_limit_is_waited_for(corpus: Run) -> None:
-    corpus.set(rate_limit=15, rate_window=0.5, retry_after=False)
+    corpus.service.settings(rate_limit=15, rate_window=0.5, retry_after=False)
     delta = corpus.execute()
     assert (delta["added"], delta["rejected"], delta["resubmitted"]) == (10, 0, 0)
     assert corpus.posts() >= 10
 
 
 def test_results_that_are_gone_are_submitted_again(corpus: Run) -> None:
-    corpus.set(retrieved="404")
+    corpus.service.settings(retrieved="404")
     delta = corpus.execute()
     assert (delta["added"], delta["resubmitted"]) == (10, 0)
 
@@ -317,10 +294,8 @@ def test_bad_input_is_refused_before_anything_is_sent(
     assert corpus.tables() == set()
 
 
-def test_a_wrong_connection_is_named(corpus: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(
-        "AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps({"conn_type": "lucidworks", "login": "x"})
-    )
+def test_a_wrong_connection_is_named(corpus: Run) -> None:
+    corpus.service.connect(password=None)
     with pytest.raises(ConfigurationError, match="lucidworks_default"):
         corpus.execute()
     assert not (corpus.root / "dataset").exists()

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Training, deploying, undeploying and the sensors, against the emulator over real sockets.
-
-Attempts are played by making the operator anew, as Airflow does; a trigger is made anew from its serialised form.
-"""
+"""Training, deploying, undeploying and the sensors, against the emulator over real sockets."""
 
 from __future__ import annotations
 
@@ -15,26 +11,46 @@ import logging
 import pickle
 import time
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-import requests
 from airflow.providers.common.compat.sdk import (
     DAG,
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
-    TaskDeferred,
 )
-from made_up_calls import raising, then
+from made_up_calls import raising, returning
+from model_service import (
+    CONFIG,
+    DATA,
+    FOREVER,
+    NEVER_MADE,
+    ModelService,
+    Store,
+    attempt,
+    both,
+    defer,
+    deploy,
+    deployment_sensor,
+    event_of,
+    model_sensor,
+    run,
+    run_and_die,
+    train,
+    undeploy,
+)
+from operator_service import Service, new_context
 
 from dev.processes import until
 from lucidworks_provider.client import models
 from lucidworks_provider.client.http.aio import AsyncTransport
+from lucidworks_provider.client.model_specs import DeploymentSpec, TrainingSpec
 from lucidworks_provider.client.models import (
     create_deployment,
     create_model,
@@ -43,6 +59,7 @@ from lucidworks_provider.client.models import (
     list_deployments,
     list_model_deployments,
     list_models,
+    unseen_deployment,
 )
 from lucidworks_provider.errors import (
     ConfigurationError,
@@ -66,52 +83,12 @@ from lucidworks_provider.operators.models import (
 from lucidworks_provider.sensors.models import LucidworksDeploymentSensor, LucidworksModelSensor
 from lucidworks_provider.triggers import LucidworksStateTrigger
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from lucidworks_provider.emulator.server import RunningEmulator
-
 # In the middle of a key file, as a private key is.
 CANARY = "canary-5d1f-of-a-private-key"
 KEY_FILE = {"type": "service_account", "private_key": f"-----BEGIN KEY-----\n{CANARY}\n", "project_id": "p"}
 KEY = json.dumps(KEY_FILE)
-DATA = {"catalog": "gs://bucket/catalog", "signals": "gs://bucket/signals"}
-CONFIG = {"dataset_config": "mlp_ecommerce", "trainer_config.num_epochs": 1}
-CONTEXT: Any = {"ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=0)}
-FOREVER = 1000.0
-
-
-class Service:
-    """The emulator's test side."""
-
-    def __init__(self, emulator: RunningEmulator) -> None:
-        self.state = emulator.state
-        self.url = emulator.url
-        self.settings(training_seconds=0.2, deploy_seconds=0.2, undeploy_seconds=0.2)
-
-    def control(self, method: str, path: str, **body: Any) -> Any:
-        answer = requests.request(method, f"{self.url}/_emulator{path}", json=body, timeout=10)
-        answer.raise_for_status()
-        return answer.json()
-
-    def settings(self, **changes: Any) -> None:
-        self.control("PATCH", "/settings", **changes)
-
-    def fault(self, match: str, kind: str, times: int = 1) -> None:
-        self.control("POST", "/faults", match=match, kind=kind, times=times)
-
-    def force(self, kind: str, resource_id: str, state: str) -> None:
-        self.control("POST", f"/{kind}s/{resource_id}", state=state)
-
-    def calls(self, endpoint: str) -> int:
-        return sum(line["endpoint"] == endpoint for line in self.control("GET", "/log"))
-
-    def trained(self) -> list[Any]:
-        """Every order of a training that the service took."""
-        return [one for one in self.state.registry.models() if one.order is not None]
-
-    def deployments(self) -> list[Any]:
-        return list(self.state.registry.deployments())
+# Of a run of which nothing is known.
+CONTEXT: Any = new_context(state_store=False)
 
 
 @dataclass
@@ -135,126 +112,49 @@ def logs(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) ->
 
 
 @pytest.fixture
-def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
-    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
+def service(service: Service, monkeypatch: pytest.MonkeyPatch) -> ModelService:
     monkeypatch.setattr(model_operators, "SEARCH_WAIT", 0.01)
     monkeypatch.setattr(decisions, "YOUNG", 0.3)
-    return Service(emulator)
+    made = ModelService(service.emulator, service.env, service.servers)
+    made.settings(training_seconds=0.2, deploy_seconds=0.2, undeploy_seconds=0.2)
+    return made
 
 
-def train(**arguments: Any) -> LucidworksTrainModelOperator:
-    defaults: dict[str, Any] = {
-        "task_id": "train",
-        "name": "shop",
-        "model_type": "ecommerce-rnn",
-        "training_data": DATA,
-        "region": "us-southcarolina",
-        "config": CONFIG,
-        "deferrable": False,
-        "poll_interval": 0.05,
-        "timeout": 20,
-    }
-    return LucidworksTrainModelOperator(**defaults | arguments)
-
-
-def deploy(model_id: str, **arguments: Any) -> LucidworksDeployModelOperator:
-    defaults: dict[str, Any] = {
-        "task_id": "deploy",
-        "deferrable": False,
-        "poll_interval": 0.05,
-        "timeout": 20,
-    }
-    return LucidworksDeployModelOperator(**defaults | {"model_id": model_id} | arguments)
-
-
-def undeploy(deployment_id: str, **arguments: Any) -> LucidworksUndeployModelOperator:
-    defaults: dict[str, Any] = {
-        "task_id": "undeploy",
-        "deferrable": False,
-        "poll_interval": 0.05,
-        "timeout": 20,
-    }
-    return LucidworksUndeployModelOperator(**defaults | {"deployment_id": deployment_id} | arguments)
-
-
-def trained(service: Service) -> str:
+def trained(service: ModelService) -> str:
     service.settings(training_seconds=0)
     return str(train().execute(CONTEXT))
 
 
-def deployed(service: Service) -> str:
+def deployed(service: ModelService) -> str:
     service.settings(deploy_seconds=0)
     return str(deploy(trained(service)).execute(CONTEXT))
-
-
-def event_of(deferred: TaskDeferred) -> dict[str, Any]:
-    """Run a trigger as the triggerer does."""
-    _, kwargs = deferred.trigger.serialize()
-
-    async def first() -> dict[str, Any]:
-        async for event in LucidworksStateTrigger(**json.loads(json.dumps(kwargs))).run():
-            return dict(json.loads(json.dumps(event.payload)))
-        raise AssertionError("no event")
-
-    return asyncio.run(first())
-
-
-def run(make: Callable[[], Any], *, deferrable: bool, execute: str = "execute") -> Any:
-    """An operator or a sensor from its beginning to its end."""
-    task = make()
-    task.deferrable = deferrable
-    if not deferrable:
-        return getattr(task, execute)(CONTEXT)
-    with pytest.raises(TaskDeferred) as caught:
-        task.execute(CONTEXT)
-    deferred = caught.value
-    assert deferred.timeout > timedelta(seconds=task.timeout), "the trigger's own event comes first"
-    resumed = make()
-    return resumed.resume_execution(
-        deferred.method_name, {**(deferred.kwargs or {}), "event": event_of(deferred)}, CONTEXT
-    )
-
-
-both = pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "triggerer"])
 
 
 # The whole way
 
 
 @both
-def test_from_training_to_undeploying(service: Service, deferrable: bool) -> None:
-    model_id = run(train, deferrable=deferrable)
-    [model] = service.trained()
-    assert model_id == model.model_id
-    assert [model.order.get(name) for name in ("name", "modelType", "region")] == [
-        "shop",
-        "ecommerce-rnn",
-        "us-southcarolina",
-    ]
-    assert (model.order["trainingData"], model.order["config"]) == (DATA, CONFIG)
-    assert "trainingDataCredentials" not in model.order
+def test_from_training_to_undeploying(service: ModelService, deferrable: bool) -> None:
+    model_id = run(train, deferrable=deferrable, context=CONTEXT)
+    assert service.trained() == [model_id]
+    [order] = service.orders()
+    wanted = {"name": "shop", "modelType": "ecommerce-rnn", "region": "us", "trainingData": DATA}
+    assert {name: value for name, value in order.items() if value is not None} == wanted | {"config": CONFIG}
 
     arguments = {"region": "us-x", "config": {"a": 1}, "min_replicas": 1, "max_replicas": 2}
-    deployment_id = run(lambda: deploy(model_id, **arguments), deferrable=deferrable)
-    [deployment] = service.deployments()
+    deployment_id = run(lambda: deploy(model_id, **arguments), deferrable=deferrable, context=CONTEXT)
+    [deployment] = service.emulator.state.registry.deployments()
     assert deployment_id == deployment.deployment_id
-    assert deployment.order == {
-        "modelId": model_id,
-        "region": "us-x",
-        "config": {"a": 1},
-        "minReplicas": 1,
-        "maxReplicas": 2,
-    }
+    wanted = {"modelId": model_id, "region": "us-x", "config": {"a": 1}, "minReplicas": 1, "maxReplicas": 2}
+    assert deployment.order == wanted
     assert LucidworksHook().call(get_model(model_id, metrics=True)).metrics
 
-    assert run(lambda: undeploy(deployment_id), deferrable=deferrable) is None
-    assert service.deployments() == []
-    assert (service.calls("create-model"), service.calls("deploy"), service.calls("undeploy")) == (1, 1, 1)
+    assert run(lambda: undeploy(deployment_id), deferrable=deferrable, context=CONTEXT) is None
+    assert service.deployed() == []
+    assert [service.count(one) for one in ("create-model", "deploy", "undeploy")] == [1, 1, 1]
 
 
-def test_every_method_for_an_event_loop(service: Service) -> None:
-    from lucidworks_provider.client.model_specs import DeploymentSpec, TrainingSpec
-
+def test_every_method_for_an_event_loop(service: ModelService) -> None:
     service.settings(training_seconds=0, deploy_seconds=0, undeploy_seconds=0)
 
     async def story() -> None:
@@ -273,24 +173,15 @@ def test_every_method_for_an_event_loop(service: Service) -> None:
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("kind", ["train", "deploy", "undeploy"])
-def test_without_waiting(service: Service, kind: str) -> None:
-    make: dict[str, Callable[[], Any]] = {
-        "train": lambda: train(wait_for_completion=False),
-        "deploy": lambda: deploy(trained(service), wait_for_completion=False),
-        "undeploy": lambda: undeploy(deployed(service), wait_for_completion=False),
-    }
-    task = make[kind]()
-    service.settings(training_seconds=FOREVER, deploy_seconds=FOREVER, undeploy_seconds=FOREVER)
-    returned = task.execute(CONTEXT)
-    assert (
-        returned
-        == {
-            "train": service.trained()[0].model_id,
-            "deploy": (service.deployments() or [SimpleNamespace(deployment_id=None)])[0].deployment_id,
-            "undeploy": None,
-        }[kind]
-    )
+def test_without_waiting(service: ModelService) -> None:
+    service.settings(training_seconds=FOREVER)
+    assert [train(wait_for_completion=False).execute(CONTEXT)] == service.trained()
+    service.emulator.state.clock.advance(FOREVER)
+    service.settings(deploy_seconds=FOREVER, undeploy_seconds=FOREVER)
+    deployment_id = deploy(service.trained()[0], wait_for_completion=False).execute(CONTEXT)
+    assert [deployment_id] == service.deployed()
+    service.emulator.state.clock.advance(FOREVER)
+    assert undeploy(str(deployment_id), wait_for_completion=False).execute(CONTEXT) is None
 
 
 # What is refused before anything is sent
@@ -311,19 +202,14 @@ def test_without_waiting(service: Service, kind: str) -> None:
         (lambda: deploy("m", min_replicas=0), "min_replicas"),
         (lambda: deploy("m", min_replicas=2), "max_replicas"),
         (lambda: undeploy(""), "deployment_id"),
-        (lambda: LucidworksModelSensor(task_id="s", model_id="", deferrable=False), "model_id"),
-        (
-            lambda: LucidworksDeploymentSensor(
-                task_id="s", deployment_id="d", target_state=" ", deferrable=False
-            ),
-            "target_state",
-        ),
+        (lambda: model_sensor(""), "model_id"),
+        (lambda: deployment_sensor("d", target_state=" "), "target_state"),
     ],
 )
-def test_bad_input(service: Service, make: Callable[[], Any], word: str) -> None:
+def test_bad_input(service: ModelService, make: Callable[[], Any], word: str) -> None:
     with pytest.raises(InputError, match=word):
         make().execute(CONTEXT)
-    assert service.control("GET", "/log") == []
+    assert service.nothing_sent()
 
 
 @pytest.mark.parametrize(
@@ -332,22 +218,19 @@ def test_bad_input(service: Service, make: Callable[[], Any], word: str) -> None
         train,
         lambda: deploy("m"),
         lambda: undeploy("d"),
-        lambda: LucidworksModelSensor(task_id="s", model_id="m", deferrable=False),
-        lambda: LucidworksDeploymentSensor(task_id="s", deployment_id="d", deferrable=True),
+        lambda: model_sensor("m"),
+        lambda: deployment_sensor("d", deferrable=True),
     ],
 )
-def test_a_connection_without_customer_id(
-    service: Service, monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any]
-) -> None:
-    extra = {"models_url": service.url, "auth_url": service.url, "application_url": service.url}
-    conn = {"conn_type": "lucidworks", "login": "demo-client", "password": "demo-secret", "extra": extra}
-    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps(conn))
-    with pytest.raises(ConfigurationError, match=r"'lucidworks_default'.*customer_id"):
+def test_a_connection_without_customer_id(service: ModelService, make: Callable[[], Any]) -> None:
+    service.connect(extra={"customer_id": None})
+    words = r"'lucidworks_default'.*customer_id is missing.*request it from Lucidworks"
+    with pytest.raises(ConfigurationError, match=words):
         make().execute(CONTEXT)
-    assert service.control("GET", "/log") == []
+    assert service.nothing_sent()
 
 
-def test_another_customers_models_are_forbidden(service: Service) -> None:
+def test_another_customers_models_are_forbidden(service: ModelService) -> None:
     service.settings(customer_id="somebody-else")
     with pytest.raises(ForbiddenError, match="lucidworks_default"):
         train().execute(CONTEXT)
@@ -356,116 +239,123 @@ def test_another_customers_models_are_forbidden(service: Service) -> None:
 # What a retry does
 
 
-class Death(BaseException):
-    """The process is gone: nothing after this runs."""
-
-
-@pytest.mark.parametrize("kind", ["train", "deploy"])
-def test_a_retry_finds_what_the_first_try_made(
-    service: Service, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model_id = trained(service) if kind == "deploy" else ""
-    make = train if kind == "train" else lambda: deploy(model_id)
-    first = make()
-    name = "create_model" if kind == "train" else "create_deployment"
-
-    def die(_: Any) -> Any:
-        raise Death
-
-    with monkeypatch.context() as patch:
-        patch.setattr(models, name, then(getattr(models, name), die))
-        with pytest.raises(Death):
-            first.execute(CONTEXT)
-    found = make().execute(CONTEXT)
-    made = service.trained() if kind == "train" else service.deployments()
-    assert len(made) == 1
-    assert found == (made[0].model_id if kind == "train" else made[0].deployment_id)
+def test_a_retry_finds_what_the_first_try_made(service: ModelService) -> None:
+    run_and_die(train(), CONTEXT, after="create_model")
+    model_id = train().execute(CONTEXT)
+    assert service.trained() == [model_id]
+    run_and_die(deploy(str(model_id)), CONTEXT, after="create_deployment")
+    assert [deploy(str(model_id)).execute(CONTEXT)] == service.deployed()
 
 
 @pytest.mark.parametrize("kind", ["disconnect-after", "cut-json"])
-def test_an_answer_that_is_lost_is_looked_for(service: Service, kind: str, logs: Logs) -> None:
+def test_an_answer_that_is_lost_is_looked_for(service: ModelService, kind: str, logs: Logs) -> None:
     service.fault("create-model", kind)
-    model_id = train().execute(CONTEXT)
-    assert [one.model_id for one in service.trained()] == [model_id]
+    model_id = str(train().execute(CONTEXT))
+    assert service.trained() == [model_id]
     service.fault("deploy", kind)
-    deployment_id = deploy(str(model_id)).execute(CONTEXT)
-    assert [one.deployment_id for one in service.deployments()] == [deployment_id]
+    assert [deploy(model_id).execute(CONTEXT)] == service.deployed()
     assert logs.text.count("Searching for it") == 2
 
 
-def test_an_order_that_did_not_arrive_is_not_repeated_but_reported(service: Service) -> None:
-    service.fault("create-model", "disconnect")
-    with pytest.raises(SubmissionUnknownError, match="shop"):
+@pytest.mark.parametrize("kind", ["disconnect", "504", "html"])
+def test_an_order_that_did_not_arrive_is_not_repeated_but_reported(service: ModelService, kind: str) -> None:
+    service.fault("create-model", kind)
+    with pytest.raises(SubmissionUnknownError, match=r"shop|an id that is lost"):
         train().execute(CONTEXT)
-    assert service.calls("create-model") == 1
-    assert len(service.trained()) == 0
-    assert train().execute(CONTEXT) == service.trained()[0].model_id, "Airflow's retry trains"
+    assert (service.count("create-model"), service.trained()) == (1, [])
+    assert [train().execute(CONTEXT)] == service.trained(), "Airflow's retry trains"
 
 
-def test_after_a_timeout_a_retry_waits_for_the_same_model(service: Service) -> None:
+@both
+def test_after_a_timeout_a_retry_waits_for_the_same_model(service: ModelService, deferrable: bool) -> None:
     service.settings(training_seconds=FOREVER)
-    with pytest.raises(JobTimeoutError, match=r"shop.*retry resumes the wait"):
-        train(timeout=0.1).execute(CONTEXT)
-    [model] = service.trained()
-    service.control("POST", "/clock", advance=FOREVER)
-    assert train().execute(CONTEXT) == model.model_id
-    assert service.calls("create-model") == 1
+    with pytest.raises(JobTimeoutError, match=r"shop.*TRAINING.*0\.3 s.*retry resumes the wait"):
+        run(lambda: train(timeout=0.3), deferrable=deferrable, context=CONTEXT)
+    service.emulator.state.clock.advance(FOREVER)
+    assert [train().execute(CONTEXT)] == service.trained()
 
 
-def test_a_failed_model_is_trained_again(service: Service) -> None:
+@both
+def test_what_failed_is_made_again(service: ModelService, deferrable: bool) -> None:
     service.settings(training_fails=True)
-    with pytest.raises(JobFailedError, match=r"shop.*TRAIN_FAILED") as caught:
-        train().execute(CONTEXT)
-    [failed] = service.trained()
-    assert failed.model_id in str(caught.value)
-    service.settings(training_fails=False)
-    again = train().execute(CONTEXT)
-    assert again == service.trained()[1].model_id != failed.model_id
-
-
-def test_a_failed_deployment_is_deployed_again(service: Service) -> None:
-    model_id = trained(service)
-    service.settings(deploy_fails=True)
+    with pytest.raises(JobFailedError, match=r"Model 'shop' \([0-9a-f-]{36}\) is TRAIN_FAILED") as caught:
+        run(train, deferrable=deferrable, context=CONTEXT)
+    assert service.trained()[0] in str(caught.value)
+    service.settings(training_fails=False, deploy_fails=True)
+    model_id = run(train, deferrable=deferrable, context=CONTEXT)
+    assert model_id == service.trained()[1]
     with pytest.raises(JobFailedError, match="DEPLOY_FAILED") as caught:
-        deploy(model_id).execute(CONTEXT)
-    [failed] = service.deployments()
-    assert failed.deployment_id in str(caught.value)
+        run(lambda: deploy(model_id), deferrable=deferrable, context=CONTEXT)
+    assert service.deployed()[0] in str(caught.value)
     service.settings(deploy_fails=False)
-    assert deploy(model_id).execute(CONTEXT) == service.deployments()[1].deployment_id
+    assert deploy(model_id).execute(CONTEXT) == service.deployed()[1]
 
 
-def test_another_configuration_is_another_model(service: Service, logs: Logs) -> None:
-    first = train().execute(CONTEXT)
-    other = train(config={**CONFIG, "trainer_config.num_epochs": 2}).execute(CONTEXT)
-    assert other != first
+def test_other_arguments_are_another_model(service: ModelService, logs: Logs) -> None:
+    service.settings(training_seconds=0)
+    others: list[dict[str, Any]] = [
+        {"name": "other"},
+        {"config": {"trainer_config.num_epochs": 2}},
+        {"training_data": DATA | {"signals": "gs://s"}},
+    ]
+    first, *made = [train(**arguments).execute(CONTEXT) for arguments in ({}, *others)]
+    assert len({first, *made}) == len(others) + 1
     assert any(str(first) in line and "warning" in line for line in logs.text.splitlines())
-    assert train().execute(CONTEXT) == first
-    assert service.calls("create-model") == 2
-
-
-def test_an_option_more_is_another_model(service: Service) -> None:
-    first = train().execute(CONTEXT)
+    rendered = {"training_data": json.dumps(DATA), "config": json.dumps(CONFIG)}
+    assert train().execute(CONTEXT) == train(**rendered).execute(CONTEXT) == first
+    assert service.count("create-model") == len(others) + 1
     assert train(config={**CONFIG, "trainer_config.trn_batch_size": 64}).execute(CONTEXT) != first
 
 
-def test_another_placement_is_another_deployment(service: Service) -> None:
+def test_another_placement_is_another_deployment(service: ModelService) -> None:
     model_id = trained(service)
     first = deploy(model_id).execute(CONTEXT)
     assert deploy(model_id).execute(CONTEXT) == first
     assert deploy(model_id, max_replicas=2).execute(CONTEXT) != first
-    assert deploy(model_id, region="us-other").execute(CONTEXT) != first
+    assert deploy(model_id, region="europe").execute(CONTEXT) != first
 
 
-def test_what_is_ready_already_is_not_deferred(service: Service) -> None:
+def test_what_is_ready_already_is_not_deferred(service: ModelService) -> None:
     model_id = trained(service)
     deployment_id = deploy(model_id).execute(CONTEXT)
     assert train(deferrable=True).execute(CONTEXT) == model_id
     assert deploy(model_id, deferrable=True).execute(CONTEXT) == deployment_id
 
 
-def test_numbers_and_dictionaries_may_be_rendered_text(service: Service) -> None:
-    arguments = {"training_data": json.dumps(DATA), "config": json.dumps(CONFIG)}
-    assert train(**arguments).execute(CONTEXT) == train().execute(CONTEXT)
+def test_lists_that_lag_are_made_up_for_by_the_state_store(
+    service: ModelService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, deploying = attempt(1, Store()), attempt(1, Store())
+    model_id = str(train().execute(training))
+    deployment_id = str(deploy(model_id).execute(deploying))
+    for name in ("list_models", "list_deployments", "list_model_deployments"):
+        monkeypatch.setattr(models, name, returning(()))
+    assert train().execute(training) == model_id
+    assert deploy(model_id).execute(deploying) == deployment_id
+    # What no list shows is deleted all the same.
+    undeploy(f"{deployment_id}\n", wait_for_completion=False).execute(CONTEXT)
+    assert service.count("undeploy") == 1
+
+
+def test_a_state_store_that_fails_ends_no_training(
+    service: ModelService, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Down(Store):
+        def set(self, key: str, value: str) -> None:
+            raise ConnectionError("no API server")
+
+    assert [train().execute(attempt(1, Down()))] == service.trained()
+    assert "lucidworks_made could not be written" in caplog.text
+
+
+def test_a_deployment_of_nobody_is_not_taken_for_this_models(
+    service: ModelService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_id = trained(service)
+    unknown = raising(UnknownResourceError("no such path", status=404))
+    monkeypatch.setattr(models, "list_model_deployments", unknown)
+    monkeypatch.setattr(models, "list_deployments", returning((unseen_deployment("another"),)))
+    assert deploy(model_id, wait_for_completion=False).execute(CONTEXT) != "another"
 
 
 # Waiting
@@ -474,135 +364,95 @@ def test_numbers_and_dictionaries_may_be_rendered_text(service: Service) -> None
 @both
 @pytest.mark.parametrize("kind", ["train", "deploy"])
 def test_an_unknown_state_is_waited_for_until_the_deadline(
-    service: Service, kind: str, deferrable: bool
+    service: ModelService, kind: str, deferrable: bool
 ) -> None:
-    if kind == "train":
-        model_id = str(train(wait_for_completion=False).execute(CONTEXT))
-        service.force("model", model_id, "UNHEARD_OF")
-        make: Callable[[], Any] = lambda: train(timeout=0.3)  # noqa: E731
-    else:
-        model_id = trained(service)
-        deployment_id = str(deploy(model_id, wait_for_completion=False).execute(CONTEXT))
-        service.force("deployment", deployment_id, "UNHEARD_OF")
+    model_id = trained(service)
+    made = model_id
+    make: Callable[[], Any] = lambda: train(timeout=0.3)  # noqa: E731
+    if kind == "deploy":
+        made = str(deploy(model_id, wait_for_completion=False).execute(CONTEXT))
         make = lambda: deploy(model_id, timeout=0.3)  # noqa: E731
+    service.force(made, "UNHEARD_OF")
     with pytest.raises(JobTimeoutError, match="UNHEARD_OF"):
-        run(make, deferrable=deferrable)
+        run(make, deferrable=deferrable, context=CONTEXT)
 
 
-@both
 @pytest.mark.parametrize("state", ["GONE", "DELETING", "DEPLOY_FAILED"])
-def test_a_deployment_that_will_not_be(service: Service, deferrable: bool, state: str) -> None:
+def test_a_deployment_that_will_not_be(service: ModelService, state: str) -> None:
     service.settings(deploy_seconds=FOREVER)
     model_id = trained(service)
-
-    def spoil() -> None:
-        service.force("deployment", service.deployments()[0].deployment_id, state)
-
-    if deferrable:
-        with pytest.raises(TaskDeferred) as deferred:
-            deploy(model_id, deferrable=True).execute(CONTEXT)
-        spoil()
-        event = event_of(deferred.value)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(deploy(model_id).execute, CONTEXT)
+        until(service.deployed, "a deployment", 10)
+        service.force(service.deployed()[0], state)
         with pytest.raises(JobFailedError):
-            deploy(model_id).execute_complete(CONTEXT, event=event, **(deferred.value.kwargs or {}))
-    else:
-        with ThreadPoolExecutor() as pool:
-            waiting = pool.submit(deploy(model_id).execute, CONTEXT)
-            until(service.deployments, "a deployment", 10)
-            spoil()
-            with pytest.raises(JobFailedError):
-                waiting.result()
+            waiting.result()
+    service.settings(deploy_seconds=FOREVER)
+    deferred = defer(deploy(model_id, max_replicas=3), CONTEXT)
+    service.force(service.deployed()[-1], state)
+    with pytest.raises(JobFailedError):
+        deploy(model_id, max_replicas=3).execute_complete(CONTEXT, event_of(deferred))
 
 
 @both
-def test_failures_that_pass_are_waited_through(service: Service, deferrable: bool, logs: Logs) -> None:
-    for kind in ("503", "html", "disconnect", "429"):
+def test_failures_that_pass_are_waited_through(service: ModelService, deferrable: bool, logs: Logs) -> None:
+    for kind in ("503", "html", "disconnect", "429", "unauthorized"):
         service.fault("get-model", kind)
-    assert run(train, deferrable=deferrable) == service.trained()[0].model_id
+    assert [run(train, deferrable=deferrable, context=CONTEXT)] == service.trained()
     assert "no response, polling again" in logs.text
 
 
 @both
-def test_a_refusal_is_not_waited_through(service: Service, deferrable: bool) -> None:
+def test_a_refusal_is_not_waited_through(service: ModelService, deferrable: bool) -> None:
     model_id = trained(service)
     service.settings(deploy_seconds=FOREVER)
-    deploy(model_id, wait_for_completion=False).execute(CONTEXT)
-    task = deploy(model_id, deferrable=True)
-    with pytest.raises(TaskDeferred) as deferred:
-        task.execute(CONTEXT)
+    deferred = defer(deploy(model_id), CONTEXT)
     service.settings(customer_id="somebody-else")
-    event = event_of(deferred.value)
-    assert (event["end"], event["retryable"]) == ("error", False)
-    with pytest.raises(LucidworksError, match="403"):
-        task.execute_complete(CONTEXT, event=event, **(deferred.value.kwargs or {}))
     if not deferrable:
         with pytest.raises(ForbiddenError):
             deploy(model_id).execute(CONTEXT)
+        return
+    event = event_of(deferred)
+    assert (event["end"], event["retryable"]) == ("error", False)
+    with pytest.raises(LucidworksError, match="403"):
+        deploy(model_id).execute_complete(CONTEXT, event)
 
 
 def test_a_model_that_is_not_known_everywhere_yet_is_waited_for(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: ModelService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 
     def late(model_id: str) -> Any:
         asked.append(model_id)
-        if len(asked) < 3:
-            return raising(UnknownResourceError("not yet", status=404))()
-        return get_model(model_id)
+        unknown = raising(UnknownResourceError("not yet", status=404))
+        return unknown() if len(asked) < 3 else get_model(model_id)
 
-    monkeypatch.setattr("lucidworks_provider.client.models.get_model", late)
-
+    monkeypatch.setattr(models, "get_model", late)
     model_id = trained(service)
 
-    async def wait(resource_id: str) -> dict[str, Any]:
-        deadline = time.time() + 5
-        return await polling.wait_for_state(
-            LucidworksHook(),
-            kind="model",
-            resource_id=resource_id,
-            target="ready",
-            poll_interval=0.05,
-            deadline=deadline,
-        )
+    async def end(resource_id: str) -> Any:
+        given = {"kind": "model", "target": "ready", "poll_interval": 0.05, "deadline": time.time() + 5}
+        return (await polling.wait_for_state(LucidworksHook(), resource_id=resource_id, **given))["end"]
 
-    assert asyncio.run(wait(model_id))["end"] == "reached"
-    assert len(asked) == 3
-    assert asyncio.run(wait("never-heard-of"))["end"] == "failed"
+    assert (asyncio.run(end(model_id)), len(asked)) == ("reached", 3)
+    assert asyncio.run(end("never-heard-of")) == "failed"
 
 
-def test_a_trigger_is_small_and_only_looks(service: Service) -> None:
+def test_a_trigger_is_small_and_only_looks(service: ModelService) -> None:
     service.settings(training_seconds=FOREVER)
-    with pytest.raises(TaskDeferred) as deferred:
-        train(deferrable=True, timeout=0.3).execute(CONTEXT)
-    path, kwargs = deferred.value.trigger.serialize()
+    deferred = defer(train(timeout=0.3), CONTEXT)
+    path, kwargs = deferred.trigger.serialize()
     assert path == "lucidworks_provider.triggers.LucidworksStateTrigger"
     assert set(kwargs) == {"lucidworks_conn_id", "kind", "resource_id", "target", "poll_interval", "deadline"}
-    before = service.calls("create-model")
-    assert event_of(deferred.value)["end"] == "timeout"
-    assert event_of(deferred.value)["end"] == "timeout", "a restarted triggerer runs it again"
-    assert service.calls("create-model") == before
+    assert event_of(deferred)["end"] == "timeout"
+    assert event_of(deferred)["end"] == "timeout", "a restarted triggerer runs it again"
+    assert service.count("create-model") == 1
 
 
-def test_many_triggers_share_their_sockets(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    model_id = trained(service)
-    ended = []
-
-    async def all_of_them() -> None:
-        async def one() -> None:
-            trigger = LucidworksStateTrigger(
-                lucidworks_conn_id="lucidworks_default",
-                kind="model",
-                resource_id=model_id,
-                target="ready",
-                poll_interval=0.05,
-                deadline=time.time() + 10,
-            )
-            event = await anext(trigger.run())
-            ended.append(event.payload["end"])
-
-        await asyncio.gather(*(one() for _ in range(50)))
-
+def test_many_triggers_share_their_sockets(service: ModelService, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"kind": "model", "resource_id": trained(service), "target": "ready", "poll_interval": 0.05}
+    given |= {"lucidworks_conn_id": "lucidworks_default", "deadline": time.time() + 10}
     made = []
     begin = AsyncTransport.__init__
 
@@ -610,127 +460,95 @@ def test_many_triggers_share_their_sockets(service: Service, monkeypatch: pytest
         made.append(self)
         begin(self, *args, **kwargs)
 
+    async def all_of_them() -> list[Any]:
+        return await asyncio.gather(*(anext(LucidworksStateTrigger(**given).run()) for _ in range(50)))
+
     monkeypatch.setattr(AsyncTransport, "__init__", note)
-    asyncio.run(all_of_them())
-    assert ended == ["reached"] * 50
+    assert [event.payload["end"] for event in asyncio.run(all_of_them())] == ["reached"] * 50
     assert len(made) == 1
-    assert service.calls("token") <= 2
+    assert service.count("token") <= 2
 
 
-# Undeploying
+# Undeploying; its two paths are in ``test_operator_models_unkind.py``
 
 
-@both
-@pytest.mark.parametrize("path", ["both", "literal", "rest"])
-def test_both_readings_of_the_path(service: Service, path: str, deferrable: bool) -> None:
-    deployment_id = deployed(service)
-    service.settings(undeploy_path=path)
-    run(lambda: undeploy(deployment_id), deferrable=deferrable)
-    assert service.deployments() == []
-
-
-def test_one_that_is_gone_already(service: Service, logs: Logs) -> None:
-    undeploy("6a092bd4-5098-466c-94aa-40bf6829430d").execute(CONTEXT)
+def test_one_that_is_gone_already(service: ModelService, logs: Logs) -> None:
+    undeploy(NEVER_MADE).execute(CONTEXT)
     # A list may lag, and what runs on costs money: both readings of the path are asked.
-    assert service.calls("undeploy") == 2
+    assert service.count("undeploy") == 2
     assert "does not exist" in logs.text
 
 
-def test_one_that_is_being_deleted_is_only_waited_for(service: Service) -> None:
+def test_one_that_is_being_deleted_is_only_waited_for(service: ModelService) -> None:
     deployment_id = deployed(service)
     undeploy(deployment_id, wait_for_completion=False).execute(CONTEXT)
     undeploy(deployment_id).execute(CONTEXT)
-    assert service.calls("undeploy") == 1
+    assert service.count("undeploy") == 1
 
 
-@both
-def test_a_deletion_that_fails(service: Service, deferrable: bool) -> None:
+@pytest.mark.parametrize("arguments", [{}, {"deferrable": True}, {"wait_for_completion": False}], ids=str)
+def test_a_deletion_that_fails(service: ModelService, arguments: dict[str, Any]) -> None:
     deployment_id = deployed(service)
     service.settings(undeploy_fails=True, undeploy_seconds=0)
-    with pytest.raises(JobFailedError, match="DELETE_FAILED") as caught:
-        undeploy(deployment_id, deferrable=deferrable).execute(CONTEXT)
-    assert deployment_id in str(caught.value)
+    with pytest.raises(JobFailedError, match=f"{deployment_id} is DELETE_FAILED"):
+        undeploy(deployment_id, **arguments).execute(CONTEXT)
     service.settings(undeploy_fails=False)
     undeploy(deployment_id).execute(CONTEXT)
-    assert service.deployments() == []
+    assert service.deployed() == []
 
 
-def test_a_deletion_that_fails_is_told_without_waiting_too(service: Service) -> None:
+def test_a_failed_deployment_can_be_deleted(service: ModelService) -> None:
     deployment_id = deployed(service)
-    service.settings(undeploy_fails=True, undeploy_seconds=0)
-    with pytest.raises(JobFailedError, match="DELETE_FAILED"):
-        undeploy(deployment_id, wait_for_completion=False).execute(CONTEXT)
+    service.force(deployment_id, "DEPLOY_FAILED")
+    undeploy(deployment_id).execute(CONTEXT)
+    assert service.deployed() == []
 
 
-def test_a_failed_deployment_can_be_deleted(service: Service) -> None:
-    model_id = trained(service)
-    service.settings(deploy_fails=True)
-    with pytest.raises(JobFailedError):
-        deploy(model_id).execute(CONTEXT)
-    [failed] = service.deployments()
-    undeploy(failed.deployment_id).execute(CONTEXT)
-    assert service.deployments() == []
-
-
-def test_a_lost_answer_to_a_deletion(service: Service) -> None:
+def test_a_lost_answer_to_a_deletion(service: ModelService) -> None:
     deployment_id = deployed(service)
     service.settings(undeploy_seconds=0)
     service.fault("undeploy", "disconnect-after")
     undeploy(deployment_id).execute(CONTEXT)
-    assert service.deployments() == []
+    assert service.deployed() == []
 
 
-def test_no_path_works(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_path_of_the_connection(service: ModelService) -> None:
     deployment_id = deployed(service)
-    conn = json.loads(service_conn())
-    conn["extra"]["undeploy_path"] = "/nowhere/{deployment_id}"
-    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps(conn))
+    service.connect(extra={"undeploy_path": "/customers/{customer_id}/ai/deployments"})
+    with pytest.raises(ConfigurationError, match=r"undeploy_path.*\{deployment_id\} must be in it"):
+        undeploy(deployment_id).execute(CONTEXT)
+    assert service.count("undeploy") == 0, "never a DELETE that could mean every deployment"
+    service.connect(extra={"undeploy_path": "/nowhere/{deployment_id}"})
     with pytest.raises(UnknownResourceError) as caught:
         undeploy(deployment_id).execute(CONTEXT)
     for words in ("lucidworks_default", "/nowhere/{deployment_id}", "undeploy_path", deployment_id):
         assert words in str(caught.value)
+    service.connect(extra={"undeploy_path": "/customers/{deployment_id}/ai/deployments"})
+    undeploy(deployment_id).execute(CONTEXT)
+    assert service.deletions()[-1][0] == f"/customers/{deployment_id}/ai/deployments"
 
 
-def test_an_error_of_both_paths_says_what_says_most(service: Service) -> None:
+def test_an_error_of_both_paths_says_what_says_most(service: ModelService) -> None:
     service.fault("undeploy", "409")
     service.fault("undeploy", "404")
     with pytest.raises(RequestRefusedError, match=r"HTTP 409.*HTTP 404"):
         LucidworksHook().call(delete_deployment("d"))
 
 
-def test_the_list_of_deployments_has_another_path(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    conn = json.loads(service_conn())
-    conn["extra"]["deployments_path"] = "/customers/{customer_id}/nowhere"
-    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps(conn))
+def test_the_list_of_deployments_has_another_path(service: ModelService) -> None:
+    service.connect(extra={"deployments_path": "/customers/{customer_id}/nowhere"})
     undeploy("d").execute(CONTEXT)
-    assert service.calls("list-models"), "the models' own lists are asked"
+    assert service.count("list-models"), "the models' own lists are asked"
     service.settings(missing_endpoints=["list-models"])
     with pytest.raises(UnknownResourceError, match="deployments_path"):
         undeploy("d").execute(CONTEXT)
 
 
-def service_conn() -> str:
-    import os
-
-    return os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"]
-
-
-def test_deployments_of_a_model_without_their_own_list(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model_id = trained(service)
-    first = deploy(model_id).execute(CONTEXT)
-    task = deploy(model_id)
-
-    unknown = raising(UnknownResourceError("no such path", status=404))
-    monkeypatch.setattr(models, "list_model_deployments", unknown)
-    assert task.execute(CONTEXT) == first
-    other = str(train(name="other").execute(CONTEXT))
-    task = deploy(other)
-    assert task.execute(CONTEXT) != first
-
-
 # Credentials
+
+
+def sent_credentials(service: ModelService) -> Any:
+    return service.orders()[0]["trainingDataCredentials"]
 
 
 @pytest.mark.parametrize(
@@ -744,59 +562,65 @@ def test_deployments_of_a_model_without_their_own_list(
         ({"extra": {"serviceAccountKey": KEY}}, KEY),
     ],
 )
-def test_credentials_of_a_connection(
-    service: Service, monkeypatch: pytest.MonkeyPatch, logs: Logs, conn: Any, key: str
-) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_BUCKET", json.dumps({"conn_type": "generic"} | conn))
-    task = train(credentials_conn_id="bucket")
-    assert CANARY not in repr(task.__dict__)
-    model_id = task.execute(CONTEXT)
-    assert service.trained()[0].order["trainingDataCredentials"] == {"serviceAccountKey": key}
-    assert CANARY not in logs.text + repr(model_id) + repr(task.__dict__)
+def test_credentials_of_a_connection(service: ModelService, logs: Logs, conn: Any, key: str) -> None:
+    service.settings(echo_credentials=True)
+    service.env.setenv("AIRFLOW_CONN_BUCKET", json.dumps({"conn_type": "generic"} | conn))
+    task, context = train(credentials_conn_id="bucket"), attempt(1, Store())
+    shown = [repr(vars(task))]
+    deferred = defer(task, context)
+    assert sent_credentials(service) == {"serviceAccountKey": key}
+    logging.getLogger("any").warning("careless: %s", json.dumps({"private_key": key}))
+    model_id = task.execute_complete(context, event_of(deferred))
+    shown += [repr(deferred.trigger.serialize()), repr(model_id), repr(vars(task)), logs.text]
+    shown += [repr(context["task_state_store"]), repr(task.hook.call(get_model(model_id)))]
+    assert [text for text in shown if CANARY in text] == []
 
 
-def test_a_connection_without_credentials_is_named(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_BUCKET", json.dumps({"conn_type": "generic"}))
+def test_a_connection_without_credentials_is_named(service: ModelService) -> None:
+    service.env.setenv("AIRFLOW_CONN_BUCKET", json.dumps({"conn_type": "generic"}))
     with pytest.raises(ConfigurationError, match=r"'bucket'.*keyfile_dict"):
         train(credentials_conn_id="bucket").execute(CONTEXT)
-    assert service.calls("create-model") == 0
+    assert service.count("create-model") == 0
 
 
-LITERALS = [{"serviceAccountKey": KEY}, {"serviceAccountKey": KEY_FILE}, {"anotherName": CANARY}]
+LITERALS = {
+    "text": {"serviceAccountKey": KEY},
+    "dictionary": {"serviceAccountKey": KEY_FILE},
+    "another name": {"anotherName": CANARY},
+}
+literals = pytest.mark.parametrize("credentials", LITERALS.values(), ids=LITERALS)
 
 
-def literal(credentials: Any = None, **arguments: Any) -> LucidworksTrainModelOperator:
+def literal(credentials: Any = LITERALS["text"], **arguments: Any) -> LucidworksTrainModelOperator:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return train(training_data_credentials=credentials or LITERALS[0], **arguments)
+        return train(training_data_credentials=credentials, **arguments)
 
 
 def test_a_literal_key_draws_a_warning_without_it() -> None:
     with pytest.warns(UserWarning, match="credentials_conn_id") as caught:
-        train(training_data_credentials=LITERALS[0])
+        train(training_data_credentials=LITERALS["text"])
     assert CANARY not in str([one.message for one in caught])
 
 
-def test_a_literal_key_is_sent(service: Service) -> None:
-    task = pickle.loads(pickle.dumps(copy.deepcopy(literal())))  # noqa: S301
-    task.execute(CONTEXT)
-    assert service.trained()[0].order["trainingDataCredentials"] == LITERALS[0]
+def test_a_literal_key_is_sent(service: ModelService) -> None:
+    pickle.loads(pickle.dumps(copy.deepcopy(literal()))).execute(CONTEXT)  # noqa: S301
+    assert sent_credentials(service) == LITERALS["text"]
 
 
-def test_a_key_file_as_a_dictionary_is_sent_as_its_text(service: Service) -> None:
-    literal(LITERALS[1]).execute(CONTEXT)
-    sent = service.trained()[0].order["trainingDataCredentials"]["serviceAccountKey"]
-    assert json.loads(sent) == KEY_FILE
+def test_a_key_file_as_a_dictionary_is_sent_as_its_text(service: ModelService) -> None:
+    literal(LITERALS["dictionary"]).execute(CONTEXT)
+    assert json.loads(sent_credentials(service)["serviceAccountKey"]) == KEY_FILE
 
 
-@pytest.mark.parametrize("credentials", LITERALS, ids=["text", "dictionary", "another name"])
+@literals
 def test_a_literal_key_is_nowhere_in_the_operator(credentials: Any) -> None:
     task = literal(credentials)
     shown = repr(task.__dict__) + repr({name: getattr(task, name) for name in task.template_fields})
     assert CANARY not in shown + repr(copy.deepcopy(task).__dict__)
 
 
-@pytest.mark.parametrize("credentials", LITERALS, ids=["text", "dictionary", "another name"])
+@literals
 @pytest.mark.parametrize("mapped", [False, True])
 def test_a_literal_key_is_not_in_the_serialized_dag(credentials: Any, mapped: bool) -> None:
     serialization = pytest.importorskip("airflow.serialization.serialized_objects")
@@ -811,24 +635,23 @@ def test_a_literal_key_is_not_in_the_serialized_dag(credentials: Any, mapped: bo
     assert CANARY not in json.dumps(serializer.to_dict(dag))
 
 
-def test_a_literal_key_is_in_no_log_and_no_row(service: Service, logs: Logs) -> None:
+def test_a_literal_key_is_in_no_log_and_no_row(service: ModelService, logs: Logs) -> None:
     service.settings(echo_credentials=True)
-    task = literal(deferrable=True)
+    task = literal()
     task.render_template_fields(CONTEXT)
-    with pytest.raises(TaskDeferred) as deferred:
-        task.execute(CONTEXT)
-    event = event_of(deferred.value)
-    model_id = task.execute_complete(CONTEXT, event=event, **(deferred.value.kwargs or {}))
-    rows = json.dumps([deferred.value.trigger.serialize()[1], deferred.value.kwargs, event, model_id])
-    assert CANARY not in logs.text + rows + repr(deferred.value) + repr(LucidworksHook().call(list_models()))
+    deferred = defer(task, CONTEXT)
+    event = event_of(deferred)
+    model_id = task.execute_complete(CONTEXT, event=event, **(deferred.kwargs or {}))
+    rows = json.dumps([deferred.trigger.serialize()[1], deferred.kwargs, event, model_id])
+    assert CANARY not in logs.text + rows + repr(deferred) + repr(LucidworksHook().call(list_models()))
 
 
 @pytest.mark.parametrize("kind", ["cut-json", "html"])
-def test_an_answer_that_quotes_the_key(service: Service, kind: str, logs: Logs) -> None:
+def test_an_answer_that_quotes_the_key(service: ModelService, kind: str, logs: Logs) -> None:
     service.settings(echo_credentials=True)
     service.fault("create-model", kind)
     service.fault("list-models", kind, times=3)
-    with pytest.raises(LucidworksError) if kind == "html" else warnings.catch_warnings():
+    with pytest.raises(LucidworksError) if kind == "html" else contextlib.nullcontext():
         literal().execute(CONTEXT)
     assert CANARY not in logs.text
 
@@ -836,25 +659,25 @@ def test_an_answer_that_quotes_the_key(service: Service, kind: str, logs: Logs) 
 @pytest.mark.parametrize(
     "bad", ["no JSON", ["a", CANARY], {"serviceAccountKey": ""}, {"serviceAccountKey": 7}]
 )
-def test_wrong_credentials_are_refused_and_not_shown(service: Service, bad: Any) -> None:
+def test_wrong_credentials_are_refused_and_not_shown(service: ModelService, bad: Any) -> None:
     with pytest.raises(InputError, match="training_data_credentials") as caught:
         literal(bad).execute(CONTEXT)
     assert CANARY not in str(caught.value)
-    assert service.calls("create-model") == 0
+    assert service.nothing_sent()
 
 
-def test_a_template_is_rendered_when_it_is_sent(service: Service) -> None:
+def test_a_template_is_rendered_when_it_is_sent(service: ModelService) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         task = train(training_data_credentials={"serviceAccountKey": "{{ key }}"})
     task.render_template_fields({**CONTEXT, "key": CANARY})
     assert CANARY not in repr(task.__dict__)
     task.execute({**CONTEXT, "key": CANARY})
-    assert service.trained()[0].order["trainingDataCredentials"] == {"serviceAccountKey": CANARY}
+    assert sent_credentials(service) == {"serviceAccountKey": CANARY}
     assert CANARY not in repr(task.__dict__)
 
 
-def test_credentials_of_an_upstream_task(service: Service) -> None:
+def test_credentials_of_an_upstream_task(service: ModelService) -> None:
     from airflow.providers.common.compat.sdk import task
 
     with DAG("d", start_date=datetime(2026, 1, 1), schedule=None):
@@ -868,29 +691,21 @@ def test_credentials_of_an_upstream_task(service: Service) -> None:
     training.training_data_credentials = {"serviceAccountKey": CANARY}  # as rendering does
     assert CANARY not in repr(training.__dict__)
     training.execute(CONTEXT)
-    assert service.trained()[0].order["trainingDataCredentials"] == {"serviceAccountKey": CANARY}
+    assert sent_credentials(service) == {"serviceAccountKey": CANARY}
 
 
-def test_credentials_twice_are_refused(service: Service) -> None:
+def test_credentials_twice_are_refused(service: ModelService) -> None:
     with pytest.raises(InputError, match="either"):
         literal(credentials_conn_id="bucket").execute(CONTEXT)
 
 
 # Sensors
 
-
-def model_sensor(model_id: str, **arguments: Any) -> LucidworksModelSensor:
-    defaults: dict[str, Any] = {"task_id": "s", "poke_interval": 0.05, "timeout": 10, "deferrable": False}
-    return LucidworksModelSensor(**defaults | {"model_id": model_id} | arguments)
-
-
-def deployment_sensor(deployment_id: str, **arguments: Any) -> LucidworksDeploymentSensor:
-    defaults: dict[str, Any] = {"task_id": "s", "poke_interval": 0.05, "timeout": 10, "deferrable": False}
-    return LucidworksDeploymentSensor(**defaults | {"deployment_id": deployment_id} | arguments)
+SENSORS = {"model": model_sensor, "deployment": deployment_sensor}
 
 
 @both
-def test_sensors_wait_for_what_others_began(service: Service, deferrable: bool) -> None:
+def test_sensors_wait_for_what_others_began(service: ModelService, deferrable: bool) -> None:
     model_id = str(train(wait_for_completion=False).execute(CONTEXT))
     run(lambda: model_sensor(model_id), deferrable=deferrable)
     assert LucidworksHook().call(get_model(model_id)).state == "AVAILABLE"
@@ -899,26 +714,25 @@ def test_sensors_wait_for_what_others_began(service: Service, deferrable: bool) 
     assert LucidworksHook().call(list_deployments())[0].state == "DEPLOYED"
     undeploy(deployment_id, wait_for_completion=False).execute(CONTEXT)
     run(lambda: deployment_sensor(deployment_id, target_state="DELETED"), deferrable=deferrable)
-    assert service.deployments() == []
+    assert service.deployed() == []
 
 
 @both
-@pytest.mark.parametrize("kind", ["model", "deployment"])
+@pytest.mark.parametrize("kind", SENSORS)
 @pytest.mark.parametrize("soft", [False, True])
 def test_a_failure_state_fails_a_sensor_at_once(
-    service: Service, kind: str, soft: bool, deferrable: bool
+    service: ModelService, kind: str, soft: bool, deferrable: bool
 ) -> None:
     resource_id = trained(service) if kind == "model" else deployed(service)
-    service.force(kind, resource_id, "SOMETHING_FAILED")
-    make = model_sensor if kind == "model" else deployment_sensor
+    service.force(resource_id, "SOMETHING_FAILED")
     with pytest.raises(AirflowSkipException if soft else AirflowFailException) as caught:
-        run(lambda: make(resource_id, soft_fail=soft), deferrable=deferrable)
+        run(lambda: SENSORS[kind](resource_id, soft_fail=soft), deferrable=deferrable)
     assert soft or resource_id in str(caught.value)
 
 
 @both
 @pytest.mark.parametrize("soft", [False, True])
-def test_sensors_time_out_as_sensors_do(service: Service, soft: bool, deferrable: bool) -> None:
+def test_sensors_time_out_as_sensors_do(service: ModelService, soft: bool, deferrable: bool) -> None:
     service.settings(training_seconds=FOREVER)
     model_id = str(train(wait_for_completion=False).execute(CONTEXT))
     with pytest.raises(AirflowSkipException if soft else AirflowSensorTimeout) as caught:
@@ -927,13 +741,13 @@ def test_sensors_time_out_as_sensors_do(service: Service, soft: bool, deferrable
     assert f"{late} Clear the task to resume the wait." in {str(caught.value), str(caught.value.__cause__)}
 
 
-def test_a_failure_after_a_poke_keeps_its_own_message(service: Service) -> None:
+def test_a_failure_after_a_poke_keeps_its_own_message(service: ModelService) -> None:
     """What an earlier poke saw is not the message of a later one."""
     service.settings(training_seconds=FOREVER)
     model_id = str(train(wait_for_completion=False).execute(CONTEXT))
     sensor = model_sensor(model_id, soft_fail=True)
     assert not sensor.poke(CONTEXT)
-    service.force("model", model_id, "TRAIN_FAILED")
+    service.force(model_id, "TRAIN_FAILED")
     with pytest.raises(AirflowSkipException, match="Skipping due to soft_fail"):
         sensor.execute(CONTEXT)
 
@@ -950,31 +764,30 @@ def test_a_failure_after_a_poke_keeps_its_own_message(service: Service) -> None:
         ("deployment", "DELETED", ""),
     ],
 )
-def test_a_misspelt_target_state(service: Service, kind: str, state: str, hint: str, logs: Logs) -> None:
-    make = model_sensor if kind == "model" else deployment_sensor
+def test_a_misspelt_target_state(service: ModelService, kind: str, state: str, hint: str, logs: Logs) -> None:
     with contextlib.suppress(AirflowSensorTimeout):
-        make("nope", target_state=state, timeout=0.01).execute(CONTEXT)
+        SENSORS[kind]("nope", target_state=state, timeout=0.01).execute(CONTEXT)
     assert hint in logs.text
     assert ("known state" in logs.text) == bool(hint)
 
 
-def test_a_sensor_waits_failures_through(service: Service) -> None:
+def test_a_sensor_waits_failures_through(service: ModelService) -> None:
     model_id = trained(service)
     for kind in ("503", "html", "disconnect"):
         service.fault("get-model", kind)
     model_sensor(model_id).execute(CONTEXT)
-    assert service.calls("get-model") >= 4
+    assert service.count("get-model") >= 4
 
 
 @both
 def test_a_deployment_that_is_nowhere_fails_a_sensor_after_a_while(
-    service: Service, deferrable: bool
+    service: ModelService, deferrable: bool
 ) -> None:
     with pytest.raises(AirflowFailException, match="is missing"):
-        run(lambda: deployment_sensor("6a092bd4-5098-466c-94aa-40bf6829430d"), deferrable=deferrable)
+        run(lambda: deployment_sensor(NEVER_MADE), deferrable=deferrable)
 
 
-def test_a_sensor_in_reschedule_mode(service: Service) -> None:
+def test_a_sensor_in_reschedule_mode(service: ModelService) -> None:
     from airflow.exceptions import AirflowRescheduleException
 
     service.settings(training_seconds=FOREVER)
@@ -982,11 +795,13 @@ def test_a_sensor_in_reschedule_mode(service: Service) -> None:
     ti = SimpleNamespace(get_first_reschedule_date=lambda _: None, dag_id="d", task_id="s")
     with pytest.raises(AirflowRescheduleException):
         model_sensor(model_id, mode="reschedule").execute({"ti": ti})
-    service.control("POST", "/clock", advance=FOREVER)
+    service.emulator.state.clock.advance(FOREVER)
     model_sensor(model_id, mode="reschedule").execute({"ti": ti})
 
 
 # What a DAG author sees
+
+WAIT = "wait_for_completion deferrable poll_interval timeout"
 
 
 @pytest.mark.parametrize(
@@ -995,17 +810,13 @@ def test_a_sensor_in_reschedule_mode(service: Service) -> None:
         (
             LucidworksTrainModelOperator,
             "name model_type training_data region config credentials_conn_id training_data_credentials "
-            "if_ambiguous wait_for_completion deferrable poll_interval timeout",
+            f"if_ambiguous {WAIT}",
         ),
         (
             LucidworksDeployModelOperator,
-            "model_id region config min_replicas max_replicas if_ambiguous "
-            "wait_for_completion deferrable poll_interval timeout",
+            f"model_id region config min_replicas max_replicas if_ambiguous {WAIT}",
         ),
-        (
-            LucidworksUndeployModelOperator,
-            "deployment_id wait_for_completion deferrable poll_interval timeout",
-        ),
+        (LucidworksUndeployModelOperator, f"deployment_id {WAIT}"),
         (LucidworksModelSensor, "model_id target_state deferrable"),
         (LucidworksDeploymentSensor, "deployment_id target_state deferrable"),
     ],

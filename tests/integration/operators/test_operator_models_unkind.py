@@ -3,19 +3,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import time
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from made_up_calls import then
+from model_service import (
+    DATA,
+    ModelService,
+    Store,
+    attempt,
+    both,
+    deployment_sensor,
+    run,
+    run_and_die,
+    train,
+    undeploy,
+)
+from model_service import deploy as deploy_bare
 
-from lucidworks_provider import retrying
-from lucidworks_provider.client import models
-from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
     AmbiguousResourceError,
     InputError,
@@ -25,97 +30,37 @@ from lucidworks_provider.errors import (
     UnknownResourceError,
 )
 from lucidworks_provider.operators import models as operators
-from lucidworks_provider.operators.models import (
-    LucidworksDeployModelOperator,
-    LucidworksTrainModelOperator,
-    LucidworksUndeployModelOperator,
-)
-from lucidworks_provider.sensors.models import LucidworksDeploymentSensor
-from lucidworks_provider.triggers import LucidworksStateTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lucidworks_provider.emulator.server import RunningEmulator
+    from operator_service import Service
 
-DATA = {"catalog": "gs://bucket/catalog", "signals": "gs://bucket/signals"}
-COMMON: dict[str, Any] = {"task_id": "t", "poll_interval": 0.05, "timeout": 5, "deferrable": False}
 ALL = ["config", "region", "trainingData", "modelType"]
-
-
-class Store(dict[str, str]):
-    def set(self, key: str, value: str) -> None:
-        self[key] = value
-
-
-class Service:
-    """The emulator's test side."""
-
-    def __init__(self, emulator: RunningEmulator) -> None:
-        self.state = emulator.state
-        self.settings(training_seconds=0, deploy_seconds=0, undeploy_seconds=0)
-
-    def settings(self, **changes: Any) -> None:
-        self.state.settings = self.state.settings.patched(changes)
-
-    def fault(self, kind: str, match: str, times: int = 1) -> None:
-        self.state.faults.inject(Fault.from_json({"kind": kind, "match": match, "times": times}))
-
-    def calls(self, endpoint: str) -> int:
-        return sum(line.endpoint == endpoint for line in self.state.log)
-
-    def deletions(self) -> list[tuple[str, int | None]]:
-        return [(line.path, line.status) for line in self.state.log if line.method == "DELETE"]
-
-    def trained(self) -> list[str]:
-        return [one.model_id for one in self.state.registry.models() if one.order is not None]
-
-    def deployed(self) -> list[str]:
-        return [one.deployment_id for one in self.state.registry.deployments()]
+stores = pytest.mark.parametrize("store", [True, False], ids=["with state store", "without state store"])
 
 
 @pytest.fixture
-def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
-    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
+def service(service: Service, monkeypatch: pytest.MonkeyPatch) -> ModelService:
     monkeypatch.setattr(operators, "SEARCH_WAIT", 0.01)
-    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.01)
-    return Service(emulator)
+    made = ModelService(service.emulator, service.env, service.servers)
+    made.settings(training_seconds=0, deploy_seconds=0, undeploy_seconds=0)
+    return made
 
 
-def attempt(number: int = 1, store: Store | None = None) -> Any:
-    """The context of one attempt of a task whose run began a moment ago."""
-    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=3, try_number=number)
-    run = SimpleNamespace(start_date=datetime.fromtimestamp(time.time(), UTC))
-    return {"ti": ti, "dag_run": run} | ({} if store is None else {"task_state_store": store})
-
-
-def train(**arguments: Any) -> LucidworksTrainModelOperator:
-    defaults: dict[str, Any] = {
-        "name": "shop",
-        "model_type": "ecommerce-rnn",
-        "training_data": DATA,
-        "region": "us",
-        "config": {"trainer_config.num_epochs": 1},
-    }
-    return LucidworksTrainModelOperator(**COMMON | defaults | arguments)
-
-
-def deploy(model_id: str, **arguments: Any) -> LucidworksDeployModelOperator:
-    return LucidworksDeployModelOperator(
-        **COMMON | {"model_id": model_id, "region": "us", "config": {"a": 1}} | arguments
-    )
-
-
-def undeploy(deployment_id: str, **arguments: Any) -> LucidworksUndeployModelOperator:
-    return LucidworksUndeployModelOperator(**COMMON | {"deployment_id": deployment_id} | arguments)
+def deploy(model_id: str, **arguments: Any) -> Any:
+    return deploy_bare(model_id, **{"config": {"a": 1}} | arguments)
 
 
 def trained() -> str:
     return str(train().execute(attempt()))
 
 
-# The list shows less than was asked for
+def deployed() -> str:
+    return str(deploy(trained()).execute(attempt()))
 
+
+# The list shows less than was asked for
 
 OTHER_TRAININGS = {
     "config": {"config": {"trainer_config.num_epochs": 2}},
@@ -133,7 +78,7 @@ def test_the_model_shows_what_the_list_leaves_out(service: Service, hidden: list
     for field in hidden:
         assert train(**OTHER_TRAININGS[field]).execute(attempt()) != first
     assert train().execute(attempt()) == first
-    assert service.calls("create-model") == 1 + len(hidden)
+    assert service.count("create-model") == 1 + len(hidden)
 
 
 @pytest.mark.parametrize("hidden", [["config"], ["region"], ["trainingData"], ["modelType"], ["name"], ALL])
@@ -147,7 +92,7 @@ def test_what_is_shown_nowhere_is_an_error_before_any_post(service: Service, hid
         for words in (first, "'reuse'", "'create'", *(f"{field}: requested" for field in hidden)):
             assert words in str(caught.value)
     assert service.trained() == [first]
-    assert service.calls("create-model") == 1
+    assert service.count("create-model") == 1
     assert train(if_ambiguous="reuse").execute(attempt()) == first
     assert train(if_ambiguous="create").execute(attempt()) != first
 
@@ -164,7 +109,7 @@ def test_a_state_that_the_list_leaves_out(service: Service) -> None:
         deploy(model).execute(attempt())
     service.settings(deploy_fails=False)
     deploy(model).execute(attempt())
-    assert (service.calls("create-model"), service.calls("deploy")) == (2, 2), "what failed is made again"
+    assert (service.count("create-model"), service.count("deploy")) == (2, 2), "what failed is made again"
 
 
 def test_what_is_hidden_and_not_asked_for_is_no_doubt(service: Service) -> None:
@@ -202,7 +147,7 @@ def test_one_of_three_answers_shows_the_region_of_a_deployment(service: Service,
     first = deploy(model).execute(attempt())
     assert deploy(model, region="europe").execute(attempt()) != first
     assert deploy(model).execute(attempt()) == first
-    assert service.calls("deploy") == 2
+    assert service.count("deploy") == 2
 
 
 @pytest.mark.parametrize("hidden", ["region", "config", "maxReplicas"])
@@ -226,7 +171,7 @@ def test_a_deployment_that_cannot_be_told_is_an_error(service: Service, hidden: 
 def test_a_wrong_policy_is_refused(service: Service, make: Callable[..., Any]) -> None:
     with pytest.raises(InputError, match="if_ambiguous is 'maybe'; use one of fail, reuse, create"):
         make(if_ambiguous="maybe").execute(attempt())
-    assert list(service.state.log) == []
+    assert service.nothing_sent()
 
 
 # A POST without an answer, and a service with words of its own
@@ -244,15 +189,17 @@ FOREIGN = [{"us": "southcarolina"}, {"ecommerce-rnn": "rnn/v2"}, {"gs://bucket/c
 LOST = ["disconnect-after", "error-after", "cut-json", "reset"]
 
 
-@pytest.mark.parametrize("texts", SIMILAR, ids=str)
-@pytest.mark.parametrize("kind", LOST)
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [(kind, SIMILAR[0]) for kind in LOST] + [("error-after", texts) for texts in SIMILAR[1:]],
+)
 def test_a_training_without_an_answer_is_found_in_other_words(
     service: Service, kind: str, texts: dict[str, str]
 ) -> None:
     service.settings(rewritten_texts=texts)
-    service.fault(kind, "create-model")
+    service.fault("create-model", kind)
     assert [train().execute(attempt())] == service.trained()
-    assert service.calls("create-model") == 1
+    assert service.count("create-model") == 1
 
 
 @pytest.mark.parametrize("texts", FOREIGN, ids=str)
@@ -260,58 +207,48 @@ def test_what_may_be_ours_in_foreign_words_is_an_error_before_a_second_post(
     service: Service, texts: dict[str, str]
 ) -> None:
     service.settings(rewritten_texts=texts)
-    service.fault("error-after", "create-model")
+    service.fault("create-model", "error-after")
     with pytest.raises(AmbiguousResourceError) as caught:
         train().execute(attempt())
     [model] = service.trained()
     assert all(words in str(caught.value) for words in (model, *texts.values()))
-    assert service.calls("create-model") == 1
+    assert service.count("create-model") == 1
 
 
-@pytest.mark.parametrize("texts", [{"us": "us-east1"}, {"us": "southcarolina"}], ids=str)
-@pytest.mark.parametrize("kind", LOST)
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [(kind, {"us": "us-east1"}) for kind in LOST] + [("error-after", {"us": "southcarolina"})],
+)
 def test_a_deployment_without_an_answer(service: Service, kind: str, texts: dict[str, str]) -> None:
     model = trained()
     service.settings(rewritten_texts=texts, deploy_seconds=0.2)
-    service.fault(kind, "deploy")
+    service.fault("deploy", kind)
     if texts["us"] == "us-east1":
         assert [deploy(model).execute(attempt())] == service.deployed()
     else:
         with pytest.raises(AmbiguousResourceError, match="southcarolina"):
             deploy(model).execute(attempt())
-    assert (len(service.deployed()), service.calls("deploy")) == (1, 1)
+    assert (len(service.deployed()), service.count("deploy")) == (1, 1)
 
 
-class Death(BaseException):
-    """The process is gone: nothing after this runs."""
-
-
-def run_and_die(task: Any, context: Any, *, after: str) -> None:
-    def die(_: Any) -> Any:
-        raise Death
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, after, then(getattr(models, after), die))
-        with pytest.raises(Death):
-            task.execute(context)
-
-
-@pytest.mark.parametrize("texts", [*SIMILAR, *FOREIGN], ids=str)
-@pytest.mark.parametrize("store", [True, False], ids=["with state store", "without state store"])
+@pytest.mark.parametrize(
+    ("store", "texts"),
+    [(True, texts) for texts in [*SIMILAR, *FOREIGN]]
+    + [(False, texts) for texts in [*SIMILAR[:2], FOREIGN[0]]],
+)
 def test_a_worker_that_dies_after_the_post_never_trains_twice(
     service: Service, store: bool, texts: dict[str, str]
 ) -> None:
     service.settings(rewritten_texts=texts)
     state = Store() if store else None
-    first = train()
-    run_and_die(first, attempt(1, state), after="create_model")
+    run_and_die(train(), attempt(1, state), after="create_model")
     # Without a store it is not known that there was a POST; what is the same word for the client is taken anyhow.
     if (store and texts in SIMILAR) or texts == SIMILAR[1]:
         assert [train().execute(attempt(2, state))] == service.trained()
     else:
         with pytest.raises(AmbiguousResourceError, match=service.trained()[0]):
             train().execute(attempt(2, state))
-    assert service.calls("create-model") == 1
+    assert service.count("create-model") == 1
 
 
 @pytest.mark.parametrize(
@@ -328,19 +265,18 @@ def test_a_worker_that_dies_after_the_post_never_deploys_twice(
     model = trained()
     service.settings(rewritten_texts=texts)
     state = Store() if store else None
-    first = deploy(model)
-    run_and_die(first, attempt(1, state), after="create_deployment")
+    run_and_die(deploy(model), attempt(1, state), after="create_deployment")
     if taken:
         assert [deploy(model).execute(attempt(2, state))] == service.deployed()
     else:
         with pytest.raises(AmbiguousResourceError, match=service.deployed()[0]):
             deploy(model).execute(attempt(2, state))
-    assert service.calls("deploy") == 1
+    assert service.count("deploy") == 1
 
 
 def test_a_post_that_made_nothing_leaves_no_doubt(service: Service) -> None:
     store = Store()
-    service.fault("403", "create-model")
+    service.fault("create-model", "403")
     with pytest.raises(Exception, match="403"):
         train().execute(attempt(1, store))
     # Another task's, of the same name and made meanwhile.
@@ -348,16 +284,16 @@ def test_a_post_that_made_nothing_leaves_no_doubt(service: Service) -> None:
     assert train().execute(attempt(2, store)) != other
 
 
-@pytest.mark.parametrize("store", [True, False], ids=["with state store", "without state store"])
+@stores
 def test_an_order_that_did_not_arrive_is_sent_by_the_retry(service: Service, store: bool) -> None:
     state = Store() if store else None
     old = train(config={"trainer_config.num_epochs": 9}).execute(attempt())
-    service.state.clock.advance(7200)
-    service.fault("disconnect", "create-model")
+    service.emulator.state.clock.advance(7200)
+    service.fault("create-model", "disconnect")
     with pytest.raises(SubmissionUnknownError):
         train().execute(attempt(1, state))
     retried = attempt(2, state)
-    retried["dag_run"].start_date = datetime.fromtimestamp(service.state.clock(), UTC)
+    retried["dag_run"].start_date = datetime.fromtimestamp(service.emulator.state.clock(), UTC)
     assert train().execute(retried) not in {old, None}
     assert len(service.trained()) == 2
 
@@ -398,7 +334,7 @@ def test_an_unknown_word_is_waited_for_and_shown_once(
 # Lists of deployments that are not there
 
 
-@pytest.mark.parametrize("deferrable", [False, True])
+@both
 @pytest.mark.parametrize(
     "missing",
     [["list-deployments"], ["list-model-deployments"], ["list-deployments", "list-model-deployments"]],
@@ -410,29 +346,11 @@ def test_another_list_shows_the_deployment(service: Service, missing: list[str],
     deploy(other).execute(attempt())
     service.settings(missing_endpoints=missing, deploy_seconds=0.1, undeploy_seconds=0.1)
     # What the model itself shows has no replicas and no configuration.
-    deployment = str(run(deploy(model, config=None), deferrable))
+    deployment = str(run(lambda: deploy(model, config=None), deferrable=deferrable))
     assert deploy(model, config=None).execute(attempt()) == deployment
-    run(LucidworksDeploymentSensor(task_id="s", deployment_id=deployment, poke_interval=0.05), deferrable)
-    run(undeploy(deployment), deferrable)
-    assert (deployment in service.deployed(), service.calls("deploy")) == (False, 2)
-
-
-def run(task: Any, deferrable: bool) -> Any:
-    """Either way of waiting."""
-    from airflow.providers.common.compat.sdk import TaskDeferred
-
-    task.deferrable = deferrable
-    try:
-        return task.execute(attempt())
-    except TaskDeferred as deferred:
-        _, kwargs = deferred.trigger.serialize()
-
-        async def first() -> Any:
-            async for event in LucidworksStateTrigger(**json.loads(json.dumps(kwargs))).run():
-                return dict(json.loads(json.dumps(event.payload)))
-            raise AssertionError("no event")
-
-        return task.execute_complete(attempt(), asyncio.run(first()))
+    run(lambda: deployment_sensor(deployment), deferrable=deferrable)
+    run(lambda: undeploy(deployment), deferrable=deferrable)
+    assert (deployment in service.deployed(), service.count("deploy")) == (False, 2)
 
 
 def test_no_list_at_all_is_an_error_that_names_the_option(service: Service) -> None:
@@ -459,14 +377,14 @@ def paths(deployment: str) -> list[str]:
 
 
 def test_the_documented_path_comes_first(service: Service) -> None:
-    deployment = str(deploy(trained()).execute(attempt()))
+    deployment = deployed()
     undeploy(deployment).execute(attempt())
     assert service.deletions() == [(paths(deployment)[0], 200)]
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 409, 410, 415, 422])
 def test_the_usual_path_comes_after_a_refusal(service: Service, status: int) -> None:
-    deployment = str(deploy(trained()).execute(attempt()))
+    deployment = deployed()
     service.settings(undeploy_path="rest", undeploy_refusal=status)
     undeploy(deployment).execute(attempt())
     assert service.deletions() == list(zip(paths(deployment), (status, 200), strict=True))
@@ -475,8 +393,8 @@ def test_the_usual_path_comes_after_a_refusal(service: Service, status: int) -> 
 
 @pytest.mark.parametrize("kind", ["unauthorized", "429", "500", "503", "html", "disconnect", "timeout"])
 def test_what_is_not_about_the_path_is_sent_again_to_the_same(service: Service, kind: str) -> None:
-    deployment = str(deploy(trained()).execute(attempt()))
-    service.state.faults.inject(Fault.from_json({"kind": kind, "match": "undeploy", "delay": 0.01}))
+    deployment = deployed()
+    service.fault("undeploy", kind, delay=0.01)
     undeploy(deployment).execute(attempt())
     assert [path for path, _ in service.deletions()] == [paths(deployment)[0]] * 2
 

@@ -9,21 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prediction_service import LLAMA, Service, by_jobs, direct, new_context, scripted, service_of
+from operator_service import LLAMA, Service, by_jobs, direct, new_context, scripted
 
 from lucidworks_provider.client import use_cases
 from lucidworks_provider.client.predictions import predict, submit_prediction
 from lucidworks_provider.client.use_cases import list_use_cases
-from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import AuthenticationError, ConfigurationError, UnknownResourceError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
 TEXTS = ["One.", "Two."]
-
-
-@pytest.fixture
-def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
-    return service_of(emulator, monkeypatch)
 
 
 def paths(service: Service) -> list[str]:

@@ -13,28 +13,25 @@ import logging
 import pickle
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, TaskDeferred
-from prediction_service import (
+from operator_service import (
     Scripted,
     Service,
     by_jobs,
     direct,
     new_context,
     rows_of,
-    scripted,
-    service_of,
     through_triggers,
     wait,
 )
 
 from lucidworks_provider.decorators.predict import lucidworks_predict_task
-from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import ConfigurationError, InputError, JobFailedError, LucidworksError
 from lucidworks_provider.hooks import third_party
 from lucidworks_provider.jobs.decisions import JobsOutcome
@@ -67,17 +64,21 @@ def quoting(status: int, *, encoded: bool = False) -> Callable[[str, dict[str, A
 
 
 @pytest.fixture
-def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
-    service = service_of(emulator, monkeypatch)
+def service(service: Service) -> Service:
     connect_key(service, password=KEY)
     return service
 
 
 @pytest.fixture
-def server(service: Service) -> Iterator[Scripted]:
-    with scripted(harmless) as server:
-        service.connect(extra={"application_url": server.url})
-        yield server
+def server(service: Service) -> Scripted:
+    return service.answers(harmless)
+
+
+@pytest.fixture(params=["direct", "jobs"])
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Any]:
+    """Makes an operator of either kind, which uses the key of the connection."""
+    path = {"path": tmp_path / "p.jsonl"} if request.param == "jobs" else {}
+    return lambda: {"direct": direct, "jobs": by_jobs}[request.param](TEXTS, **FROM_CONNECTION, **path)
 
 
 def connect_key(service: Service, conn_id: str = "openai", **parts: Any) -> None:
@@ -162,14 +163,12 @@ def test_the_key_of_a_connection_is_sent(
 @pytest.mark.parametrize(
     "parts", [{}, {"password": " "}, {"extra": {"keyfile_dict": {}}}, {"extra": {"api_key": ""}}]
 )
-@pytest.mark.parametrize("make", [direct, by_jobs], ids=["direct", "jobs"])
 def test_a_connection_without_a_key_is_named_before_anything_is_sent(
-    service: Service, server: Scripted, tmp_path: Path, make: Any, parts: dict[str, Any]
+    service: Service, server: Scripted, tmp_path: Path, made: Any, parts: dict[str, Any]
 ) -> None:
     connect_key(service, **parts)
-    path = {"path": tmp_path / "p.jsonl"} if make is by_jobs else {}
     with pytest.raises(ConfigurationError, match=r"'openai'.*no key.*password"):
-        make(TEXTS, **FROM_CONNECTION, **path).execute(new_context())
+        made().execute(new_context())
     assert (server.heard, service.nothing_sent(), list(tmp_path.iterdir())) == ([], True, [])
 
 
@@ -199,8 +198,11 @@ RENDERED = {"params": {"key": KEY, "config": LITERAL, "heat": 1}}
 pytestmark = pytest.mark.filterwarnings("ignore:model_config was given a key")
 
 
-@pytest.mark.parametrize("form", ["inline", "p.jsonl", "p.parquet", "older.jsonl", "jobs", "triggers"])
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    ("source", "form"),
+    [(source, form) for source in SOURCES for form in ("older.jsonl", "triggers")]
+    + [("a rendered value", form) for form in ("inline", "p.jsonl", "p.parquet", "jobs")],
+)
 def test_a_key_is_sent_and_nowhere_else(
     service: Service,
     server: Scripted,
@@ -239,10 +241,7 @@ def test_a_key_is_sent_and_nowhere_else(
     store = context["task_state_store"].values if "task_state_store" in context else {}
     shown += [json.dumps(result), files_of(tmp_path), json.dumps(store), logged()]
     assert ("record.json" in files_of(tmp_path)) == (form == "older.jsonl")
-    for text in shown:
-        assert key not in text
-        assert "c4nary" not in text
-        assert ENCODED not in text
+    assert [text for text in shown for secret in (key, "c4nary", ENCODED) if secret in text] == []
 
 
 def test_a_key_is_in_no_fingerprint_so_that_a_rotated_one_pays_for_nothing_again(
@@ -325,16 +324,13 @@ def test_a_key_under_a_misspelt_name_is_refused_unseen(service: Service, server:
 
 @pytest.mark.parametrize("encoded", [False, True], ids=["JSON", "text"])
 @pytest.mark.parametrize("status", [200, 302, 400, 401, 403, 404, 429, 500])
-@pytest.mark.parametrize("make", [direct, by_jobs], ids=["direct", "jobs"])
 def test_an_exception_does_not_pass_on_what_the_service_quotes(
-    service: Service, logged: Callable[[], str], tmp_path: Path, make: Any, status: int, encoded: bool
+    service: Service, logged: Callable[[], str], tmp_path: Path, made: Any, status: int, encoded: bool
 ) -> None:
-    path = {"path": tmp_path / "p.jsonl"} if make is by_jobs else {}
-    with scripted(quoting(status, encoded=encoded)) as server:
-        service.connect(extra={"application_url": server.url})
-        with pytest.raises(LucidworksError) as caught:
-            make(TEXTS, **FROM_CONNECTION, **path).execute(new_context())
-        assert KEY in json.dumps(server.heard)
+    server = service.answers(quoting(status, encoded=encoded))
+    with pytest.raises(LucidworksError) as caught:
+        made().execute(new_context())
+    assert KEY in json.dumps(server.heard)
     for text in (shown_by(caught.value), logged(), files_of(tmp_path)):
         assert KEY not in text
 
@@ -348,11 +344,10 @@ def test_a_result_is_what_the_service_sent_whatever_it_quotes(service: Service, 
             return 200, {"predictionId": "job", "status": "SUBMITTED"}
         return 200, {"status": "READY", "predictions": [{"response": f"With {keys[0]}.", "config": keys}] * 3}
 
-    with scripted(reply) as server:
-        service.connect(extra={"application_url": server.url})
-        rows = direct(TEXTS, **FROM_CONNECTION).execute(new_context())
-        direct(TEXTS, result_path=str(tmp_path / "p.jsonl"), **FROM_CONNECTION).execute(new_context())
-        by_jobs(TEXTS, tmp_path / "j.jsonl", **FROM_CONNECTION).execute(new_context())
+    service.answers(reply)
+    rows = direct(TEXTS, **FROM_CONNECTION).execute(new_context())
+    direct(TEXTS, result_path=str(tmp_path / "p.jsonl"), **FROM_CONNECTION).execute(new_context())
+    by_jobs(TEXTS, tmp_path / "j.jsonl", **FROM_CONNECTION).execute(new_context())
     assert set(keys) == {KEY}
     for found in (rows, rows_of(tmp_path / "p.jsonl"), rows_of(tmp_path / "j.jsonl")):
         assert [row["response"] for row in found] == [f"With {KEY}."] * 3
@@ -370,11 +365,10 @@ def test_a_jobs_reason_does_not_pass_on_what_the_service_quotes(
             return 200, {"predictionId": "job", "status": "SUBMITTED"}
         return 200, {"status": "ERROR", "message": f"Nobody knows {KEY}."}
 
-    with scripted(reply) as server:
-        service.connect(extra={"application_url": server.url})
-        make = lambda: by_jobs(TEXTS, tmp_path / "p.jsonl", deferrable=True, **FROM_CONNECTION)  # noqa: E731
-        with pytest.raises(JobFailedError, match=r"Nobody knows \*\*\*") as caught:
-            through_triggers(make, new_context())
+    service.answers(reply)
+    make = lambda: by_jobs(TEXTS, tmp_path / "p.jsonl", deferrable=True, **FROM_CONNECTION)  # noqa: E731
+    with pytest.raises(JobFailedError, match=r"Nobody knows \*\*\*") as caught:
+        through_triggers(make, new_context())
     assert KEY not in shown_by(caught.value) + files_of(tmp_path)
     # Airflow logs and stores these.
     assert events
@@ -409,21 +403,17 @@ QUOTED: dict[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize("status", [200, 400, 500])
 @pytest.mark.parametrize("quoted", QUOTED)
-@pytest.mark.parametrize("make", [direct, by_jobs], ids=["direct", "jobs"])
 def test_a_part_or_an_abbreviation_of_a_key_is_blanked_in_errors(
-    service: Service, logged: Callable[[], str], tmp_path: Path, make: Any, quoted: str, status: int
+    service: Service, logged: Callable[[], str], tmp_path: Path, made: Any, quoted: str, status: int
 ) -> None:
     key, said = QUOTED[quoted]
     connect_key(service, password=key)
     # A message is cut; so it may end within the key.
-    told = [f"Wrong key {said}.", "x" * 290 + said]
-    path = {"path": tmp_path / "p.jsonl"} if make is by_jobs else {}
-    for message in told:
+    for message in (f"Wrong key {said}.", "x" * 290 + said):
         body = {"message": message, "status": "ERROR"}
-        with scripted(lambda path, sent, body=body: (status, body)) as server:
-            service.connect(extra={"application_url": server.url})
-            with pytest.raises(LucidworksError) as caught:
-                make(TEXTS, **FROM_CONNECTION, **path).execute(new_context())
+        service.answers(lambda path, sent, body=body: (status, body))
+        with pytest.raises(LucidworksError) as caught:
+            made().execute(new_context())
         shown = shown_by(caught.value) + logged() + files_of(tmp_path)
         for part in (said, json.dumps(said)[1:-1], said[:12], said[-12:]):
             assert part not in shown

@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowSkipException
-from prediction_service import (
+from operator_service import (
     LLAMA,
     Service,
     by_jobs,
@@ -39,7 +39,6 @@ from prediction_service import (
     lineage_of,
     new_context,
     rows_of,
-    service_of,
     through_triggers,
 )
 from table_sources import FILES, KEYS, ROWS, SKUS, SOURCES, TABLE, FromStream, dictionaries, keyed, write
@@ -47,8 +46,7 @@ from table_sources import FILES, KEYS, ROWS, SKUS, SOURCES, TABLE, FromStream, d
 from lucidworks_provider import retrying
 from lucidworks_provider.decorators.predict import lucidworks_predict_task
 from lucidworks_provider.documents import tables
-from lucidworks_provider.emulator.server import RunningEmulator
-from lucidworks_provider.errors import InputError, JobTimeoutError, ServiceError
+from lucidworks_provider.errors import InputError, ServiceError
 from lucidworks_provider.jobs import task
 from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
@@ -56,53 +54,58 @@ from lucidworks_provider.operators.prediction import LucidworksPredictionOperato
 COLUMNS: dict[str, Any] = {"id_column": "sku", "columns": ["brand"]}
 
 
-@pytest.fixture
-def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
-    return service_of(emulator, monkeypatch)
-
-
 def to_file(inputs: Any, path: Path, **arguments: Any) -> LucidworksPredictionOperator:
     """A synchronous operator with the arguments of an asynchronous one."""
     return direct(inputs, result_path=str(path), **arguments)
 
 
-@pytest.mark.parametrize("name", SOURCES)
-@pytest.mark.parametrize("form", ["p.parquet", "p.jsonl", "returned", "by jobs"])
-def test_whatever_holds_the_rows(service: Service, tmp_path: Path, name: str, form: str) -> None:
-    path = tmp_path / ("p.parquet" if form == "by jobs" else form)
-    source = SOURCES[name]()
-    if form == "by jobs":
-        by_jobs(source, path, **COLUMNS).execute(new_context())
-    elif form == "returned":
-        rows = direct(source, **COLUMNS).execute(new_context())
+def predicted(inputs: Any, path: Path | None = None, **arguments: Any) -> list[dict[str, Any]]:
+    """The rows of a new task, of its file if there is one."""
+    returned = direct(inputs, result_path=path and str(path), **arguments).execute(new_context())
+    return rows_of(path) if path else returned
+
+
+def column(rows: list[dict[str, Any]], name: str) -> list[Any]:
+    return [row[name] for row in rows]
+
+
+# What is read: the same for all tasks; a few sources for each of them
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [(name, None) for name in SOURCES]
+    + [
+        (name, form)
+        for name in ("pandas", "a generator", "mapped tasks")
+        for form in ("p.parquet", "p.jsonl", "jobs.parquet")
+    ],
+)
+def test_whatever_holds_the_rows(service: Service, tmp_path: Path, name: str, form: str | None) -> None:
+    path = form and tmp_path / form
+    if form == "jobs.parquet":
+        by_jobs(SOURCES[name](), tmp_path / form, **COLUMNS).execute(new_context())
+        rows = rows_of(tmp_path / form)
     else:
-        direct(source, **COLUMNS, result_path=str(path)).execute(new_context())
-    rows = rows if form == "returned" else rows_of(path)
-    assert [row["sku"] for row in rows] == SKUS
-    assert [row["brand"] for row in rows] == [row["brand"] for row in ROWS]
-    assert [row["response"] for row in rows] == [row["text"] for row in ROWS]
-    assert {row["status"] for row in rows} == {"predicted"}
+        rows = predicted(SOURCES[name](), path or None, **COLUMNS)
+    wanted = [(row["sku"], row["brand"], row["text"], "predicted") for row in ROWS]
+    assert [(row["sku"], row["brand"], row["response"], row["status"]) for row in rows] == wanted
     assert "price" not in rows[0]
-    if form != "returned":
-        assert list(tmp_path.iterdir()) == [path], "nothing of the rows remains"
+    assert list(tmp_path.iterdir()) == ([path] if path else []), "nothing of the rows remains"
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("make", [to_file, by_jobs], ids=["direct", "jobs"])
-def test_files(service: Service, tmp_path: Path, name: str, make: Any) -> None:
-    source, path = write(tmp_path / "in" / name), tmp_path / "out" / "p.parquet"
-    make(source, path, **COLUMNS).execute(new_context())
-    rows = rows_of(path)
-    assert [row["sku"] for row in rows] == [str(sku) if ".csv" in name else sku for sku in SKUS]
-    assert [row["response"] for row in rows] == [row["text"] for row in ROWS]
+def test_files(service: Service, tmp_path: Path, name: str) -> None:
+    rows = predicted(write(tmp_path / "in" / name), **COLUMNS)
+    assert column(rows, "sku") == [str(sku) if ".csv" in name else sku for sku in SKUS]
+    assert column(rows, "response") == column(ROWS, "text")
 
 
-@pytest.mark.parametrize("name", ["{}/in", "{}/in/*.parquet", "{}/in/**"])
+@pytest.mark.parametrize("name", ["{}/in", "{}/in/*.parquet", "file://{}/in/**"])
 def test_a_folder_and_a_glob_in_the_order_of_their_paths(service: Service, tmp_path: Path, name: str) -> None:
-    for number, rows in enumerate((ROWS[7:], ROWS[:3], ROWS[3:7])):
-        write(tmp_path / "in" / f"{(3, 1, 2)[number]}.parquet", rows)
-    direct(name.format(tmp_path), **COLUMNS, result_path=str(tmp_path / "p.parquet")).execute(new_context())
-    assert [row["sku"] for row in rows_of(tmp_path / "p.parquet")] == SKUS
+    for number, rows in ((3, ROWS[7:]), (1, ROWS[:3]), (2, ROWS[3:7])):
+        write(tmp_path / "in" / f"{number}.parquet", rows)
+    assert column(predicted(name.format(tmp_path), **COLUMNS), "sku") == SKUS
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
@@ -112,11 +115,9 @@ def test_every_value_of_csv_stays_text(service: Service, tmp_path: Path, separat
         {"sku": "1e5", "text": "b", "brand": "NA"},
     ]
     source = write(tmp_path / "t.csv", rows, separator=separator)
-    direct(source.as_uri(), **COLUMNS, result_path=str(tmp_path / "p.parquet")).execute(new_context())
-    assert [(row["sku"], row["brand"], row["response"]) for row in rows_of(tmp_path / "p.parquet")] == [
-        ("007", "", rows[0]["text"]),
-        ("1e5", "NA", "b"),
-    ]
+    found = predicted(source.as_uri(), tmp_path / "p.parquet", **COLUMNS)
+    wanted = [(row["sku"], row["brand"], row["text"]) for row in rows]
+    assert [(row["sku"], row["brand"], row["response"]) for row in found] == wanted
 
 
 # Refused with what is wrong, before anything is sent
@@ -145,15 +146,13 @@ BROKEN: dict[str, tuple[bytes, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-@pytest.mark.parametrize("make", [to_file, by_jobs], ids=["direct", "jobs"])
-def test_a_file_that_is_broken_is_refused(service: Service, tmp_path: Path, name: str, make: Any) -> None:
+def test_a_file_that_is_broken_is_refused(service: Service, tmp_path: Path, name: str) -> None:
     data, words = BROKEN[name]
     (tmp_path / name).write_bytes(data)
     path = tmp_path / "out" / "p.jsonl"
     with pytest.raises(InputError) as caught:
-        make(str(tmp_path / name), path, id_column="sku").execute(new_context())
-    for word in words:
-        assert word in str(caught.value)
+        predicted(str(tmp_path / name), path, id_column="sku")
+    assert [word for word in words if word not in str(caught.value)] == []
     assert name in str(caught.value) or name == "later.jsonl"
     assert service.nothing_sent()
     assert not path.parent.exists()
@@ -200,9 +199,8 @@ def test_what_is_no_table_is_named(
     service: Service, tmp_path: Path, source: Any, arguments: dict[str, Any], words: list[str]
 ) -> None:
     with pytest.raises(InputError) as caught:
-        direct(source, **arguments, result_path=str(tmp_path / "p.parquet")).execute(new_context())
-    for word in words:
-        assert word in str(caught.value)
+        predicted(source, tmp_path / "p.parquet", **arguments)
+    assert [word for word in words if word not in str(caught.value)] == []
     assert service.nothing_sent()
     assert not (tmp_path / "p.parquet").exists()
 
@@ -212,34 +210,31 @@ def test_what_is_no_table_is_named(
 
 @pytest.mark.parametrize("name", KEYS)
 @pytest.mark.parametrize("source", ["memory", "file"])
-def test_the_type_of_a_key_survives(service: Service, tmp_path: Path, name: str, source: str) -> None:
+def test_the_type_of_a_key_survives_and_joins(
+    service: Service, tmp_path: Path, name: str, source: str
+) -> None:
     kind, values = KEYS[name]
-    table, path = keyed(kind, values), tmp_path / "p.parquet"
-    pq.write_table(table, tmp_path / "t.parquet")
-    given = table if source == "memory" else str(tmp_path / "t.parquet")
-    direct(given, id_column="key", result_path=str(path)).execute(new_context())
-    result = pq.read_table(path)
-    assert result.schema.field("key").type == kind
-    assert result["key"].to_pylist() == table["key"].to_pylist()
-    assert result["response"].to_pylist() == ["a", "b", "c"]
-
-
-@pytest.mark.parametrize("name", KEYS)
-def test_the_key_joins_in_polars_duckdb_and_pandas(service: Service, tmp_path: Path, name: str) -> None:
-    kind, values = KEYS[name]
-    source, path = tmp_path / "t.parquet", tmp_path / "p.parquet"
-    pq.write_table(keyed(kind, values).slice(0, 2), source)
-    direct(str(source), id_column="key", result_path=str(path)).execute(new_context())
+    table, given, path = keyed(kind, values), tmp_path / "t.parquet", tmp_path / "p.parquet"
+    if source == "memory":
+        predicted(table, path, id_column="key")
+        result = pq.read_table(path)
+        assert result.schema.field("key").type == kind
+        assert result["key"].to_pylist() == table["key"].to_pylist()
+        assert result["response"].to_pylist() == ["a", "b", "c"]
+        return
+    pq.write_table(table.slice(0, 2), given)
+    predicted(str(given), path, id_column="key")
+    assert pq.read_schema(path).field("key").type == kind
     query = (
-        f"SELECT count(*), max(typeof(t.key) = typeof(p.key)) FROM '{source}' t JOIN '{path}' p USING (key)"  # noqa: S608
+        f"SELECT count(*), max(typeof(t.key) = typeof(p.key)) FROM '{given}' t JOIN '{path}' p USING (key)"  # noqa: S608
     )
     wanted = 2 if len({str(one) for one in values}) == 2 else 4
     assert duckdb.sql(query).fetchone() == (wanted, True)
-    before, after = pl.read_parquet(source), pl.read_parquet(path)
+    before, after = pl.read_parquet(given), pl.read_parquet(path)
     assert after.schema["key"] == before.schema["key"]
     if name not in {"list", "struct"}:
         assert len(before.join(after, on="key")) == wanted
-        frames = [pandas.read_parquet(one) for one in (source, path)]
+        frames = [pandas.read_parquet(one) for one in (given, path)]
         assert frames[0]["key"].dtype == frames[1]["key"].dtype
         assert len(frames[0].merge(frames[1], on="key")) == wanted
 
@@ -262,19 +257,17 @@ def test_ids_of_values_in_memory_keep_their_type(
     ids, wanted = VALUES[name]
     rows = [{"id": one, "text": "a"} for one in ids]
     given: Any = iter(rows) if as_generator else rows
-    direct(given, result_path=str(tmp_path / "p.parquet")).execute(new_context())
-    assert [row["id"] for row in rows_of(tmp_path / "p.parquet")] == wanted
-    rows = direct(rows).execute(new_context())
+    assert column(predicted(given, tmp_path / "p.parquet"), "id") == wanted
+    rows = predicted(rows)
     assert json.loads(json.dumps(rows)) == rows
 
 
 def test_ids_of_several_types_are_refused_where_a_column_has_one(service: Service, tmp_path: Path) -> None:
     inputs = [{"id": 1, "text": "a"}, {"id": "x", "text": "b"}]
     with pytest.raises(InputError, match=r"'id' have no single type"):
-        direct(inputs, result_path=str(tmp_path / "p.parquet")).execute(new_context())
+        predicted(inputs, tmp_path / "p.parquet")
     assert service.nothing_sent()
-    direct(inputs, result_path=str(tmp_path / "p.jsonl")).execute(new_context())
-    assert [row["id"] for row in rows_of(tmp_path / "p.jsonl")] == [1, "x"]
+    assert column(predicted(inputs, tmp_path / "p.jsonl"), "id") == [1, "x"]
 
 
 DAY = date(2026, 1, 1)
@@ -292,7 +285,7 @@ def test_values_that_a_column_would_change_are_refused(
 ) -> None:
     rows = [{"id": number, "text": "a", "c": one} for number, one in enumerate(values)]
     with pytest.raises(InputError, match=r"'c' have no single type .*: they are "):
-        direct(make(rows), columns=["c"], result_path=str(tmp_path / "p.parquet")).execute(new_context())
+        predicted(make(rows), tmp_path / "p.parquet", columns=["c"])
     assert service.nothing_sent()
 
 
@@ -300,7 +293,7 @@ def test_values_that_a_column_would_change_are_refused(
 @pytest.mark.parametrize("make", [list, iter], ids=["list", "generator"])
 def test_nanoseconds_of_a_key_stay(service: Service, tmp_path: Path, zone: str | None, make: Any) -> None:
     path, ids = tmp_path / "p.parquet", [pandas.Timestamp(n, tz=zone) for n in (1, 2)]
-    direct(make([{"id": one, "text": "a"} for one in ids]), result_path=str(path)).execute(new_context())
+    predicted(make([{"id": one, "text": "a"} for one in ids]), path)
     keys = pq.read_table(path)["id"]
     assert (keys.type, keys.to_pylist()) == (pa.timestamp("ns", zone), ids)
 
@@ -310,18 +303,9 @@ def test_values_that_json_has_no_type_for_are_text(service: Service, tmp_path: P
     columns = {name: pa.array(KEYS[name][1], KEYS[name][0]) for name in kinds}
     columns["ns"] = pa.array([1, 2], pa.timestamp("ns"))
     table = pa.table({"text_": ["a", "b"], **columns, "nan": [float("nan"), 1.0]})
-    direct(
-        table,
-        id_column=None,
-        text_column="text_",
-        columns=[*columns, "nan"],
-        result_path=str(tmp_path / "p.jsonl"),
-    ).execute(new_context())
-    row = rows_of(tmp_path / "p.jsonl")[0]
-    wanted = {
-        "decimal": "1.10",
-        "bytes": "AP8=",
-        "date": "2026-01-31",
+    arguments: Any = {"id_column": None, "text_column": "text_", "columns": [*columns, "nan"]}
+    row = predicted(table, tmp_path / "p.jsonl", **arguments)[0]
+    wanted = {"decimal": "1.10", "bytes": "AP8=", "date": "2026-01-31"} | {
         "uint64": 1,
         "bool": True,
         "nan": None,
@@ -338,7 +322,7 @@ def test_batches_of_a_column_may_have_several_dictionaries_and_no_values(
     ]
     table = pa.table({"id": pa.chunked_array(parts), "text": list("abcdef"), "none": pa.nulls(6)})
     path = tmp_path / "p.parquet"
-    direct(FromStream(table), columns=["none"], batch_size=1, result_path=str(path)).execute(new_context())
+    predicted(FromStream(table), path, columns=["none"], batch_size=1)
     result = pq.read_table(path)
     assert result["id"].to_pylist() == ["b", "a", "c", "b", None, None]
     assert result.schema.field("none").type == pa.string(), "no other type is known"
@@ -363,10 +347,8 @@ def test_batches_of_a_column_may_have_several_dictionaries_and_no_values(
 def test_values_of_numpy_and_pandas_in_json(
     service: Service, tmp_path: Path, value: Any, wanted: Any
 ) -> None:
-    direct(
-        [{"id": 1, "text": "a", "c": value}], columns=["c"], result_path=str(tmp_path / "p.jsonl")
-    ).execute(new_context())
-    assert rows_of(tmp_path / "p.jsonl")[0]["c"] == wanted
+    rows = [{"id": 1, "text": "a", "c": value}]
+    assert column(predicted(rows, tmp_path / "p.jsonl", columns=["c"]), "c") == [wanted]
 
 
 @pytest.mark.parametrize("missing", [float("nan"), pandas.NA, pandas.NaT])
@@ -380,9 +362,9 @@ def test_what_pandas_has_for_a_missing_value_is_null(
         {"id": pandas.NaT, "text": "b"},
         {"id": AWARE + HOUR, "text": "c"},
     ]
-    direct(make(rows), max_reject_ratio=0.5, result_path=str(path)).execute(new_context())
-    assert [row["status"] for row in rows_of(path)] == ["rejected", "predicted", "predicted"]
-    assert [row["id"] for row in rows_of(path)] == [AWARE, None, AWARE + HOUR]
+    found = predicted(make(rows), path, max_reject_ratio=0.5)
+    assert column(found, "status") == ["rejected", "predicted", "predicted"]
+    assert column(found, "id") == [AWARE, None, AWARE + HOUR]
 
 
 POLARS: dict[str, tuple[Any, Any]] = {
@@ -400,14 +382,13 @@ def test_types_of_polars(service: Service, tmp_path: Path, name: str) -> None:
     value, kind = POLARS[name]
     column, path = pl.Series([value], dtype=kind), tmp_path / "p.parquet"
     frame = pl.DataFrame({"id": column, "c": column, "text": pl.Series(["a"], dtype=pl.Categorical)})
-    direct(frame, columns=["c"], result_path=str(path)).execute(new_context())
-    row = rows_of(path)[0]
+    row = predicted(frame, path, columns=["c"])[0]
     assert (row["id"], row["c"], row["response"]) == (value, value, "a")
 
 
 def test_a_column_that_is_not_read_may_have_any_values(service: Service, tmp_path: Path) -> None:
     frame = pandas.DataFrame([[1, "a", 1, 2], [2, "b", "x", 3]], columns=["id", "text", "c", "c"])
-    assert len(direct(frame).execute(new_context())) == 2
+    assert len(predicted(frame)) == 2
 
 
 QUERY = "SELECT 'a' AS text, 7 AS brand, 1 AS id, 8 AS brand"
@@ -417,7 +398,7 @@ QUERY = "SELECT 'a' AS text, 7 AS brand, 1 AS id, 8 AS brand"
 def test_rows_of_sqlite_are_read_by_name(service: Service, make: Any) -> None:
     database = sqlite3.connect(":memory:")
     database.row_factory = sqlite3.Row
-    rows = direct(make(database.execute(QUERY))).execute(new_context())
+    rows = predicted(make(database.execute(QUERY)))
     assert [(row["id"], row["response"]) for row in rows] == [(1, "a")]
 
 
@@ -426,7 +407,7 @@ def test_a_cursor_with_a_column_twice(service: Service, factory: Any) -> None:
     database = sqlite3.connect(":memory:")
     database.row_factory = factory
     with pytest.raises(InputError, match=r"inputs\[0\] has the column 'brand' 2 times"):
-        direct(database.execute(QUERY), columns=["brand"]).execute(new_context())
+        predicted(database.execute(QUERY), columns=["brand"])
     assert service.nothing_sent()
 
 
@@ -444,8 +425,7 @@ def test_the_value_of_an_enumeration_is_passed_through(
     service: Service, tmp_path: Path, form: str, make: Any
 ) -> None:
     rows = make([{"id": Sku.A, "text": "a", "n": Number.ONE}])
-    direct(rows, columns=["n"], result_path=str(tmp_path / form)).execute(new_context())
-    row = rows_of(tmp_path / form)[0]
+    row = predicted(rows, tmp_path / form, columns=["n"])[0]
     assert (row["id"], type(row["id"]), row["n"]) == ("a", str, 1)
 
 
@@ -462,8 +442,11 @@ UNSENDABLE: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in UNSENDABLE if name != "half a pair"])
-@pytest.mark.parametrize("how", ["list", "generator", "Arrow", "Parquet", "JSON Lines"])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [(name, "Arrow") for name in UNSENDABLE if name != "half a pair"]
+    + [("NULL", how) for how in ("list", "generator", "Parquet", "JSON Lines")],
+)
 def test_rows_that_cannot_be_sent_stand_in_the_result(
     service: Service, tmp_path: Path, name: str, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -489,14 +472,14 @@ def test_rows_that_cannot_be_sent_stand_in_the_result(
 
 
 def test_half_a_surrogate_pair_is_no_text_either(service: Service) -> None:
-    rows = direct(["a", UNSENDABLE["half a pair"]], max_reject_ratio=0.5).execute(new_context())
-    assert [row["status"] for row in rows] == ["predicted", "rejected"]
+    rows = predicted(["a", UNSENDABLE["half a pair"]], max_reject_ratio=0.5)
+    assert column(rows, "status") == ["predicted", "rejected"]
 
 
 def test_half_a_surrogate_pair_in_a_file_is_a_rejected_row(service: Service, tmp_path: Path) -> None:
     texts = ["ü", UNSENDABLE["half a pair"], None]
     source = write(tmp_path / "t.jsonl", [{"id": n, "text": text} for n, text in enumerate(texts)])
-    rows = direct(str(source), max_reject_ratio=0.7).execute(new_context())
+    rows = predicted(str(source), max_reject_ratio=0.7)
     assert [(row["id"], row["status"], row.get("response")) for row in rows] == [
         (0, "predicted", "ü"),
         (1, "rejected", None),
@@ -504,8 +487,7 @@ def test_half_a_surrogate_pair_in_a_file_is_a_rejected_row(service: Service, tmp
     ]
 
 
-@pytest.mark.parametrize("make", [to_file, by_jobs], ids=["direct", "jobs"])
-@pytest.mark.parametrize("source", ["table", "generator"])
+@pytest.mark.parametrize(("make", "source"), [(to_file, "table"), (to_file, "generator"), (by_jobs, "table")])
 @pytest.mark.parametrize("arguments", [{}, {"on_invalid": "fail", "max_reject_ratio": 1}])
 def test_too_many_of_them_or_by_policy_one_end_it_before_anything_is_sent(
     service: Service, tmp_path: Path, make: Any, source: str, arguments: dict[str, Any]
@@ -522,8 +504,7 @@ def test_too_many_of_them_or_by_policy_one_end_it_before_anything_is_sent(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("form", ["p.parquet", "p.jsonl"])
-@pytest.mark.parametrize("deferrable", [False, True])
+@pytest.mark.parametrize(("form", "deferrable"), [("p.parquet", False), ("p.jsonl", True)])
 def test_jobs_have_only_what_can_be_sent(
     service: Service, tmp_path: Path, form: str, deferrable: bool
 ) -> None:
@@ -588,7 +569,7 @@ def test_the_result_of_no_rows_has_the_columns(service: Service, tmp_path: Path,
     source, path = tmp_path / name, tmp_path / "p.parquet"
     given = EMPTY[name](source)
     columns: Any = {"id_column": "sku", "columns": ["price"]}
-    direct(source if "." in name else given, **columns, result_path=str(path)).execute(new_context())
+    predicted(source if "." in name else given, path, **columns)
     found = pq.read_schema(path)
     known = name not in {"a generator", "a list", "t.csv", "t.jsonl"}
     assert found.field("sku").type == (pa.int64() if known else pa.string())
@@ -598,9 +579,7 @@ def test_the_result_of_no_rows_has_the_columns(service: Service, tmp_path: Path,
 def test_the_types_of_a_file_without_rows_do_not_matter(service: Service, tmp_path: Path) -> None:
     write(tmp_path / "in" / "2.parquet")
     pq.write_table(pa.table({"sku": pa.array([], pa.string()), "text": []}), tmp_path / "in" / "1.parquet")
-    path = tmp_path / "p.parquet"
-    direct(str(tmp_path / "in"), id_column="sku", result_path=str(path)).execute(new_context())
-    assert [row["sku"] for row in rows_of(path)] == SKUS
+    assert column(predicted(str(tmp_path / "in"), tmp_path / "p.parquet", id_column="sku"), "sku") == SKUS
 
 
 # Retries
@@ -624,23 +603,6 @@ def test_a_generator_is_read_once_for_all_tries(service: Service, tmp_path: Path
     context["ti"].max_tries += 3
     direct(rows(), **COLUMNS, result_path=str(path)).execute(context)
     assert [row["sku"] for row in rows_of(path)] == SKUS[::-1], "a cleared task reads it again"
-
-
-def test_a_generator_is_read_once_for_all_tries_of_its_jobs(service: Service, tmp_path: Path) -> None:
-    context, reads, path = new_context(), [], tmp_path / "p.parquet"
-
-    def rows() -> Iterator[dict[str, Any]]:
-        reads.append(1)
-        yield from dictionaries()[:: -1 if len(reads) > 1 else 1]
-
-    service.settings(pending_seconds=0.6)
-    with pytest.raises(JobTimeoutError):
-        by_jobs(rows(), path, **COLUMNS, timeout=0.2).execute(context)
-    by_jobs(rows(), path, **COLUMNS).execute(context)
-    assert set(service.submitted().values()) == {1}
-    assert [row["sku"] for row in rows_of(path)] == SKUS
-    assert len(reads) == 1
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_jobs_are_submitted_in_any_order(service: Service, tmp_path: Path) -> None:
@@ -688,7 +650,7 @@ def test_a_table_that_changes_while_it_is_read(
 # A task that predicts a table, as a process that a test kills.
 TASK = """
 import sys
-from prediction_service import direct, new_context
+from operator_service import direct, new_context
 
 source, path = sys.argv[1:]
 direct(source, result_path=path, concurrency=4).execute(new_context(state_store=False))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, BaseOperator, TaskDeferred
-from prediction_service import scripted
+from operator_service import scripted
 
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.decorators.chunk import _ChunkDecoratedOperator, lucidworks_chunk_task
@@ -316,27 +316,19 @@ def test_the_table_has_every_operator_sensor_and_decorator() -> None:
     assert len(info["task-decorators"]) == sum(one.__name__.startswith("_") for one in CASES)
 
 
-@pytest.mark.parametrize(
-    ("template", "native"),
-    [
-        (NONE, False),
-        (NONE, True),
-        (f" {NONE}\n", False),
-        ("{% if true %}{{ params['none'] }}{% endif %}", False),
-    ],
-)
+@pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize(
     ("operator", "argument", "value"),
     [(operator, *each) for operator, (_, arguments) in CASES.items() for each in arguments.items()],
 )
 def test_an_argument_that_renders_none_is_absent(
-    operator: type[BaseOperator], argument: str, value: Any, template: str, native: bool
+    operator: type[BaseOperator], argument: str, value: Any, native: bool
 ) -> None:
     if value is REQUIRED:
         with pytest.raises(InputError, match=f"^{argument} rendered to None, and it is required"):
-            rendered(operator, native=native, **{argument: template})
+            rendered(operator, native=native, **{argument: NONE})
     else:
-        found = getattr(rendered(operator, native=native, **{argument: template}), argument)
+        found = getattr(rendered(operator, native=native, **{argument: NONE}), argument)
         assert (found, type(found)) == (value, type(value))
 
 
@@ -349,11 +341,13 @@ def test_an_argument_that_renders_none_is_absent(
         ("eu-{{ params.none }}", "eu-None"),
         ("none", "none"),
         ("{{ params.none or 'eu' }}", "eu"),
+        (f" {NONE}\n", None),
+        ("{% if true %}{{ params['none'] }}{% endif %}", None),
         ({"a": NONE, "b": "None", "c": {"d": NONE}}, {"a": None, "b": "None", "c": {"d": None}}),
         ([NONE, "None", (NONE,), {"a": [NONE]}], [None, "None", (None,), {"a": [None]}]),
     ],
 )
-def test_a_literal_none_is_a_text(given: Any, becomes: Any) -> None:
+def test_a_literal_none_is_a_text_and_a_rendered_one_is_absent(given: Any, becomes: Any) -> None:
     assert rendered(LucidworksDeployModelOperator, region=given).region == becomes
 
 
@@ -456,39 +450,36 @@ def test_an_input_that_is_none_keeps_its_position(emulator: RunningEmulator) -> 
 
 # Texts for numbers and booleans
 
-# Each class, and what its argument of the name is read as.
-NUMBERS: list[tuple[type[BaseOperator], str]] = [
-    (LucidworksChunkOperator, "max_text_bytes"),
-    *[
-        (LucidworksChunkCorpusOperator, name)
-        for name in ("max_requests", "max_tokens", "max_in_flight", "max_text_bytes")
-    ],
-    *[(LucidworksChunkCorpusOperator, name) for name in ("max_document_bytes", "max_reject_ratio")],
-    *[(LucidworksChunkCorpusOperator, name) for name in ("timeout", "poll_interval", "busy_timeout")],
-    (LucidworksChunkCorpusOperator, "retention"),
-    *[(LucidworksPublishShardsOperator, name) for name in ("busy_timeout", "retention")],
-    *[(LucidworksPredictionOperator, name) for name in ("batch_size", "concurrency")],
-    *[(LucidworksAsyncPredictionOperator, name) for name in ("batch_size", "timeout", "poll_interval")],
-    *[(LucidworksDeployModelOperator, name) for name in ("min_replicas", "max_replicas", "timeout")],
-    *[(LucidworksTrainModelOperator, name) for name in ("timeout", "poll_interval")],
-]
-BOOLEANS: list[tuple[type[BaseOperator], str]] = [
-    *[(LucidworksChunkCorpusOperator, name) for name in ("full_refresh", "prune", "plan_only")],
-    *[(LucidworksChunkCorpusOperator, name) for name in ("keep_raw", "deletion_vectors")],
-    *[(LucidworksDeployModelOperator, name) for name in ("deferrable", "wait_for_completion")],
-    *[(LucidworksUndeployModelOperator, name) for name in ("deferrable", "wait_for_completion")],
-    *[(LucidworksTrainModelOperator, name) for name in ("deferrable", "wait_for_completion")],
-    *[
-        (operator, "deferrable")
-        for operator in (
-            LucidworksChunkOperator,
-            LucidworksAsyncPredictionOperator,
-            LucidworksJobSensor,
-            LucidworksModelSensor,
-            LucidworksDeploymentSensor,
-        )
-    ],
-]
+# Of each class, which arguments are read as numbers, and which as booleans.
+NUMBERS: dict[type[BaseOperator], str] = {
+    LucidworksChunkOperator: "max_text_bytes",
+    LucidworksChunkCorpusOperator: "max_requests max_tokens max_in_flight max_text_bytes max_document_bytes "
+    "max_reject_ratio timeout poll_interval busy_timeout retention",
+    LucidworksPublishShardsOperator: "busy_timeout retention",
+    LucidworksPredictionOperator: "batch_size concurrency",
+    LucidworksAsyncPredictionOperator: "batch_size timeout poll_interval",
+    LucidworksDeployModelOperator: "min_replicas max_replicas timeout",
+    LucidworksTrainModelOperator: "timeout poll_interval",
+}
+BOOLEANS: dict[type[BaseOperator], str] = {
+    LucidworksChunkCorpusOperator: "full_refresh prune plan_only keep_raw deletion_vectors",
+    LucidworksDeployModelOperator: "deferrable wait_for_completion",
+    LucidworksUndeployModelOperator: "deferrable wait_for_completion",
+    LucidworksTrainModelOperator: "deferrable wait_for_completion",
+    LucidworksChunkOperator: "deferrable",
+    LucidworksAsyncPredictionOperator: "deferrable",
+    LucidworksJobSensor: "deferrable",
+    LucidworksModelSensor: "deferrable",
+    LucidworksDeploymentSensor: "deferrable",
+}
+
+
+def each(
+    arguments: dict[type[BaseOperator], str], *values: object
+) -> list[tuple[type[BaseOperator], str, object]]:
+    """Every argument with the first value, and one of them with the others; more are in test_operator_values."""
+    pairs = [(operator, name) for operator, names in arguments.items() for name in names.split()]
+    return [(*pair, values[0]) for pair in pairs] + [(*pairs[0], value) for value in values[1:]]
 
 
 def new_context() -> Any:
@@ -497,8 +488,9 @@ def new_context() -> Any:
     }
 
 
-@pytest.mark.parametrize("value", ["soon", "NaN", "inf", "0x10", "", True])
-@pytest.mark.parametrize(("operator", "argument"), NUMBERS)
+@pytest.mark.parametrize(
+    ("operator", "argument", "value"), each(NUMBERS, "NaN", "soon", "inf", "0x10", "", True)
+)
 def test_what_is_no_number_is_refused(
     emulator: RunningEmulator, tmp_path: Any, operator: type[BaseOperator], argument: str, value: object
 ) -> None:
@@ -506,8 +498,9 @@ def test_what_is_no_number_is_refused(
         made(operator, tmp_path, **{argument: value}).execute(new_context())
 
 
-@pytest.mark.parametrize("value", ["maybe", "", "{{ params.flag }}", 1])
-@pytest.mark.parametrize(("operator", "argument"), BOOLEANS)
+@pytest.mark.parametrize(
+    ("operator", "argument", "value"), each(BOOLEANS, "maybe", "", "{{ params.flag }}", 1)
+)
 def test_what_is_no_boolean_is_refused(
     emulator: RunningEmulator, tmp_path: Any, operator: type[BaseOperator], argument: str, value: object
 ) -> None:
@@ -533,14 +526,8 @@ def made(operator: type[BaseOperator], folder: Any, **arguments: Any) -> Any:
     ("text", "deferred"), [("false", False), (" False ", False), ("true", True), ("1", True)]
 )
 def test_deferrable_as_a_text(emulator: RunningEmulator, tmp_path: Any, text: str, deferred: bool) -> None:
-    task = made(
-        LucidworksChunkOperator,
-        tmp_path,
-        deferrable=text,
-        poll_interval="0.2",
-        timeout="20",
-        max_text_bytes="1000",
-    )
+    texts = {"deferrable": text, "poll_interval": "0.2", "timeout": "20", "max_text_bytes": "1000"}
+    task = made(LucidworksChunkOperator, tmp_path, **texts)
     if deferred:
         with pytest.raises(TaskDeferred) as caught:
             task.execute(new_context())
@@ -551,27 +538,12 @@ def test_deferrable_as_a_text(emulator: RunningEmulator, tmp_path: Any, text: st
 
 
 def test_a_corpus_with_texts_for_everything(emulator: RunningEmulator, tmp_path: Any) -> None:
-    numbers = {
-        "max_requests": "5",
-        "max_tokens": "100000",
-        "max_reject_ratio": "0.5",
-        "busy_timeout": "60",
-        "max_in_flight": "8",
-        "timeout": "60",
-        "poll_interval": "0.2",
-        "max_text_bytes": "100000",
-        "max_document_bytes": " 100000 ",
-        "retention": "86400",
-    }
-    task = made(
-        LucidworksChunkCorpusOperator,
-        tmp_path,
-        **numbers,
-        source=[{"id": "2024", "text": "A text."}],
-        deletion_vectors="false",
-        keep_raw="False",
-        prune="0",
-    )
+    texts = {"max_requests": "5", "max_tokens": "100000", "max_reject_ratio": "0.5", "busy_timeout": "60"}
+    texts |= {"max_in_flight": "8", "timeout": "60", "poll_interval": "0.2", "max_text_bytes": "100000"}
+    texts |= {"max_document_bytes": " 100000 ", "retention": "86400"}
+    texts |= {"deletion_vectors": "false", "keep_raw": "False", "prune": "0"}
+    source = [{"id": "2024", "text": "A text."}]
+    task = made(LucidworksChunkCorpusOperator, tmp_path, **texts, source=source)
     delta = task.execute(new_context())
     assert (delta["documents"], delta["rejected"]) == (1, 0)
     table = read_table(f"{tmp_path}/output/chunks")

@@ -17,19 +17,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from prediction_service import (
+from operator_service import (
     Service,
     by_jobs,
     direct,
     new_context,
     rows_of,
-    scripted,
-    service_of,
     through_triggers,
 )
 
 from lucidworks_provider.corpus import open_dataset
-from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.operators.corpus import LucidworksChunkCorpusOperator
@@ -121,16 +118,15 @@ CHUNKING: dict[str, Case] = {
 
 @pytest.fixture
 def service(
-    emulator: RunningEmulator,
+    service: Service,
     short_corpus_waits: None,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> Service:
     caplog.set_level(logging.WARNING)
-    made = service_of(emulator, monkeypatch)
-    made.settings(pending_polls=0)
+    service.settings(pending_polls=0)
     monkeypatch.setattr("lucidworks_provider.jobs.decisions.NEVER_SEEN", 3.0)
-    return made
+    return service
 
 
 def order(service: Service, case: Case) -> None:
@@ -417,14 +413,11 @@ def test_batches_that_are_known_to_be_bad_keep_no_other_from_being_asked(
         bad = body["batch"][0]["text"] in {"0", "1", "2"}
         return 200, {"predictions": [] if bad else [{"response": body["batch"][0]["text"]}]}
 
-    with scripted(reply) as server:
-        service.connect(extra={"application_url": server.url})
-        heard = []
-        for _ in range(3):
-            before = len(server.heard)
-            with pytest.raises(LucidworksError, match="3 of 6 batches failed"):
-                direct(
-                    list("012345"), batch_size=1, concurrency=1, result_path=str(tmp_path / "p.jsonl")
-                ).execute(new_context())
-            heard.append([one["batch"][0]["text"] for one in server.heard[before:]])
+    server, heard = service.answers(reply), []
+    given: dict[str, Any] = {"batch_size": 1, "concurrency": 1, "result_path": str(tmp_path / "p.jsonl")}
+    for _ in range(3):
+        before = len(server.heard)
+        with pytest.raises(LucidworksError, match="3 of 6 batches failed"):
+            direct(list("012345"), **given).execute(new_context())
+        heard.append([one["batch"][0]["text"] for one in server.heard[before:]])
     assert heard == [["0", "1", "2"], ["3", "4", "5", "0", "1", "2"], ["0", "1", "2"]]

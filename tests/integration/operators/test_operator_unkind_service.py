@@ -6,21 +6,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from prediction_service import Service, by_jobs, direct, new_context, service_of, through_triggers
+from operator_service import Service, by_jobs, direct, new_context, through_triggers
 
 from lucidworks_provider.errors import ContentEncodingError, LucidworksError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lucidworks_provider.emulator.server import RunningEmulator
-
 TEXTS = ["One.", "Two.", "Three."]
 
 
 @pytest.fixture
-def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
-    service = service_of(emulator, monkeypatch)
+def service(service: Service) -> Service:
     service.settings(retrieved="payload")
     return service
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The aiohttp session of ``aget_conn``: it outlives its token, and shows it to the hosts of the connection only."""
+"""The aiohttp session of ``aget_conn``, where it differs from that of requests (``test_transport_session.py``)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 import trustme
-from transport_wire import answer, connection_json, dead_port, listening, proxying, read_request, scripted
+from transport_wire import answer, connection_json, listening, proxying, read_request, scripted
 
-from lucidworks_provider.client.http.messages import MODEL_SCOPE, PREDICT_SCOPE
+from lucidworks_provider.client.http.messages import PREDICT_SCOPE
 from lucidworks_provider.emulator import running
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope
@@ -59,26 +59,6 @@ async def stream(*parts: bytes) -> AsyncIterator[bytes]:
 # --- the token
 
 
-async def test_it_carries_the_token_and_outlives_it(emulator: RunningEmulator) -> None:
-    async with LucidworksAuthHook().aget_conn() as session:
-        assert await status(session) == 200
-        kill(emulator)
-        assert await status(session) == 200
-        assert await status(session, f"{emulator.url}/ai/usecases") == 200
-    assert emulator.state.log.issued[PREDICT_SCOPE] == 2
-    assert emulator.state.log.endpoints["usecases"] == 4
-
-
-async def test_it_uses_the_token_that_somebody_else_got(emulator: RunningEmulator) -> None:
-    async with LucidworksAuthHook().aget_conn() as session:
-        await status(session)
-        kill(emulator)
-        other = LucidworksAuthHook()
-        await other.aget_token(refused=await other.aget_token())
-        assert await status(session) == 200
-    assert emulator.state.log.issued[PREDICT_SCOPE] == 2
-
-
 async def test_a_token_that_dies_under_many_calls_is_replaced_once(emulator: RunningEmulator) -> None:
     async with LucidworksAuthHook().aget_conn() as session:
         await status(session)
@@ -87,17 +67,11 @@ async def test_a_token_that_dies_under_many_calls_is_replaced_once(emulator: Run
     assert emulator.state.log.issued[PREDICT_SCOPE] == 2
 
 
-@pytest.mark.parametrize("raising", [False, True])
-async def test_an_endless_401_is_handed_to_the_caller(emulator: RunningEmulator, raising: bool) -> None:
+async def test_an_endless_401_raises_where_the_caller_asks_for_it(emulator: RunningEmulator) -> None:
     emulator.state.faults.inject(Fault.from_json({"kind": "unauthorized", "match": "usecases", "times": 9}))
     async with LucidworksAuthHook().aget_conn() as session:
-        if raising:
-            with pytest.raises(aiohttp.ClientResponseError, match="401"):
-                await status(session, raise_for_status=True)
-        else:
-            async with session.get("/ai/usecases") as response:
-                assert response.status == 401
-                assert await response.read()
+        with pytest.raises(aiohttp.ClientResponseError, match="401"):
+            await status(session, raise_for_status=True)
     assert emulator.state.log.endpoints["usecases"] == 3
 
 
@@ -255,19 +229,6 @@ async def test_a_401_that_comes_before_the_body_was_sent(
 # --- the hosts
 
 
-async def test_it_is_not_sent_elsewhere(emulator: RunningEmulator) -> None:
-    with scripted(answer()) as foreign:
-        async with LucidworksAuthHook().aget_conn() as session:
-            with pytest.raises(InputError, match="it is not sent to"):
-                await status(session, f"{foreign.url}/ai/usecases")
-            with pytest.raises(InputError):
-                await status(session, emulator.url.replace("http://", "https://"))
-            with pytest.raises(InputError):
-                await status(session, foreign.url.replace("http://", "//") + "/ai/usecases")
-        assert foreign.heard == []
-    assert emulator.state.log.issued[PREDICT_SCOPE] == 0
-
-
 @pytest.mark.parametrize("code", [302, 307])
 async def test_a_redirect_does_not_carry_it_elsewhere(
     emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, code: int
@@ -290,25 +251,6 @@ async def test_a_redirect_to_the_same_host_carries_it(
             assert await status(session) == 200
         assert [one.line.split()[1] for one in own.heard] == ["/ai/usecases", "/elsewhere"]
         assert {one.headers["authorization"] for one in own.heard} == {f"Bearer {await hook.aget_token()}"}
-
-
-async def test_a_host_in_capitals_is_the_same_host(
-    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url = emulator.url.replace("127.0.0.1", "LocalHost")
-    async with connect(monkeypatch, emulator.url, application_url=url).aget_conn() as session:
-        assert await status(session) == 200
-
-
-async def test_the_scope_decides_the_host(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    with scripted(answer()) as models:
-        hook = connect(monkeypatch, emulator.url, models_url=models.url)
-        async with hook.aget_conn(MODEL_SCOPE) as session:
-            assert await status(session, "/customers/c/ai/models") == 200
-        async with hook.aget_conn() as session:
-            assert await status(session) == 200
-        assert [one.line for one in models.heard] == ["GET /customers/c/ai/models HTTP/1.1"]
-        assert models.heard[0].headers["authorization"] == f"Bearer {await hook.aget_token(MODEL_SCOPE)}"
 
 
 async def test_a_url_with_a_path_of_its_own(
@@ -376,26 +318,6 @@ async def test_it_takes_the_proxy_of_the_environment(
             assert await status(session) == 200
         assert [one.line for one in proxy.heard] == [f"GET {server.url}/ai/usecases HTTP/1.1"]
         assert proxy.refused == 0
-
-
-async def test_it_heeds_no_proxy(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{dead_port()}")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    async with LucidworksAuthHook().aget_conn() as session:
-        assert await status(session) == 200
-
-
-async def test_there_is_a_timeout_by_default(
-    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with connect(monkeypatch, emulator.url, timeout=0.2).aget_conn() as session:
-        await status(session)
-        emulator.state.settings = emulator.state.settings.patched({"latency": 0.5})
-        with pytest.raises(aiohttp.SocketTimeoutError):
-            await status(session)
-        assert await status(session, timeout=aiohttp.ClientTimeout(sock_read=5)) == 200
-    while emulator.state.log.endpoints["usecases"] < 3:  # the one that was given up ends too
-        await asyncio.sleep(0.02)
 
 
 async def test_it_is_closed_and_keeps_no_connection(emulator: RunningEmulator) -> None:

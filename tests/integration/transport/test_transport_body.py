@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from transport_wire import MODES, Mode, answer, get, scripted, send, settings
+from transport_wire import Mode, answer, get, scripted, send, settings
 
 from lucidworks_provider.client.http import transport as http_body
 from lucidworks_provider.client.http.transport import BodyReader
@@ -17,10 +17,7 @@ from lucidworks_provider.errors import NotSentError, TransportError
 if TYPE_CHECKING:
     import socket
 
-pytestmark = [
-    pytest.mark.usefixtures("plain_network", "short_waits", "forgotten_tokens"),
-    pytest.mark.parametrize("mode", MODES),
-]
+pytestmark = pytest.mark.usefixtures("plain_network", "short_waits", "forgotten_tokens")
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from transport_wire import (
-    MODES,
+    Application,
     Mode,
+    Serve,
     answer,
     call,
-    connection_json,
+    fault,
     get,
     get_token,
     proxying,
@@ -26,7 +27,6 @@ from transport_wire import (
 from lucidworks_provider.client.chunking import get_chunking
 from lucidworks_provider.client.http import sync
 from lucidworks_provider.client.use_cases import list_use_cases
-from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
     ContentEncodingError,
     RequestRefusedError,
@@ -38,10 +38,7 @@ from lucidworks_provider.hooks.lucidworks import LucidworksHook
 if TYPE_CHECKING:
     from lucidworks_provider.emulator.server import RunningEmulator
 
-pytestmark = [
-    pytest.mark.usefixtures("plain_network", "short_waits", "forgotten_tokens"),
-    pytest.mark.parametrize("mode", MODES),
-]
+pytestmark = pytest.mark.usefixtures("plain_network", "short_waits", "forgotten_tokens")
 
 JSON = b'{"a": "' + b"x" * 100_000 + b'"}'
 HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n"
@@ -52,13 +49,9 @@ def raw_deflate(data: bytes) -> bytes:
     return engine.compress(data) + engine.flush()
 
 
-def fault(emulator: RunningEmulator, kind: str, match: str, times: int = 1, **more: Any) -> None:
-    emulator.state.faults.inject(Fault.from_json({"kind": kind, "match": match, "times": times, **more}))
-
-
-def test_requests_accept_what_is_decoded(mode: Mode) -> None:
-    with scripted(answer()) as server:
-        send(mode, settings(server.url), get(server.url))
+def test_requests_accept_what_is_decoded(mode: Mode, serve: Serve) -> None:
+    server = serve(answer())
+    send(mode, settings(server.url), get(server.url))
     assert server.heard[0].headers["accept-encoding"] == "gzip, deflate"
 
 
@@ -91,26 +84,20 @@ def test_requests_accept_what_is_decoded(mode: Mode) -> None:
         "empty",
     ],
 )
-def test_what_is_accepted_is_decoded(mode: Mode, encoding: str, body: bytes) -> None:
-    with scripted(answer(body=body, Content_Encoding=encoding)) as server:
-        assert send(mode, settings(server.url), get(server.url)).body == JSON
+def test_what_is_accepted_is_decoded(mode: Mode, encoding: str, body: bytes, serve: Serve) -> None:
+    server = serve(answer(body=body, Content_Encoding=encoding))
+    assert send(mode, settings(server.url), get(server.url)).body == JSON
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, br", "br, gzip"])
 @pytest.mark.parametrize("replayable", [True, False], ids=["poll", "submission"])
 def test_another_encoding_is_named_and_nothing_is_repeated(
-    mode: Mode,
-    emulator: RunningEmulator,
-    encoding: str,
-    replayable: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    mode: Mode, encoding: str, replayable: bool, application: Application
 ) -> None:
-    with scripted(answer(body=b"\x0b\x02\x80{}\x03", Content_Encoding=encoding)) as server:
-        extra = connection_json(emulator.url, application_url=server.url)
-        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", extra)
-        hook = LucidworksHook()
-        with pytest.raises(ContentEncodingError, match=rf"Content-Encoding '{encoding}'.*proxy") as caught:
-            call(mode, hook, list_use_cases()) if replayable else submit(mode, hook)
+    server = application(answer(body=b"\x0b\x02\x80{}\x03", Content_Encoding=encoding))
+    hook = LucidworksHook()
+    with pytest.raises(ContentEncodingError, match=rf"Content-Encoding '{encoding}'.*proxy") as caught:
+        call(mode, hook, list_use_cases()) if replayable else submit(mode, hook)
     assert not caught.value.retryable
     assert len(server.heard) == 1
 
@@ -119,28 +106,20 @@ def test_another_encoding_is_named_and_nothing_is_repeated(
     ("status", "error"), [(404, UnknownResourceError), (400, RequestRefusedError), (307, RequestRefusedError)]
 )
 def test_an_error_counts_by_its_status_whatever_its_encoding(
-    mode: Mode,
-    emulator: RunningEmulator,
-    status: int,
-    error: type[Exception],
-    monkeypatch: pytest.MonkeyPatch,
+    mode: Mode, status: int, error: type[Exception], application: Application
 ) -> None:
-    with scripted(answer(status, b"\x0b\x02\x80{}\x03", Content_Encoding="br")) as server:
-        extra = connection_json(emulator.url, application_url=server.url)
-        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", extra)
-        with pytest.raises(error, match=f"HTTP {status}: a body in Content-Encoding 'br'"):
-            submit(mode, LucidworksHook())
+    application(answer(status, b"\x0b\x02\x80{}\x03", Content_Encoding="br"))
+    with pytest.raises(error, match=f"HTTP {status}: a body in Content-Encoding 'br'"):
+        submit(mode, LucidworksHook())
 
 
 @pytest.mark.parametrize("kind", ["br", "zstd"])
 def test_a_busy_service_behind_such_a_proxy_is_asked_again(
-    mode: Mode, emulator: RunningEmulator, kind: str, monkeypatch: pytest.MonkeyPatch
+    mode: Mode, kind: str, application: Application
 ) -> None:
     busy = answer(503, b"\x0b\x02\x80{}\x03", Content_Encoding=kind)
-    with scripted(busy, answer(body=b"[]")) as server:
-        extra = connection_json(emulator.url, application_url=server.url)
-        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", extra)
-        assert call(mode, LucidworksHook(), list_use_cases()) == {}
+    server = application(busy, answer(body=b"[]"))
+    assert call(mode, LucidworksHook(), list_use_cases()) == {}
     assert len(server.heard) == 2
 
 
@@ -164,10 +143,10 @@ def test_an_unreadable_token_is_no_reason_to_ask_for_more(mode: Mode, emulator: 
 
 @pytest.mark.parametrize("status", [100, 102, 103, 199])
 @pytest.mark.parametrize("number", [1, 3])
-def test_interim_answers_are_skipped(mode: Mode, status: int, number: int) -> None:
+def test_interim_answers_are_skipped(mode: Mode, status: int, number: int, serve: Serve) -> None:
     hints = HINTS.replace(b"103", str(status).encode()) * number
-    with scripted(lambda connection: connection.sendall(hints + answer(body=b'{"a": 1}'))) as server:
-        found = send(mode, settings(server.url), get(server.url))
+    server = serve(lambda connection: connection.sendall(hints + answer(body=b'{"a": 1}')))
+    found = send(mode, settings(server.url), get(server.url))
     assert (found.status, found.body, found.headers.get("link")) == (200, b'{"a": 1}', None)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from transport_wire import MODES, Mode, call, submit
+from transport_wire import Mode, call, submit
 
 from lucidworks_provider.client.auth.source import CachedToken, MemoryStore, Service, TokenCache, TokenSource
 from lucidworks_provider.client.auth.token import AccessToken, TokenResponse
@@ -138,7 +138,6 @@ def test_a_store_that_is_down_leaves_the_403_as_it_is() -> None:
 # Calls
 
 
-@pytest.mark.parametrize("mode", MODES)
 def test_a_token_that_died_early_costs_one_more(mode: Mode, service: RunningEmulator) -> None:
     hook = LucidworksHook()
     submit(mode, hook)
@@ -148,7 +147,6 @@ def test_a_token_that_died_early_costs_one_more(mode: Mode, service: RunningEmul
     assert [r.status for r in service.state.log if r.endpoint == "submit"] == [200, 403, 200]
 
 
-@pytest.mark.parametrize("mode", MODES)
 def test_an_application_that_is_not_entitled_refreshes_nothing(mode: Mode, service: RunningEmulator) -> None:
     hook = LucidworksHook()
     call(mode, hook, list_use_cases())
@@ -162,7 +160,6 @@ def test_an_application_that_is_not_entitled_refreshes_nothing(mode: Mode, servi
     assert [r.status for r in service.state.log if r.endpoint == "submit"] == [403] * 10
 
 
-@pytest.mark.parametrize("mode", MODES)
 def test_an_entitlement_that_ends_costs_one_refresh(mode: Mode, service: RunningEmulator) -> None:
     hook = LucidworksHook()
     submit(mode, hook)
@@ -175,7 +172,6 @@ def test_an_entitlement_that_ends_costs_one_refresh(mode: Mode, service: Running
     assert service.state.log.issued[PREDICT] == 2
 
 
-@pytest.mark.parametrize("mode", MODES)
 def test_a_session_of_a_user(mode: Mode, service: RunningEmulator) -> None:
     hook = LucidworksHook()
 

@@ -4,23 +4,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 import requests
 from transport_wire import (
-    MODES,
+    Application,
+    Connect,
+    Mode,
     Script,
+    Serve,
     answer,
     call,
-    connection_json,
     get,
     get_token,
     proxying,
-    scripted,
     send,
     settings,
 )
@@ -52,15 +51,6 @@ def netrc(
     file.chmod(0o600)
     monkeypatch.setenv(request.param, str(file if request.param == "NETRC" else tmp_path))
     assert requests.utils.get_netrc_auth(emulator.url) == ("netrc", "entry")  # other clients find it
-
-
-@contextmanager
-def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, *steps: bytes) -> Iterator[Script]:
-    """The application of the connection; tokens are the emulator's."""
-    with scripted(*steps) as application:
-        connection = connection_json(emulator.url, application_url=application.url)
-        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection)
-        yield application
 
 
 def with_get_conn(url: str, method: str = "GET", **options: Any) -> int:
@@ -132,83 +122,70 @@ def bearer() -> str:
     return f"Bearer {LucidworksAuthHook().get_token()}"
 
 
-def test_a_first_request(sender: Any, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    with service(emulator, monkeypatch, answer()) as application:
-        assert sender(f"{application.url}/ai/usecases") == 200
-        assert authorizations(application) == [bearer()]
+def test_a_first_request(sender: Any, application: Application) -> None:
+    server = application(answer())
+    assert sender(f"{server.url}/ai/usecases") == 200
+    assert authorizations(server) == [bearer()]
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_redirects_on_the_same_host(
-    sender: Any, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, status: int
-) -> None:
-    steps = redirect(status, "/second"), redirect(status, "/third"), answer()
-    with service(emulator, monkeypatch, *steps) as application:
-        assert sender(f"{application.url}/first", "POST", data=b"{}") == 200
-        assert authorizations(application) == [bearer()] * 3
-        sent = [one.line.split()[:2] for one in application.heard]
-        after = "POST" if status in {307, 308} else "GET"
-        assert sent == [["POST", "/first"], [after, "/second"], [after, "/third"]]
+def test_redirects_on_the_same_host(sender: Any, application: Application, status: int) -> None:
+    server = application(redirect(status, "/second"), redirect(status, "/third"), answer())
+    assert sender(f"{server.url}/first", "POST", data=b"{}") == 200
+    assert authorizations(server) == [bearer()] * 3
+    after = "POST" if status in {307, 308} else "GET"
+    sent = [one.line.split()[:2] for one in server.heard]
+    assert sent == [["POST", "/first"], [after, "/second"], [after, "/third"]]
 
 
-def test_a_redirect_after_a_401(
-    sender: Any, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with service(emulator, monkeypatch, REFUSED, redirect(302, "/b"), REFUSED, answer()) as application:
-        assert sender(f"{application.url}/a") == 200
-        sent = authorizations(application)
-        assert [str(one).split()[0] for one in sent] == ["Bearer"] * 4
-        assert sent[-1] == bearer()
+def test_a_redirect_after_a_401(sender: Any, application: Application) -> None:
+    server = application(REFUSED, redirect(302, "/b"), REFUSED, answer())
+    assert sender(f"{server.url}/a") == 200
+    sent = authorizations(server)
+    assert [str(one).split()[0] for one in sent] == ["Bearer"] * 4
+    assert sent[-1] == bearer()
 
 
-def test_a_redirect_to_another_host(
-    sender: Any, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with scripted(answer()) as foreign:
-        to_foreign = redirect(302, f"{foreign.url}/x")
-        with service(emulator, monkeypatch, redirect(302, "/own"), to_foreign) as application:
-            try:
-                sender(f"{application.url}/a")
-            except LucidworksError as err:  # aiohttp's sessions refuse other hosts
-                assert "is not sent to" in str(err)  # noqa: PT017
-            assert authorizations(application) == [bearer()] * 2
-            assert [value for value in authorizations(foreign) if value] == []
+def test_a_redirect_to_another_host(sender: Any, application: Application, serve: Serve) -> None:
+    foreign = serve(answer())
+    server = application(redirect(302, "/own"), redirect(302, f"{foreign.url}/x"))
+    try:
+        sender(f"{server.url}/a")
+    except LucidworksError as err:  # aiohttp's sessions refuse other hosts
+        assert "is not sent to" in str(err)  # noqa: PT017
+    assert authorizations(server) == [bearer()] * 2
+    assert [value for value in authorizations(foreign) if value] == []
 
 
 def test_proxies_of_the_environment_are_used(
-    sender: Any, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
+    sender: Any, application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     LucidworksAuthHook().get_token()
-    steps = redirect(302, "/second"), answer()
-    with service(emulator, monkeypatch, *steps) as application, proxying() as proxy:
-        token = bearer()
+    server, token = application(redirect(302, "/second"), answer()), bearer()
+    with proxying() as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.address}")
-        assert sender(f"{application.url}/first") == 200
-        assert proxy.heard[0].line.startswith(f"GET {application.url}/first")
+        assert sender(f"{server.url}/first") == 200
+        assert proxy.heard[0].line.startswith(f"GET {server.url}/first")
         # Of the proxy's netrc entry: a client of the user's own may take it along.
         assert sender is with_aget_auth or "proxy-authorization" not in proxy.heard[0].headers
-        assert authorizations(application) == [token] * 2
+        assert authorizations(server) == [token] * 2
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_token_request(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_request(mode: Mode, connect: Connect, serve: Serve) -> None:
     grant = '{"access_token": "granted", "expires_in": 3600, "scope": "%s", "token_type": "Bearer"}'
-    with scripted(answer(body=grant % PREDICT_SCOPE)) as server:
-        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection_json(server.url))
-        assert get_token(mode, LucidworksHook()) == "granted"
-        [value] = authorizations(server)
-        assert value == requests.auth._basic_auth_str("demo-client", "demo-secret")
+    server = serve(answer(body=grant % PREDICT_SCOPE))
+    connect(server.url)
+    assert get_token(mode, LucidworksHook()) == "granted"
+    assert authorizations(server) == [requests.auth._basic_auth_str("demo-client", "demo-secret")]
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_request_without_credentials(mode: Any) -> None:
-    with scripted(answer()) as server:
-        send(mode, settings(server.url), get(server.url), None)
-        assert authorizations(server) == [None]
+def test_a_request_without_credentials(mode: Mode, serve: Serve) -> None:
+    server = serve(answer())
+    send(mode, settings(server.url), get(server.url), None)
+    assert authorizations(server) == [None]
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_calls_of_the_hook(mode: Any, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    with service(emulator, monkeypatch, answer(body='{"useCases": {}}')) as application:
-        call(mode, LucidworksHook(), list_use_cases())
-        assert authorizations(application) == [bearer()]
+def test_calls_of_the_hook(mode: Mode, application: Application) -> None:
+    server = application(answer(body='{"useCases": {}}'))
+    call(mode, LucidworksHook(), list_use_cases())
+    assert authorizations(server) == [bearer()]

@@ -18,11 +18,12 @@ import pytest
 import requests
 import trustme
 from transport_wire import (
-    MODES,
+    Application,
+    Connect,
     Mode,
+    Serve,
     answer,
     call,
-    connection_json,
     dead_port,
     get,
     get_token,
@@ -58,12 +59,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("plain_network", "short_waits", "forgotten_tokens")
 
 PASSWORD = "pr0xy-p@ss"
-
-
-@pytest.fixture(params=MODES)
-def mode(request: pytest.FixtureRequest) -> Mode:
-    chosen: Mode = request.param
-    return chosen
 
 
 @dataclass(frozen=True)
@@ -149,9 +144,11 @@ def test_wrong_host_name(mode: Mode, tls: Tls, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
-def test_the_session_trusts_like_the_transports(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_session_trusts_like_the_transports(
+    tls: Tls, monkeypatch: pytest.MonkeyPatch, connect: Connect
+) -> None:
     def status(**extra: object) -> int:
-        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection_json(tls.url, **extra))
+        connect(tls.url, **extra)
         return LucidworksHook().get_conn().get("/ai/usecases").status_code
 
     assert status(ca_bundle=tls.ca) == 200
@@ -222,13 +219,13 @@ def test_proxy_that_refuses_the_password(mode: Mode, tls: Tls, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_dead_proxy(mode: Mode, scheme: str, tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_proxy(mode: Mode, scheme: str, tls: Tls, monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
     monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://user:secretive@127.0.0.1:{dead_port()}")
-    with scripted(answer()) as server:
-        url = server.url if scheme == "http" else tls.probe
-        with pytest.raises(NotSentError, match="proxy") as caught:
-            send(mode, settings(url, ca_bundle=tls.ca), get(url))
-        assert server.heard == []
+    server = serve(answer())
+    url = server.url if scheme == "http" else tls.probe
+    with pytest.raises(NotSentError, match="proxy") as caught:
+        send(mode, settings(url, ca_bundle=tls.ca), get(url))
+    assert server.heard == []
     assert_hides(caught.value, "secretive")
 
 
@@ -236,21 +233,21 @@ def test_dead_proxy(mode: Mode, scheme: str, tls: Tls, monkeypatch: pytest.Monke
     "address",
     ["http://user:hidden@[::1", "http://127.0.0.1:port", "socks5://127.0.0.1:1", "ftp://127.0.0.1:1"],
 )
-def test_unusable_proxy(mode: Mode, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_proxy(mode: Mode, address: str, monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
     monkeypatch.setenv("HTTP_PROXY", address)
-    with scripted(answer()) as server:
-        with pytest.raises((NotSentError, ConfigurationError)) as caught:
-            send(mode, settings(server.url), get(server.url))
-        assert server.heard == []
+    server = serve(answer())
+    with pytest.raises((NotSentError, ConfigurationError)) as caught:
+        send(mode, settings(server.url), get(server.url))
+    assert server.heard == []
     assert_hides(caught.value, "hidden")
 
 
 @pytest.mark.parametrize("exempt", ["127.0.0.1", "*", "example.org,127.0.0.0/8"])
-def test_no_proxy(mode: Mode, exempt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy(mode: Mode, exempt: str, monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{dead_port()}")
     monkeypatch.setenv("NO_PROXY", exempt)
-    with scripted(answer()) as server:
-        assert send(mode, settings(server.url), get(server.url)).status == 200
+    server = serve(answer())
+    assert send(mode, settings(server.url), get(server.url)).status == 200
 
 
 def test_no_proxy_for_another_host_does_not_help(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,33 +261,30 @@ def test_no_proxy_for_another_host_does_not_help(mode: Mode, monkeypatch: pytest
 # --- what must not change a request
 
 
-def test_cookies_are_not_kept_for_others(mode: Mode) -> None:
-    with scripted(answer(Set_Cookie="route=1; Path=/"), answer()) as server:
-        for _ in range(2):
-            send(mode, settings(server.url), get(server.url))
-        assert ["cookie" in one.headers for one in server.heard] == [False, False]
+def test_cookies_are_not_kept_for_others(mode: Mode, serve: Serve) -> None:
+    server = serve(answer(Set_Cookie="route=1; Path=/"), answer())
+    for _ in range(2):
+        send(mode, settings(server.url), get(server.url))
+    assert ["cookie" in one.headers for one in server.heard] == [False, False]
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_redirects_are_not_followed(
-    mode: Mode, emulator: RunningEmulator, status: int, monkeypatch: pytest.MonkeyPatch
+    mode: Mode, emulator: RunningEmulator, status: int, connect: Connect
 ) -> None:
     with (
         scripted(answer()) as elsewhere,
         scripted(answer(status, b"", Location=f"{elsewhere.url}/x")) as server,
     ):
-        monkeypatch.setenv(
-            "AIRFLOW_CONN_LUCIDWORKS_DEFAULT",
-            connection_json(emulator.url, application_url=server.url),
-        )
+        connect(emulator.url, application_url=server.url)
         with pytest.raises(RequestRefusedError, match=f"HTTP {status}.*redirects are not followed"):
             submit(mode, LucidworksHook())
         assert (len(server.heard), elsewhere.heard) == (1, [])
 
 
-def test_a_redirected_token_request_is_not_followed(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redirected_token_request_is_not_followed(mode: Mode, connect: Connect) -> None:
     with scripted(answer()) as elsewhere, scripted(answer(307, b"", Location=elsewhere.url)) as server:
-        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection_json(server.url))
+        connect(server.url)
         with pytest.raises(LucidworksError, match="redirects are not followed"):
             get_token(mode, LucidworksHook())
         assert elsewhere.heard == []
@@ -314,23 +308,23 @@ def test_unknown_host(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
         send(mode, settings("https://nothing.invalid"), get("https://nothing.invalid/x"))
 
 
-def test_no_answer_in_time(mode: Mode) -> None:
-    with scripted(lambda connection: time.sleep(1)) as server:
-        began = time.monotonic()
-        with pytest.raises(TransportError, match=r"no response within 0\.2 s") as caught:
-            send(mode, settings(server.url, timeout=0.2), get(server.url))
-        assert time.monotonic() - began < 0.9
-        assert not isinstance(caught.value, NotSentError)
+def test_no_answer_in_time(mode: Mode, serve: Serve) -> None:
+    server = serve(lambda connection: time.sleep(1))
+    began = time.monotonic()
+    with pytest.raises(TransportError, match=r"no response within 0\.2 s") as caught:
+        send(mode, settings(server.url, timeout=0.2), get(server.url))
+    assert time.monotonic() - began < 0.9
+    assert not isinstance(caught.value, NotSentError)
 
 
-def test_a_slow_answer_that_keeps_coming_is_waited_for(mode: Mode) -> None:
+def test_a_slow_answer_that_keeps_coming_is_waited_for(mode: Mode, serve: Serve) -> None:
     def trickle(connection: socket.socket) -> None:
         for byte in answer(body=b'{"a": 1}', Connection="close").partition(b"\r\n\r\n"):
             connection.sendall(byte)
             time.sleep(0.25)
 
-    with scripted(trickle) as server:
-        assert send(mode, settings(server.url, timeout=0.5), get(server.url)).body == b'{"a": 1}'
+    server = serve(trickle)
+    assert send(mode, settings(server.url, timeout=0.5), get(server.url)).body == b'{"a": 1}'
 
 
 def _reset(connection: socket.socket) -> None:
@@ -349,12 +343,12 @@ def _reset(connection: socket.socket) -> None:
     ],
     ids=["closed", "reset", "cut", "cut-chunk", "garbage", "bad-gzip"],
 )
-def test_broken_answers(mode: Mode, step: Any) -> None:
-    with scripted(step) as server:
-        with pytest.raises(TransportError) as caught:
-            send(mode, settings(server.url), get(server.url))
-        assert not isinstance(caught.value, NotSentError)
-        assert caught.value.retryable
+def test_broken_answers(mode: Mode, step: Any, serve: Serve) -> None:
+    server = serve(step)
+    with pytest.raises(TransportError) as caught:
+        send(mode, settings(server.url), get(server.url))
+    assert not isinstance(caught.value, NotSentError)
+    assert caught.value.retryable
 
 
 @pytest.fixture
@@ -411,28 +405,22 @@ def test_dropped_by_the_emulator(mode: Mode, emulator: RunningEmulator) -> None:
         submit(mode, hook)
 
 
-def test_large_answer(mode: Mode) -> None:
+def test_large_answer(mode: Mode, serve: Serve) -> None:
     body = b"x" * 30_000_000
-    with scripted(answer(body=body)) as server:
-        assert send(mode, settings(server.url), get(server.url)).body == body
+    server = serve(answer(body=body))
+    assert send(mode, settings(server.url), get(server.url)).body == body
 
 
 @pytest.mark.parametrize("content", [b"<html><h1>Please wait</h1></html>", b"[1, 2]", b""])
-def test_a_success_that_is_no_json_object(
-    mode: Mode, emulator: RunningEmulator, content: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with scripted(answer(body=content, Content_Type="text/html")) as server:
-        monkeypatch.setenv(
-            "AIRFLOW_CONN_LUCIDWORKS_DEFAULT",
-            connection_json(emulator.url, application_url=server.url),
-        )
-        hook = LucidworksHook()
-        with pytest.raises(MalformedAnswerError) as caught:
-            call(mode, hook, get_chunking("441eb3be-7de6-470a-8141-e416a15c7db1"))
-        assert "HTTP 200" in str(caught.value)
-        assert repr(content.decode()) in str(caught.value)
-        with pytest.raises(SubmissionUnknownError, match="HTTP 200"):
-            submit(mode, hook)
+def test_a_success_that_is_no_json_object(mode: Mode, content: bytes, application: Application) -> None:
+    application(answer(body=content, Content_Type="text/html"))
+    hook = LucidworksHook()
+    with pytest.raises(MalformedAnswerError) as caught:
+        call(mode, hook, get_chunking("441eb3be-7de6-470a-8141-e416a15c7db1"))
+    assert "HTTP 200" in str(caught.value)
+    assert repr(content.decode()) in str(caught.value)
+    with pytest.raises(SubmissionUnknownError, match="HTTP 200"):
+        submit(mode, hook)
 
 
 def assert_hides(error: BaseException, *secrets: str) -> None:

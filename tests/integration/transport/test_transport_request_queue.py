@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
-from transport_wire import MODES, Mode, answer, connection_json, get, scripted, send, settings
+from transport_wire import Mode, answer, connection_json, get, scripted, send, settings
 
 from lucidworks_provider.client.auth.token import TokenIdentity, token_request
 from lucidworks_provider.client.chunking import submit_chunking
@@ -72,13 +72,8 @@ def test_the_time_for_which_everything_is_refused() -> None:
 
 
 def test_a_token_waits_for_nobody() -> None:
-    token = token_request(
-        auth_url=APPLICATION,
-        auth_server_id="a",
-        client_id="i",
-        client_secret="s",
-        scope="machinelearning.predict",
-    )
+    client = {"client_id": "i", "client_secret": "s", "scope": "machinelearning.predict"}
+    token = token_request(auth_url=APPLICATION, auth_server_id="a", **client)
     clock = Request("Time", "HEAD", f"{APPLICATION}/", replayable=True, endpoint="clock")
     for request in (token, clock):
         assert queue_for(request, settings(APPLICATION)) is None
@@ -88,22 +83,14 @@ def test_applications_do_not_wait_for_each_other() -> None:
     models = "https://api.example.com"
     one = settings(APPLICATION, models_url=models)
     other = settings(f"{APPLICATION}.org", models_url=models)
-    application = queue_for(get(f"{APPLICATION}/ai/usecases"), one)
-    assert application is queue_of(APPLICATION, settings(APPLICATION))
-    assert queue_for(get(f"{models}/customers/c/ai/models"), one) is queue_of(models, settings(APPLICATION))
-    assert queue_for(get(f"{APPLICATION}.org/ai/usecases"), other) is queue_of(
-        f"{APPLICATION}.org", settings(APPLICATION)
-    )
-    assert (
-        len(
-            {
-                application,
-                queue_of(models, settings(APPLICATION)),
-                queue_of(f"{APPLICATION}.org", settings(APPLICATION)),
-            }
-        )
-        == 3
-    )
+    third = settings(APPLICATION)
+    queues = [queue_of(base, third) for base in (APPLICATION, models, f"{APPLICATION}.org")]
+    assert [
+        queue_for(get(f"{APPLICATION}/ai/usecases"), one),
+        queue_for(get(f"{models}/customers/c/ai/models"), one),
+        queue_for(get(f"{APPLICATION}.org/ai/usecases"), other),
+    ] == queues
+    assert len(set(queues)) == 3
 
 
 def test_connections_to_one_application_share_its_turns() -> None:
@@ -348,7 +335,6 @@ def fleet() -> Fleet:
 TWICE = [answer(429, Retry_After="0.3")] * 2
 
 
-@pytest.mark.parametrize("mode", MODES)
 def test_the_fleet_is_asked_before_a_probe_and_told_what_came_of_it(mode: Mode, fleet: Fleet) -> None:
     with scripted(*TWICE, answer(429, Retry_After="0.3"), answer()) as server:
         one = fleet.settings(server.url)

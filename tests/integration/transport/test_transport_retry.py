@@ -14,12 +14,23 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from transport_wire import MODES, Mode, answer, call, connection_json, dead_port, get_token, scripted, submit
+from transport_wire import (
+    Application,
+    Connect,
+    Mode,
+    Serve,
+    answer,
+    call,
+    dead_port,
+    fault,
+    get_token,
+    scripted,
+    submit,
+)
 
 from lucidworks_provider import retrying
 from lucidworks_provider.client.http import rate_limiter
 from lucidworks_provider.client.jobs import CHUNKING, poll_job
-from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
     AuthenticationError,
     ForbiddenError,
@@ -43,16 +54,6 @@ SUBMITTED = answer(body=f'{{"chunkingId": "{JOB}", "status": "SUBMITTED"}}')
 PREDICT = "machinelearning.predict"
 # Not imported: what they are is part of the table.
 ATTEMPTS, TOKEN_ROUNDS = 6, 2
-
-
-@pytest.fixture(params=MODES)
-def mode(request: pytest.FixtureRequest) -> Mode:
-    chosen: Mode = request.param
-    return chosen
-
-
-def fault(emulator: RunningEmulator, kind: str, match: str, times: int = 1, **more: Any) -> None:
-    emulator.state.faults.inject(Fault.from_json({"kind": kind, "match": match, "times": times, **more}))
 
 
 def count(emulator: RunningEmulator, endpoint: str) -> int:
@@ -112,9 +113,9 @@ def test_a_submission_that_may_have_arrived_is_not_repeated(
 
 
 def test_a_submission_without_an_answer_is_not_repeated(
-    mode: Mode, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
+    mode: Mode, emulator: RunningEmulator, connect: Connect
 ) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection_json(emulator.url, timeout=0.3))
+    connect(emulator.url, timeout=0.3)
     fault(emulator, "slow", "submit", delay=0.6)
     with pytest.raises(SubmissionUnknownError, match=r"no response within 0\.3 s"):
         submit(mode, LucidworksHook())
@@ -165,11 +166,11 @@ class _OnFirstWarning(logging.Handler):
 
 @pytest.mark.parametrize("replayable", [True, False], ids=["poll", "submit"])
 def test_no_connection_is_tried_again(
-    mode: Mode, emulator: RunningEmulator, replayable: bool, monkeypatch: pytest.MonkeyPatch
+    mode: Mode, emulator: RunningEmulator, replayable: bool, connect: Connect
 ) -> None:
     port = dead_port()
     url = f"http://127.0.0.1:{port}"
-    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection_json(emulator.url, application_url=url))
+    connect(emulator.url, application_url=url)
     hook, log = LucidworksHook(), logging.getLogger("lucidworks_provider.retrying")
     with ExitStack() as stack:
         servers: list[Any] = []
@@ -186,9 +187,9 @@ def test_no_connection_is_tried_again(
     assert "no connection" in handler.texts[0]
 
 
-def test_no_connection_ever(mode: Mode, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_connection_ever(mode: Mode, emulator: RunningEmulator, connect: Connect) -> None:
     url = f"http://127.0.0.1:{dead_port()}"
-    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection_json(emulator.url, application_url=url))
+    connect(emulator.url, application_url=url)
     with pytest.raises(NotSentError):
         submit(mode, LucidworksHook())
 
@@ -206,25 +207,17 @@ def test_no_connection_ever(mode: Mode, emulator: RunningEmulator, monkeypatch: 
 )
 @pytest.mark.parametrize("replayable", [True, False], ids=["poll", "submit"])
 def test_other_refusals_are_final(
-    mode: Mode,
-    emulator: RunningEmulator,
-    status: int,
-    error: type[LucidworksError],
-    replayable: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    mode: Mode, status: int, error: type[LucidworksError], replayable: bool, application: Application
 ) -> None:
-    with scripted(answer(status, '{"message": "Because."}')) as server:
-        monkeypatch.setenv(
-            "AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection_json(emulator.url, application_url=server.url)
-        )
-        hook = LucidworksHook()
-        with pytest.raises(error, match=f"HTTP {status}: Because"):
-            call(mode, hook, poll_job(CHUNKING, JOB)) if replayable else submit(mode, hook)
-        hook.close()
-        # The error of an unknown model names what the service lists.
-        listed = not replayable and error is UnknownResourceError
-        methods = [one.line.partition(" ")[0] for one in server.heard]
-        assert methods == ["GET" if replayable else "POST", *["GET"] * listed]
+    server = application(answer(status, '{"message": "Because."}'))
+    hook = LucidworksHook()
+    with pytest.raises(error, match=f"HTTP {status}: Because"):
+        call(mode, hook, poll_job(CHUNKING, JOB)) if replayable else submit(mode, hook)
+    hook.close()
+    # The error of an unknown model names what the service lists.
+    listed = not replayable and error is UnknownResourceError
+    methods = [one.line.partition(" ")[0] for one in server.heard]
+    assert methods == ["GET" if replayable else "POST", *["GET"] * listed]
 
 
 @pytest.mark.parametrize("endpoint", ["poll", "submit"])
@@ -250,22 +243,25 @@ def test_a_token_that_is_refused_again_and_again(mode: Mode, emulator: RunningEm
 
 @pytest.mark.parametrize("dated", [False, True], ids=["seconds", "date"])
 def test_retry_after_is_waited_for(
-    mode: Mode, emulator: RunningEmulator, dated: bool, monkeypatch: pytest.MonkeyPatch
+    mode: Mode,
+    emulator: RunningEmulator,
+    dated: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    connect: Connect,
+    serve: Serve,
 ) -> None:
     # The server's clock is years off: only the difference between its two headers counts.
     now = 1_000_000_000
     headers = {"Date": formatdate(now, usegmt=True)}
     headers["Retry_After"] = formatdate(now + 1, usegmt=True) if dated else "1"
     times: list[float] = []
-    with scripted(answer(429, **headers), SUBMITTED) as server:
-        play = server.next_step
-        monkeypatch.setattr(server, "next_step", lambda heard: times.append(time.monotonic()) or play(heard))
-        monkeypatch.setenv(
-            "AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection_json(emulator.url, application_url=server.url)
-        )
-        hook = LucidworksHook()
-        submit(mode, hook)
-        hook.close()
+    server = serve(answer(429, **headers), SUBMITTED)
+    play = server.next_step
+    monkeypatch.setattr(server, "next_step", lambda heard: times.append(time.monotonic()) or play(heard))
+    connect(emulator.url, application_url=server.url)
+    hook = LucidworksHook()
+    submit(mode, hook)
+    hook.close()
     assert len(times) == 2
     assert 1.0 <= times[1] - times[0] < 2.5
 
@@ -278,11 +274,8 @@ def test_a_retry_after_beyond_patience_is_left_to_airflow(mode: Mode, emulator: 
     assert count(emulator, "submit") == 1
 
 
-def test_wrong_credentials_are_tried_once(
-    mode: Mode, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    changed = connection_json(emulator.url).replace("demo-secret", "wrong-secret")
-    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", changed)
+def test_wrong_credentials_are_tried_once(mode: Mode, emulator: RunningEmulator, connect: Connect) -> None:
+    connect(emulator.url, secret="wrong-secret")
     with pytest.raises(AuthenticationError, match="The client id or the client secret is wrong"):
         submit(mode, LucidworksHook())
     assert count(emulator, "token") == 1

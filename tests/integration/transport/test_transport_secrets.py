@@ -11,7 +11,17 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from transport_wire import MODES, Mode, answer, call, connection_json, get_token, scripted, submit
+from transport_wire import (
+    MODES,
+    Connect,
+    Mode,
+    Serve,
+    answer,
+    call,
+    connection_json,
+    get_token,
+    submit,
+)
 
 from lucidworks_provider.client.auth.source import token_source
 from lucidworks_provider.client.auth.token import AccessToken, parse_token_response, token_request
@@ -76,7 +86,6 @@ def shown_by(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)) + repr(error) + repr(error.args)
 
 
-@pytest.mark.parametrize("mode", MODES)
 def test_wrong_credentials(
     mode: Mode,
     emulator: RunningEmulator,
@@ -95,7 +104,6 @@ def test_wrong_credentials(
     assert [record.status for record in emulator.state.log] == [401]
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("status", [200, 302, 400, 401, 500])
 @pytest.mark.parametrize("endpoint", ["token", "submit"])
 def test_a_server_that_echoes_what_it_was_sent(
@@ -106,39 +114,38 @@ def test_a_server_that_echoes_what_it_was_sent(
     status: int,
     endpoint: str,
     monkeypatch: pytest.MonkeyPatch,
+    connect: Connect,
+    serve: Serve,
 ) -> None:
-    with scripted(b"") as server:
-        play = server.next_step
+    server = serve(b"")
+    play = server.next_step
 
-        def echo(heard: Any) -> bytes:
-            play(heard)
-            # First of all what must not be shown: a message quotes only the start of a page.
-            rows = sorted(heard.headers.items(), key=lambda row: row[0] != "authorization")
-            page = "\n".join(f"{name}: {value}" for name, value in rows)
-            return answer(status, page, Content_Type="text/plain")
+    def echo(heard: Any) -> bytes:
+        play(heard)
+        # First of all what must not be shown: a message quotes only the start of a page.
+        rows = sorted(heard.headers.items(), key=lambda row: row[0] != "authorization")
+        page = "\n".join(f"{name}: {value}" for name, value in rows)
+        return answer(status, page, Content_Type="text/plain")
 
-        monkeypatch.setattr(server, "next_step", echo)
-        host = {"auth_url": server.url} if endpoint == "token" else {"application_url": server.url}
-        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection_json(emulator.url, **host))
-        hook = LucidworksHook()
-        with pytest.raises(LucidworksError) as caught:
-            submit(mode, hook)
-        hook.close()
-        assert server.heard
+    monkeypatch.setattr(server, "next_step", echo)
+    host = {"auth_url": server.url} if endpoint == "token" else {"application_url": server.url}
+    connect(emulator.url, **host)
+    hook = LucidworksHook()
+    with pytest.raises(LucidworksError) as caught:
+        submit(mode, hook)
+    hook.close()
+    assert server.heard
     for text in (shown_by(caught.value), everything()):
         for secret in (SECRET, BASIC, *issued):
             assert secret not in text
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_server_that_quotes_the_secret(
-    mode: Mode, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_quotes_the_secret(mode: Mode, connect: Connect, serve: Serve) -> None:
     page = json.dumps({"error_description": f"demo-client and {SECRET} do not match"})
-    with scripted(answer(401, page)) as server:
-        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection_json(server.url))
-        with pytest.raises(AuthenticationError) as caught:
-            get_token(mode, LucidworksHook())
+    server = serve(answer(401, page))
+    connect(server.url)
+    with pytest.raises(AuthenticationError) as caught:
+        get_token(mode, LucidworksHook())
     assert SECRET not in shown_by(caught.value)
 
 
@@ -211,7 +218,6 @@ def test_nothing_leaks_on_the_whole_way(
     assert "Attempt 1 failed" in texts[0]  # it was listened to
 
 
-@pytest.mark.parametrize("mode", MODES)
 def test_the_listening_test_hears_a_leak(
     mode: Mode, emulator: RunningEmulator, issued: list[str], everything: Callable[[], str]
 ) -> None:

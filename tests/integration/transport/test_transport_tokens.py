@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from transport_wire import connection_json
 
 from lucidworks_provider.client.chunking import submit_chunking
 from lucidworks_provider.client.jobs import CHUNKING, poll_job
@@ -19,6 +18,8 @@ from lucidworks_provider.errors import AuthenticationError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
 if TYPE_CHECKING:
+    from transport_wire import Connect
+
     from lucidworks_provider.emulator.server import RunningEmulator
 
 PREDICT = "machinelearning.predict"
@@ -105,10 +106,9 @@ async def test_a_cancelled_caller_does_not_lose_the_token(
 
 
 def test_a_wrong_secret_is_tried_once_for_the_whole_crowd(
-    slow_token_service: RunningEmulator, monkeypatch: pytest.MonkeyPatch
+    slow_token_service: RunningEmulator, connect: Connect
 ) -> None:
-    wrong = connection_json(slow_token_service.url).replace("demo-secret", "wrong-secret")
-    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", wrong)
+    connect(slow_token_service.url, secret="wrong-secret")
     gate = threading.Barrier(CROWD)
 
     def one(_: int) -> BaseException | None:

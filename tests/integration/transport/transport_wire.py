@@ -20,6 +20,8 @@ from lucidworks_provider.client.http.aio import shared_transport
 from lucidworks_provider.client.http.messages import Call, Request, Response
 from lucidworks_provider.client.http.sync import SyncTransport
 from lucidworks_provider.client.settings import LucidworksSettings
+from lucidworks_provider.emulator.faults import Fault
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
 Mode = Literal["sync", "async"]
@@ -70,6 +72,10 @@ def get_token(mode: Mode, hook: LucidworksHook, *args: Any, **options: Any) -> s
 def submit(mode: Mode, hook: LucidworksHook, text: str = "One. Two.") -> str:
     job_id: str = call(mode, hook, submit_chunking(text, chunker="sentence", model_id="gte-small"))
     return job_id
+
+
+def fault(emulator: RunningEmulator, kind: str, match: str, times: int = 1, **more: Any) -> None:
+    emulator.state.faults.inject(Fault.from_json({"kind": kind, "match": match, "times": times, **more}))
 
 
 def dead_port() -> int:
@@ -144,6 +150,11 @@ def scripted(*steps: Step, port: int = 0) -> Iterator[Script]:
     with listening(serve, port) as listener:
         script.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         yield script
+
+
+Serve = Callable[..., Script]
+Connect = Callable[..., None]
+Application = Callable[..., Script]
 
 
 def read_request(stream: Any) -> Heard | None:

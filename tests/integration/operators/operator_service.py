@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The services that the prediction operators are tried on: the emulator, and one that says what a test says."""
+"""What the operators run against: the emulator, or a server that a test scripts; and the attempts of one task."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 
 from lucidworks_provider.emulator.faults import Fault
@@ -24,7 +25,6 @@ from lucidworks_provider.emulator.jobs import JobState
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.emulator.state import LogRecord
 from lucidworks_provider.emulator.tokens import Scope
-from lucidworks_provider.jobs import decisions
 from lucidworks_provider.operators.base import JobOperator
 from lucidworks_provider.operators.prediction import (
     LucidworksAsyncPredictionOperator,
@@ -33,9 +33,9 @@ from lucidworks_provider.operators.prediction import (
 from lucidworks_provider.triggers import LucidworksJobsTrigger
 from tests.task_state import TaskStateStore
 
-if TYPE_CHECKING:
-    import pytest
-
+both_stores = pytest.mark.parametrize(
+    "context", [True, False], ids=["with state store", "without state store"], indirect=True
+)
 LLAMA = "llama-3-8b-instruct"
 MEMORY = "53417d2f-6b0e-47e4-8610-e6842b84a87b"
 
@@ -46,13 +46,19 @@ class Service:
 
     emulator: RunningEmulator
     env: pytest.MonkeyPatch
+    servers: ExitStack
 
     def connect(self, conn_id: str = "lucidworks_default", **parts: Any) -> None:
         """Make it a connection; ``extra`` is added to what leads to it."""
-        url = self.emulator.url
-        extra = {"auth_url": url, "application_url": url, "share_via": "memory"} | parts.pop("extra", {})
-        conn = {"conn_type": "lucidworks", "login": "demo-client", "password": "demo-secret"}
-        self.env.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(conn | parts | {"extra": extra}))
+        given = json.loads(self.emulator.conn_json())
+        extra = given["extra"] | {"share_via": "memory"} | parts.pop("extra", {})
+        self.env.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(given | parts | {"extra": extra}))
+
+    def answers(self, reply: Reply) -> Scripted:
+        """Until the test ends, a function gives the responses instead."""
+        server = self.servers.enter_context(scripted(reply))
+        self.connect(extra={"application_url": server.url})
+        return server
 
     def settings(self, **changes: Any) -> None:
         """Turn switches."""
@@ -76,8 +82,12 @@ class Service:
         return Counter(record.text_sha256 for record in self.calls(endpoint) if record.items)
 
     def submitted(self) -> Counter[str | None]:
-        """How often each batch became a job."""
-        return Counter(record.text_sha256 for record in self.calls("submit-prediction") if record.job_id)
+        """How often each batch or text became a job."""
+        return Counter(
+            record.text_sha256
+            for record in self.emulator.state.log
+            if record.endpoint in {"submit", "submit-prediction"} and record.job_id
+        )
 
     def nothing_sent(self) -> bool:
         """Whether nobody has asked for anything, not even for a token."""
@@ -111,14 +121,12 @@ def lineage_of(operator: Any) -> tuple[list[str], str, int, dict[str, str]]:
     return inputs, output.name, output.outputFacets["outputStatistics"].rowCount, columns
 
 
-def service_of(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
-    """The emulator as the default connection, and waits of milliseconds."""
-    monkeypatch.setattr(decisions, "GONE_PATIENCE", 0.2)
-    monkeypatch.setattr(decisions, "NEVER_SEEN", 0.1)
-    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
-    service = Service(emulator, monkeypatch)
-    service.connect()
-    return service
+class Death(BaseException):
+    """The process is gone: nothing after this runs."""
+
+
+def die(*_: Any, **__: Any) -> Any:
+    raise Death
 
 
 def new_context(*, state_store: bool = True) -> dict[str, Any]:
@@ -172,6 +180,56 @@ def through_triggers(make: Callable[[], JobOperator], context: dict[str, Any]) -
             return make().execute_complete(context, wait(waiting), **waiting.kwargs)
         except TaskDeferred as deferred:
             waiting = deferred
+
+
+@dataclass
+class Attempts:
+    """
+    The attempts of one task instance.
+
+    :param make: makes the operator anew, as every attempt has one, with changed arguments.
+    """
+
+    make: Callable[..., Any]
+    path: Path
+    context: dict[str, Any]
+
+    def run(self, **changes: Any) -> Any:
+        """To its end, through the triggerer where it defers."""
+        return through_triggers(lambda: self.make(**changes), self.context)
+
+    def defer(self, **changes: Any) -> TaskDeferred:
+        with pytest.raises(TaskDeferred) as deferred:
+            self.make(**{"deferrable": True} | changes).execute(self.context)
+        return deferred.value
+
+    def resume(self, deferred: TaskDeferred, event: dict[str, Any] | None = None, **changes: Any) -> Any:
+        """After an event, that of its trigger unless one is given."""
+        event = wait(deferred) if event is None else event
+        task = self.make(**{"deferrable": True} | changes)
+        return task.execute_complete(self.context, event, **deferred.kwargs)
+
+    def defer_again(self, deferred: TaskDeferred, event: dict[str, Any] | None = None) -> TaskDeferred:
+        with pytest.raises(TaskDeferred) as again:
+            self.resume(deferred, event)
+        return again.value
+
+    def clear(self) -> None:
+        self.context["ti"].max_tries += 3
+
+    def rows(self) -> list[dict[str, Any]]:
+        return rows_of(self.path)
+
+    def responses(self) -> list[Any]:
+        return [row["response"] for row in self.rows()]
+
+    def files(self) -> set[str]:
+        return {file.name for file in self.path.parent.rglob("*") if file.is_file()}
+
+    def only_the_result(self) -> bool:
+        """Nothing is left beside it; without a state store the record has no other place."""
+        record = set() if "task_state_store" in self.context else {"record.json"}
+        return self.files() == {self.path.name} | record
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
