@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of each kind of storage."""
+"""A folder of each kind of storage; properties without a deadline, since other processes may have the processor."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from memory_store import memory_store
+
+settings.register_profile("unit", deadline=None)
+settings.load_profile("unit")
 
 
 @pytest.fixture(params=["path", "file", "memory"])

@@ -502,7 +502,7 @@ INPUTS = ANYTHING | st.lists(INPUT, min_size=1, max_size=2)
 
 
 @pytest.mark.parametrize("use_case", [*USE_CASES, "other"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(config=CONFIGS, model_config=CONFIGS, inputs=INPUTS)
 def test_no_options_raise_anything_but_input_errors(
     use_case: str, config: Any, model_config: Any, inputs: Any
@@ -519,7 +519,7 @@ ODD = st.sampled_from([NAN, INFINITE, "\ud800", b"x", (), {1}, {(1,): 1}, 10**40
 
 
 @pytest.mark.parametrize("where", ["use_case_config", "model_config", "inputs"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     value=ODD | st.lists(ODD | ANYTHING, max_size=2) | st.dictionaries(st.text(max_size=3), ODD, max_size=2)
 )

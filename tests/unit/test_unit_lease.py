@@ -456,7 +456,7 @@ class World(Files):
     links=st.booleans(),
     deletion=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_two_work_at_once_and_no_number_is_held_twice(
     seed: int, tasks: list[Any], latency: float, links: bool, deletion: bool
 ) -> None:

@@ -90,7 +90,7 @@ seeds = st.integers(0, 2**16)
 
 
 @STORES
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(starts=starts, seed=seeds, refresh=st.floats(0.01, 20.0))
 def test_a_cold_crowd_refreshes_once(atomic: bool, starts: list[float], seed: int, refresh: float) -> None:
     world = World(seed, atomic=atomic)
@@ -105,7 +105,7 @@ def test_a_cold_crowd_refreshes_once(atomic: bool, starts: list[float], seed: in
 
 
 @STORES
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(size=st.integers(1, 12), apart=st.floats(0, 0.5), seed=seeds)
 def test_a_crowd_whose_token_was_refused_refreshes_once(
     atomic: bool, size: int, apart: float, seed: int
@@ -122,7 +122,7 @@ def test_a_crowd_whose_token_was_refused_refreshes_once(
 
 
 @STORES
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(size=st.integers(1, 8), commands_of=st.integers(0, 8), lands=st.booleans(), seed=seeds)
 def test_a_dead_claimant_is_survived(
     atomic: bool, size: int, commands_of: int, lands: bool, seed: int
@@ -240,7 +240,7 @@ def test_recovery_from_a_dead_claimant_takes_a_lease() -> None:
 
 
 @STORES
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(starts=starts, seed=seeds)
 def test_at_the_appointment_one_renews_and_nobody_fails(atomic: bool, starts: list[float], seed: int) -> None:
     world = World(seed, atomic=atomic)
@@ -477,7 +477,7 @@ def test_losses_are_counted_though_the_stored_value_cannot_be_read() -> None:
         talk(conversation, Snapshot(publish.token, RELEASED))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=seeds)
 def test_a_slow_store_fails_no_call_of_a_cold_crowd(seed: int) -> None:
     """A claimant of a slow store pauses for longer than ``LEASE`` between two heartbeats."""

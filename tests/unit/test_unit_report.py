@@ -364,7 +364,7 @@ def test_panels_are_laid_out_below_each_other() -> None:
     assert [name for _, name in chart.ticks] == ["0 s", "1 s", "2 s"]
 
 
-@settings(deadline=None)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(0, 10**10), max_size=20),
     latencies=st.lists(st.floats(0, 1e9), max_size=20),
