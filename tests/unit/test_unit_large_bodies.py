@@ -58,18 +58,8 @@ def told(value: Any, *, floats: bool = False) -> str:
 SPACE = st.sampled_from(["", "", "", " ", "\n", "\t \r\n"])
 # Words that look like the key, like what follows it, or like the end of something.
 WORDS = [
-    '"vector": [1,2]',
-    '"vector":[',
-    "vector",
-    "\\",
-    '"',
-    "]",
-    "[1]",
-    '\\"vector": [1]',
-    "ä🐄",
-    ":",
-    "\u2028",
-    "",
+    *('"vector": [1,2]', '"vector":[', "vector", "\\", '"', "]", "[1]", '\\"vector": [1]', "ä🐄", ":"),
+    *("\u2028", ""),
 ]
 NUMBERS = st.one_of(
     st.integers(-300, 300).map(str),
