@@ -172,7 +172,7 @@ def test_without_the_store_each_process_asks_for_itself(
     assert board.until == 2
 
 
-# --- Variables
+# Variables
 
 
 def new_store() -> VariablePauseStore:
@@ -230,7 +230,7 @@ def test_what_somebody_wrote_into_the_variable_holds_nobody_for_long(
         assert asked == 0
 
 
-# --- where
+# Where
 
 
 class Stores:
