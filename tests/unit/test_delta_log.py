@@ -236,10 +236,7 @@ def test_a_corrupt_checkpoint_is_named(world: World) -> None:
 
 def test_a_snapshot_is_continued_from_an_earlier_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.create([row(n) for n in range(6)])
-    tables = [
-        world.table,
-        *(world.change([row(10 + n)], delete=[f"doc-{n}"], txn=n) for n in range(1, 6)),
-    ]
+    tables = [world.table, *(world.change([row(10 + n)], delete=[f"doc-{n}"], txn=n) for n in range(1, 6))]
     for known in tables:
         assert log.read_table(world.uri, known=known) == tables[-1]
         assert log.read_table(world.uri, 3, known=known) == tables[3]

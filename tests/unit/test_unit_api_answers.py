@@ -202,10 +202,7 @@ def test_error_bodies_of_every_kind_give_their_words(body: bytes, words: str) ->
         ({"retry-after": "7"}, 7.0),
         ({"retry-after": "-7"}, 0.0),
         ({"retry-after": "soon"}, None),
-        (
-            {"retry-after": "Wed, 21 Oct 2026 07:28:10 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"},
-            10.0,
-        ),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:10 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"}, 10.0),
         ({"retry-after": "Wed, 21 Oct 2026 07:28:10 GMT"}, None),
     ],
 )

@@ -22,13 +22,7 @@ from lucidworks_provider.client.predictions import (
     tokenize,
 )
 from lucidworks_provider.client.settings import parse_settings
-from lucidworks_provider.client.use_cases import (
-    MAX_BATCH,
-    USE_CASES,
-    Item,
-    PredictionOptions,
-    read_items,
-)
+from lucidworks_provider.client.use_cases import MAX_BATCH, USE_CASES, Item, PredictionOptions, read_items
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.operators import prediction as prediction_operator
 

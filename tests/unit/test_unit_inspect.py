@@ -125,10 +125,7 @@ class Catalogue:
     def write(self) -> None:
         """Both tables with what the rows are now."""
         schema = self.schema or stored_chunk_schema(self.options, self.dimension)
-        configuration = {
-            OPTIONS: json.dumps(self.options.as_json()),
-            DIMENSION: str(self.dimension),
-        }
+        configuration = {OPTIONS: json.dumps(self.options.as_json()), DIMENSION: str(self.dimension)}
         self._commit("chunks", schema, self.chunks, self.chunk_marks, configuration)
         half = len(self.documents) // 2
         files = {"d.parquet": self.documents[:half], "e.parquet": self.documents[half:]}
@@ -583,11 +580,7 @@ def rename_an_option(catalogue: Catalogue) -> None:
         (None, lambda one: shutil.rmtree(one.output / "documents"), "no Delta table documents"),
         (lambda one: one.document_marks.clear(), None, "another writer"),
         (None, rename_an_option, r"lucidworks\.options is no configuration"),
-        (
-            set_to(schema=stored_chunk_schema(CHUNKING, DIMENSIONS).remove(2)),
-            None,
-            "has no column 'text'",
-        ),
+        (set_to(schema=stored_chunk_schema(CHUNKING, DIMENSIONS).remove(2)), None, "has no column 'text'"),
         (None, lambda one: log_of(one).write_text("{"), "corrupt"),
     ],
     ids=["no documents", "another writer", "configuration", "no column", "damaged log"],

@@ -10,13 +10,7 @@ from typing import Any
 
 import pytest
 
-from lucidworks_provider.corpus.shards import (
-    Shard,
-    read_listing,
-    read_shard,
-    shard_of,
-    write_listings,
-)
+from lucidworks_provider.corpus.shards import Shard, read_listing, read_shard, shard_of, write_listings
 from lucidworks_provider.documents.source import Format, SourceFile, list_source
 from lucidworks_provider.errors import InputError
 
