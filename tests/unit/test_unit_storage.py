@@ -369,9 +369,9 @@ def test_spans_of_a_long_text_take_no_time() -> None:
     text = "Größe zählt. 🐄 " * 60_000
     size = len("Größe zählt. 🐄 ".encode())
     chunks = [chunk("Größe zählt.", (n * size, n * size + 15)) for n in range(4000)]
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert locate(text, chunks)[-1] == (3999 * 15, 3999 * 15 + 12)
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 def in_bytes(text: str, offset: int) -> int:
