@@ -40,7 +40,7 @@ def masked(tmp_path: Path) -> World:
     return world
 
 
-# ---------------------------------------------------------------- written here
+# Written here
 
 
 def test_every_state_of_a_table(world: World) -> None:
@@ -161,68 +161,41 @@ def test_a_path_that_needs_encoding(tmp_path: Path) -> None:
     assert len(agree(world.uri, readers=["delta-rs"])) == 3
 
 
-# ---------------------------------------------------------------- another writer on top
+# Another writer on top
 
 
-def compacted(table: deltalake.DeltaTable) -> None:
-    table.optimize.compact()
+def rows_of(*numbers: int) -> pa.Table:
+    return pa.Table.from_pylist([row(n) for n in numbers], schema=file_schema(World(Path()).schema))
 
 
-def ordered(table: deltalake.DeltaTable) -> None:
-    table.optimize.z_order(["id"])
+def merge(table: deltalake.DeltaTable) -> None:
+    merger = table.merge(rows_of(5, 77), "s.id = t.id", source_alias="s", target_alias="t")
+    merger.when_matched_update_all().when_not_matched_insert_all().execute()
 
 
-def deleted(table: deltalake.DeltaTable) -> None:
-    table.delete("n = 5")
+# What delta-rs does, and the rows that there are then.
+OPERATIONS: dict[str, tuple[Callable[[deltalake.DeltaTable], object], int]] = {
+    "compact": (lambda table: table.optimize.compact(), 28),
+    "order": (lambda table: table.optimize.z_order(["id"]), 28),
+    "delete": (lambda table: table.delete("n = 5"), 27),
+    "update": (lambda table: table.update(updates={"n": "n + 100"}, predicate="n = 6"), 28),
+    "append": (lambda table: deltalake.write_deltalake(table, rows_of(99), mode="append"), 29),
+    "overwrite": (lambda table: deltalake.write_deltalake(table, rows_of(99), mode="overwrite"), 1),
+    "merge": (merge, 29),
+    "checkpoint": (lambda table: table.create_checkpoint(), 28),
+    "restore": (lambda table: table.restore(0), 20),
+    "vacuum": (lambda table: table.vacuum(0, enforce_retention_duration=False, dry_run=False), 28),
+    "describe": (
+        lambda table: table.alter.set_table_properties({"delta.logRetentionDuration": "interval 9 days"}),
+        28,
+    ),
+}
 
 
-def updated(table: deltalake.DeltaTable) -> None:
-    table.update(updates={"n": "n + 100"}, predicate="n = 6")
-
-
-def appended(table: deltalake.DeltaTable) -> None:
-    schema = file_schema(World(Path()).schema)
-    deltalake.write_deltalake(table, pa.Table.from_pylist([row(99)], schema=schema), mode="append")
-
-
-def overwritten(table: deltalake.DeltaTable) -> None:
-    schema = file_schema(World(Path()).schema)
-    deltalake.write_deltalake(table, pa.Table.from_pylist([row(99)], schema=schema), mode="overwrite")
-
-
-def merged(table: deltalake.DeltaTable) -> None:
-    source = pa.Table.from_pylist([row(5), row(77)], schema=file_schema(World(Path()).schema))
-    merge = table.merge(source, "s.id = t.id", source_alias="s", target_alias="t")
-    merge.when_matched_update_all().when_not_matched_insert_all().execute()
-
-
-def checkpointed(table: deltalake.DeltaTable) -> None:
-    table.create_checkpoint()
-
-
-def restored(table: deltalake.DeltaTable) -> None:
-    table.restore(0)
-
-
-def vacuumed(table: deltalake.DeltaTable) -> None:
-    table.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
-
-
-def described(table: deltalake.DeltaTable) -> None:
-    table.alter.set_table_properties({"delta.logRetentionDuration": "interval 9 days"})
-
-
-OPERATIONS: list[tuple[Callable[[deltalake.DeltaTable], None], int]] = [
-    *((compacted, 28), (ordered, 28), (deleted, 27), (updated, 28), (appended, 29), (overwritten, 1)),
-    *((merged, 29), (checkpointed, 28), (restored, 20), (vacuumed, 28), (described, 28)),
-]
-
-
-@pytest.mark.parametrize(("operation", "rows"), OPERATIONS, ids=lambda one: getattr(one, "__name__", None))
+@pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("checkpoint", [True, False], ids=["checkpoint", "commits"])
-def test_after_an_operation_of_delta_rs(
-    masked: World, operation: Callable[[deltalake.DeltaTable], None], rows: int, checkpoint: bool
-) -> None:
+def test_after_an_operation_of_delta_rs(masked: World, name: str, checkpoint: bool) -> None:
+    operation, rows = OPERATIONS[name]
     if checkpoint:
         log.write_checkpoint(masked.table)
     operation(masked.delta_rs())
@@ -253,7 +226,7 @@ def test_a_constraint_makes_a_table_read_only(masked: World) -> None:
         log.check_writable(masked.table)
 
 
-# ---------------------------------------------------------------- readers that refuse
+# Readers that refuse
 
 
 @pytest.mark.parametrize("reader", ["to_pyarrow_dataset", "to_pyarrow_table", "to_pandas"])
@@ -292,7 +265,7 @@ def test_readers_of_the_folder_see_deleted_rows(masked: World) -> None:
     assert count == (30,)
 
 
-# ---------------------------------------------------------------- written by delta-rs
+# Written by delta-rs
 
 
 def foreign(uri: str, rows: list[Row], schema: pa.Schema | None = None, **options: Any) -> None:

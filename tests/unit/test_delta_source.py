@@ -119,12 +119,8 @@ def test_a_table_within_a_folder_is_no_folder_of_files(tmp_path: Path) -> None:
 
 def test_folders_of_writers_are_passed_over(tmp_path: Path) -> None:
     for name in (
-        "_temporary/0/a.txt",
-        "_spark_metadata/b.txt",
-        "sub/_temporary/c.txt",
-        "_index.md",
-        "_posts/one.md",
-        "sub/_index.md",
+        *("_temporary/0/a.txt", "_spark_metadata/b.txt", "sub/_temporary/c.txt", "_index.md"),
+        *("_posts/one.md", "sub/_index.md"),
     ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)

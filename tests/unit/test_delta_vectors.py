@@ -145,7 +145,7 @@ def test_the_alphabets_are_complete() -> None:
     assert z85_encode(everything) != base64.b85encode(everything).decode()
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.frozensets(st.integers(0, 149), max_size=150), min_size=1, max_size=3))
 def test_any_rows_of_any_files(
     tmp_path_factory: pytest.TempPathFactory, nights: list[frozenset[int]]

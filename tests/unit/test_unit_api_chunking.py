@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from typing import Any
 
 import pytest
 
 from lucidworks_provider.client.chunking import (
     CHUNKERS,
+    Chunk,
     ChunkingOptions,
+    ChunkingResult,
     check_text,
+    is_exponential,
     read_result,
     submit_text,
 )
@@ -64,8 +69,7 @@ def test_options_that_cannot_work_are_refused_with_what_is_allowed(
 ) -> None:
     with pytest.raises(InputError) as caught:
         ChunkingOptions(**{"chunker": "dynamic-newline", "model_id": "gte-small"} | options)
-    for word in words:
-        assert word in str(caught.value)
+    assert [word for word in words if word not in str(caught.value)] == []
 
 
 @pytest.mark.parametrize(
@@ -172,96 +176,126 @@ def test_an_id_is_an_id_whatever_the_status_says(status: str) -> None:
     assert read_submission(Response(200, {}, body), CHUNKING) == "abc"
 
 
-NEW_SHAPE = {
-    "status": "READY",
-    "chunkedData": [
-        {
-            "chunks": ["One.", "Two."],
-            "spans": [[0, 4], [5, 9]],
-            "vectors": [
-                {"tokensUsed": {"inputTokens": 3}, "vector": [1, -2]},
-                {"tokensUsed": {"inputTokens": 4}, "vector": [3, 4]},
-            ],
-        }
+ITEM: dict[str, Any] = {
+    "chunks": ["One.", "Two."],
+    "spans": [[0, 4], [5, 9]],
+    "vectors": [
+        {"tokensUsed": {"inputTokens": 3}, "vector": [1, -2]},
+        {"tokensUsed": {"inputTokens": 4}, "vector": [3, 4]},
     ],
 }
-OLD_SHAPE = {
-    "status": "READY",
-    "chunkedData": [{"chunks": ["One.", "Two."]}],
-    "vector": [{"vector": [1, -2]}, {"vector": [3, 4]}],
-}
 
 
-def test_the_newer_result_shape() -> None:
-    result = read_result(NEW_SHAPE, "j")
-    assert result.state is JobState.RESULT
-    assert [(c.text, c.span, list(c.vector), c.input_tokens) for c in result.chunks] == [
-        ("One.", (0, 4), [1, -2], 3),
-        ("Two.", (5, 9), [3, 4], 4),
-    ]
+def read(status: str = "READY", **changes: object) -> ChunkingResult:
+    """The result with one item, the newer shape of a body."""
+    return read_result({"status": status, "chunkedData": [ITEM | changes]}, "job-7")
 
 
-def test_the_older_result_shape() -> None:
-    result = read_result(OLD_SHAPE, "j")
-    assert [(c.text, c.span, list(c.vector), c.input_tokens) for c in result.chunks] == [
-        ("One.", None, [1, -2], None),
-        ("Two.", None, [3, 4], None),
-    ]
+def test_both_shapes_of_a_result() -> None:
+    assert (read().state, read().chunks) == (
+        JobState.RESULT,
+        (Chunk("One.", (0, 4), [1, -2], 3), Chunk("Two.", (5, 9), [3, 4], 4)),
+    )
+    vectors = [{"vector": [1, -2]}, {"vector": [3, 4]}]
+    older = {"status": "READY", "chunkedData": [{"chunks": ["One.", "Two."]}], "vector": vectors}
+    found = read_result(older, "j").chunks
+    assert found == (Chunk("One.", None, [1, -2], None), Chunk("Two.", None, [3, 4], None))
 
 
-_INF = float("inf")
+INFINITE, LARGE = float("inf"), 10**400
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("vectors", "words"),
     [
-        ({"vectors": [{"vector": [1.0]}]}, "2 chunks and 1 vectors"),
-        ({"vectors": [{"vector": [10**400]}, {"vector": [1]}]}, "not a finite number"),
-        ({"vectors": [{"vector": [1.0]}, {"vector": [1.0, 2.0]}]}, "different lengths"),
-        ({"vectors": [{"vector": []}, {"vector": []}]}, "not a list of numbers"),
-        ({"vectors": [{"vector": ["1"]}, {"vector": ["2"]}]}, "not a list of numbers"),
-        ({"vectors": [{"vector": [True]}, {"vector": [1]}]}, "not a list of numbers"),
-        ({"vectors": [{"vector": [None]}, {"vector": [1.0]}]}, "not a list of numbers"),
-        ({"vectors": [{"vector": [[1.0]]}, {"vector": [1.0]}]}, "not a list of numbers"),
-        ({"vectors": [{"vector": {"0": 1.0}}, {"vector": [1.0]}]}, "not a list of numbers"),
-        ({"vectors": [{"vector": [float("nan")]}, {"vector": [1.0]}]}, "not a finite number"),
-        ({"vectors": [{"vector": [_INF, -_INF]}, {"vector": [1.0, 1]}]}, "not a finite number"),
-        ({"vectors": [{"vector": [10**400, -(10**400)]}, {"vector": [1, 1]}]}, "not a finite number"),
-        ({"chunks": "One. Two."}, "not a list of texts"),
+        ([[1.0]], "2 chunks and 1 vectors"),
+        ([[LARGE], [1]], "not a finite number"),
+        ([[1.0], [1.0, 2.0]], "different lengths"),
+        ([[], []], "not a list of numbers"),
+        ([["1"], ["2"]], "not a list of numbers"),
+        *(([[one], [1.0]], "not a list of numbers") for one in (True, None, [1.0])),
+        ([{"0": 1.0}, [1.0]], "not a list of numbers"),
+        ([[float("nan")], [1.0]], "not a finite number"),
+        ([[INFINITE, -INFINITE], [1.0, 1]], "not a finite number"),
+        ([[LARGE, -LARGE], [1, 1]], "not a finite number"),
     ],
 )
-def test_results_that_do_not_fit_together_are_errors(change: dict[str, Any], words: str) -> None:
-    item = NEW_SHAPE["chunkedData"][0] | change  # type: ignore[index, operator]
+def test_results_that_do_not_fit_together_are_errors(vectors: list[Any], words: str) -> None:
     with pytest.raises(MalformedAnswerError, match=words) as caught:
-        read_result({"status": "READY", "chunkedData": [item]}, "job-7")
+        read(vectors=[{"vector": vector} for vector in vectors])
     assert "job-7" in str(caught.value)
 
 
+def test_chunks_that_are_no_list_are_an_error() -> None:
+    with pytest.raises(MalformedAnswerError, match="not a list of texts"):
+        read(chunks="One. Two.")
+
+
 def test_finite_numbers_with_a_sum_that_is_not_are_read() -> None:
-    item = {"chunks": ["One."], "vectors": [{"vector": [1.7e308, 1.7e308, 5]}]}
-    result = read_result({"status": "READY", "chunkedData": [item]}, "j")
-    assert list(result.chunks[0].vector) == [1.7e308, 1.7e308, 5]
+    [chunk] = read(chunks=["One."], vectors=[{"vector": [1.7e308, 1.7e308, 5]}]).chunks
+    assert list(chunk.vector) == [1.7e308, 1.7e308, 5]
 
 
 def test_a_numeric_id_and_a_byte_order_mark_are_taken() -> None:
     assert read_submission(Response(200, {}, b'\xef\xbb\xbf{"chunkingId": 100}'), CHUNKING) == "100"
 
 
-@pytest.mark.parametrize("spans", [[], [[0, 4]], "x", None])
-def test_too_few_spans_do_not_cost_the_result(spans: object) -> None:
-    item = NEW_SHAPE["chunkedData"][0] | {"spans": spans}  # type: ignore[index, operator]
-    result = read_result({"status": "READY", "chunkedData": [item]}, "j")
-    assert [(c.text, c.span) for c in result.chunks] == [("One.", None), ("Two.", None)]
+@pytest.mark.parametrize("spans", [[], [[0, 4]], "x", None, [[4, 0], "x"]])
+def test_spans_that_are_none_do_not_cost_the_result(spans: object) -> None:
+    assert [(c.text, c.span) for c in read(spans=spans).chunks] == [("One.", None), ("Two.", None)]
 
 
 def test_a_payload_of_an_unknown_status_is_read() -> None:
-    result = read_result(NEW_SHAPE | {"status": "ARCHIVED"}, "j")
-    assert (result.state, len(result.chunks)) == (JobState.PENDING, 2)
+    assert (read("ARCHIVED").state, len(read("ARCHIVED").chunks)) == (JobState.PENDING, 2)
 
 
-def test_spans_that_are_no_spans_are_left_out() -> None:
-    item = NEW_SHAPE["chunkedData"][0] | {"spans": [[4, 0], "x"]}  # type: ignore[index, operator]
-    assert [c.span for c in read_result({"status": "READY", "chunkedData": [item]}, "j").chunks] == [
-        None,
-        None,
-    ]
+# Patterns of the regex splitter
+
+# With the letter that makes the trouble, and one after which nothing matches.
+EXPONENTIAL = {
+    r"(a+)+$": "a",
+    r"(a*)*$": "a",
+    r"(?:a+)*?$": "a",
+    r"((a)+)+$": "a",
+    r"(?:(?:a|b)+)+$": "a",
+    r"(\w+\s*)+$": "a",
+    r"(\s*\w+\s*)+$": "a",
+    r"(a*b*)*$": "a",
+    r"x|(a+)+$": "a",
+    r"(?=(a+)+$)": "a",
+    r"(a{1,})+$": "a",
+    r"((a+){2,})*$": "a",
+}
+FINE = (
+    *(r"\n", r"\n\s*\n", r"(a+b)+$", r"(\w+\s+)+$", r"(?:a|b)+$", r"(ab?)+$", r"(\b\w+)+$", r"((?>a+))+$"),
+    *(r"(a++)+$", r"(a+){3}$", r"[.!?]\s+(?=[A-Z])", r"^#{1,6} .+$", r"(?:\d{1,3},)*\d+", "", "(a+)?"),
+    *(r"(---+\n)+", r"(.*?\n){2}"),
+)
+
+
+def seconds(pattern: str, letter: str, length: int) -> float:
+    begin = time.perf_counter()
+    re.split(pattern, letter * length + "!")
+    return time.perf_counter() - begin
+
+
+@pytest.mark.parametrize("pattern", EXPONENTIAL)
+def test_what_takes_exponential_time_is_found(pattern: str) -> None:
+    assert is_exponential(pattern)
+    # It does: eight letters more take 100 times as long at least, where any power of the length would take 16.
+    letter = EXPONENTIAL[pattern]
+    short, long = (min(seconds(pattern, letter, length) for _ in range(3)) for length in (8, 16))
+    assert long > 20 * short
+
+
+@pytest.mark.parametrize("pattern", FINE)
+def test_what_does_not_is_left_alone(pattern: str) -> None:
+    assert not is_exponential(pattern)
+    for letter in ("a", "b", "\n", " ", "-", "1,"):
+        assert seconds(pattern, letter, 60) < 0.5
+
+
+def test_it_is_refused_before_anything_is_sent() -> None:
+    with pytest.raises(InputError, match=r"repetitions like \(a\+\)\+"):
+        ChunkingOptions("regex-splitter", "gte-small", chunker_config={"regex": r"(\w+\s*)+\n"})
+    ChunkingOptions("regex-splitter", "gte-small", chunker_config={"regex": r"\n\n+"})

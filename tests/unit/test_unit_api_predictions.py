@@ -53,6 +53,17 @@ def without_required(use_case: str) -> dict[str, Any]:
     return {name: needed[name] for name in USE_CASES[use_case].required}
 
 
+def body_of(use_case: str, config: Any = None, model_config: Any = None) -> dict[str, Any]:
+    options: PredictionOptions[Any] = PredictionOptions(use_case, MODEL, config, model_config)
+    return dict(options.body(ONE))
+
+
+def refused(words: list[str], error: pytest.ExceptionInfo[InputError]) -> None:
+    """The message has all words, and no key."""
+    assert [word for word in words if word not in str(error.value)] == []
+    assert KEY not in str(error.value)
+
+
 # What is refused
 
 
@@ -71,8 +82,7 @@ def without_required(use_case: str) -> dict[str, Any]:
 )
 @pytest.mark.parametrize("use_case", ["passthrough", "rag"])
 def test_what_the_vendor_documents_of_a_model_passes(use_case: str, name: str, value: object) -> None:
-    options: PredictionOptions[Any] = PredictionOptions(use_case, MODEL, None, {name: value})
-    assert options.body(ONE)["modelConfig"] == {name: value}
+    assert body_of(use_case, None, {name: value})["modelConfig"] == {name: value}
 
 
 @pytest.mark.parametrize(
@@ -94,7 +104,7 @@ def test_what_the_vendor_documents_of_a_model_passes(use_case: str, name: str, v
 def test_what_no_model_takes_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(InputError, match=rf"model_config: {name} is") as caught:
         PredictionOptions("passthrough", MODEL, None, {name: value})
-    assert KEY not in str(caught.value)
+    refused([], caught)
 
 
 @pytest.mark.parametrize(
@@ -138,34 +148,27 @@ def test_a_use_cases_options_are_refused_with_what_they_may_be(
 ) -> None:
     with pytest.raises(InputError) as caught:
         PredictionOptions(use_case, MODEL, config)
-    for word in words:
-        assert word in str(caught.value)
-    assert KEY not in str(caught.value)
+    refused(words, caught)
 
 
 @pytest.mark.parametrize(
     ("given", "meant"),
     [
-        ("topk", "topK"),
-        ("top_k", "topK"),
+        *((given, "topK") for given in ("topk", "top_k")),
         ("top-p", "topP"),
-        ("temprature", "temperature"),
-        ("Temperature", "temperature"),
-        ("max_tokens", "maxTokens"),
-        ("maxToken", "maxTokens"),
+        *((given, "temperature") for given in ("temprature", "Temperature")),
+        *((given, "maxTokens") for given in ("max_tokens", "maxToken")),
         ("frequency_penalty", "frequencyPenalty"),
         ("presencePenality", "presencePenalty"),
         ("azure_endpoint", "azureEndpoint"),
         ("googleProjectID", "googleProjectId"),
-        ("api_key", "apiKey"),
-        ("apikey", "apiKey"),
-        ("API-KEY", "apiKey"),
+        *((given, "apiKey") for given in ("api_key", "apikey", "API-KEY")),
     ],
 )
 def test_a_misspelt_option_is_refused_with_the_right_name(given: str, meant: str) -> None:
     with pytest.raises(InputError, match=f"{given!r}.*Did you mean {meant!r}") as caught:
         PredictionOptions("passthrough", MODEL, None, {given: KEY})
-    assert KEY not in str(caught.value)
+    refused([], caught)
 
 
 @pytest.mark.parametrize(
@@ -184,15 +187,14 @@ def test_a_misspelt_option_is_refused_with_the_right_name(given: str, meant: str
     ],
 )
 def test_a_rendered_number_is_a_number(name: str, text: str, value: object) -> None:
-    options: PredictionOptions[Any] = PredictionOptions("rag", MODEL, None, {name: text})
-    assert options.body(ONE)["modelConfig"] == {name: value}
-    assert type(options.body(ONE)["modelConfig"][name]) is type(value)
+    config = body_of("rag", None, {name: text})["modelConfig"]
+    assert config == {name: value}
+    assert type(config[name]) is type(value)
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("False", False), (" 1 ", True), ("0", False)])
 def test_a_rendered_truth_value_is_one(text: str, value: bool) -> None:
-    options: PredictionOptions[Any] = PredictionOptions("passthrough", MODEL, {"useSystemPrompt": text})
-    assert options.body(ONE)["useCaseConfig"] == {"useSystemPrompt": value}
+    assert body_of("passthrough", {"useSystemPrompt": text})["useCaseConfig"] == {"useSystemPrompt": value}
 
 
 def test_an_option_that_is_none_is_absent() -> None:
@@ -205,8 +207,8 @@ def test_an_option_that_is_none_is_absent() -> None:
 
 @pytest.mark.parametrize("config", [{"seed": 7}, {"stop": ["\n"]}, {"reasoningEffort": "low"}])
 def test_an_option_that_nobody_documented_passes(config: dict[str, Any]) -> None:
-    options: PredictionOptions[Any] = PredictionOptions("rag", MODEL, dict(config), dict(config))
-    assert (options.body(ONE)["useCaseConfig"], options.body(ONE)["modelConfig"]) == (config, config)
+    body = body_of("rag", dict(config), dict(config))
+    assert (body["useCaseConfig"], body["modelConfig"]) == (config, config)
 
 
 @pytest.mark.parametrize(
@@ -334,8 +336,7 @@ RAG_INPUTS = [{"text": "Why did I go to Germany?", "documents": [DOCUMENT]}]
 def test_inputs_are_refused_by_their_position(inputs: object, words: list[str]) -> None:
     with pytest.raises(InputError) as caught:
         read_items(inputs, PASS)
-    for word in words:
-        assert word in str(caught.value)
+    refused(words, caught)
 
 
 @pytest.mark.parametrize(
@@ -355,8 +356,7 @@ def test_inputs_are_refused_by_their_position(inputs: object, words: list[str]) 
 def test_rag_has_documents_with_body_and_source(change: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(InputError, match=r"inputs\[0\]") as caught:
         read_items([RAG_INPUTS[0] | change], RAG)
-    for word in words:
-        assert word in str(caught.value)
+    refused(words, caught)
 
 
 def test_a_conversation_goes_on_without_documents() -> None:
@@ -377,14 +377,10 @@ def test_what_json_prompt_takes() -> None:
     assert read_items([text], use_cases.passthrough(MODEL, data_type="text"))[0] == {"text": text}
 
 
-@pytest.mark.parametrize(
-    "inputs",
-    [
-        ["a", {"text": "b", "id": "B"}, {"text": "c", "id": 3}],
-        ("a", {"text": "b", "id": "B"}, {"text": "c", "id": 3}),
-        '["a", {"text": "b", "id": "B"}, {"text": "c", "id": 3}]',
-    ],
-)
+GIVEN = ["a", {"text": "b", "id": "B"}, {"text": "c", "id": 3}]
+
+
+@pytest.mark.parametrize("inputs", [GIVEN, tuple(GIVEN), json.dumps(GIVEN)])
 def test_inputs_as_lists_tuples_and_rendered_json(inputs: object) -> None:
     assert read_items(inputs, PASS) == [{"text": "a"}, {"text": "b"}, {"text": "c"}]
 
@@ -419,24 +415,18 @@ def test_what_has_no_asynchronous_page_is_not_submitted(use_case: str) -> None:
         (use_cases.classification("m", labels=("a", "b")), {"labels": ["a", "b"]}, None),
         (use_cases.passthrough("m"), None, None),
         (
-            use_cases.passthrough(
-                "m", use_system_prompt=False, data_type="text", model_config={"topK": -1, "maxTokens": 5}
-            ),
+            use_cases.passthrough("m", use_system_prompt=False, data_type="text", model_config={"topK": -1}),
             {"useSystemPrompt": False, "dataType": "text"},
-            {"topK": -1, "maxTokens": 5},
+            {"topK": -1},
         ),
         (
             use_cases.rag(
-                "m", memory_uuid=MEMORY, extract_relevant_content=False, answer_not_found_message="None."
+                "m", memory_uuid="u", extract_relevant_content=False, answer_not_found_message="No."
             ),
-            {"memoryUuid": MEMORY, "extractRelevantContent": False, "answerNotFoundMessage": "None."},
+            {"memoryUuid": "u", "extractRelevantContent": False, "answerNotFoundMessage": "No."},
             None,
         ),
-        (
-            use_cases.summarization("m", max_words=100, model_config={"temperature": 0}),
-            {"maxWords": 100},
-            {"temperature": 0},
-        ),
+        (use_cases.summarization("m", max_words=9, model_config={"topP": 0}), {"maxWords": 9}, {"topP": 0}),
         (use_cases.keyword_extraction("m", max_keywords=100), {"maxKeywords": 100}, None),
         (
             use_cases.ner("m", entity_type_map={"person": ("Bob",), "place": []}),
@@ -501,22 +491,15 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-
-
-CONFIGS = ANYTHING | st.dictionaries(
-    st.sampled_from(["custom", "labels", "memoryUuid"]), ANYTHING, max_size=2
-)
-INPUTS = ANYTHING | st.lists(
-    st.fixed_dictionaries(
-        {"text": st.just("x") | ANYTHING}, optional={"id": ANYTHING, "documents": ANYTHING}
-    ),
-    min_size=1,
-    max_size=2,
-)
+NAMES = st.sampled_from(["custom", "labels", "memoryUuid"])
+CONFIGS = ANYTHING | st.dictionaries(NAMES, ANYTHING, max_size=2)
+FIELDS = {"id": ANYTHING, "documents": ANYTHING}
+INPUT = st.fixed_dictionaries({"text": st.just("x") | ANYTHING}, optional=FIELDS)
+INPUTS = ANYTHING | st.lists(INPUT, min_size=1, max_size=2)
 
 
 @pytest.mark.parametrize("use_case", [*USE_CASES, "other"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25)
 @given(config=CONFIGS, model_config=CONFIGS, inputs=INPUTS)
 def test_no_options_raise_anything_but_input_errors(
     use_case: str, config: Any, model_config: Any, inputs: Any
@@ -533,7 +516,7 @@ ODD = st.sampled_from([NAN, INFINITE, "\ud800", b"x", (), {1}, {(1,): 1}, 10**40
 
 
 @pytest.mark.parametrize("where", ["use_case_config", "model_config", "inputs"])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60)
 @given(
     value=ODD | st.lists(ODD | ANYTHING, max_size=2) | st.dictionaries(st.text(max_size=3), ODD, max_size=2)
 )

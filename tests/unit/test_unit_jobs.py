@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +63,19 @@ class World:
         self.polls = 0
         self.times: list[float] = []
 
-    def run(self, poll_interval: float = 5.0, confirm_seconds: float = 0.0) -> PollOutcome:
+    def run(
+        self, poll_interval: float = 5.0, confirm_seconds: float = 0.0, *, until: float = inf, **how: Any
+    ) -> PollOutcome | None:
+        """The outcome; None if there is none by then."""
         conversation = job_decision(
             poll_interval=poll_interval,
             deadline=self.deadline,
             now=lambda: self.now,
             confirm_seconds=confirm_seconds,
+            **how,
         )
         reply: Any = None
-        while True:
+        while self.now < until:
             try:
                 command = conversation.send(reply)
             except StopIteration as stop:
@@ -86,6 +91,12 @@ class World:
                     assert seconds > 0
                     self.now += seconds
                     reply = None
+        return None
+
+    def ends(self, **how: Any) -> JobEnd:
+        outcome = self.run(**how)
+        assert outcome is not None
+        return outcome.end
 
 
 @pytest.mark.parametrize(
@@ -107,39 +118,34 @@ class World:
         ([EMPTY, RETRIEVED], JobEnd.EMPTY, 2),
         ([REFUSED, RESULT], JobEnd.COLLECTED, 2),
         ([REFUSED], JobEnd.GONE, REFUSALS),
+        # A gateway that restarts says 404 of an old job too.
+        ([*[PENDING] * 8, UNKNOWN_ID, RESULT], JobEnd.COLLECTED, 10),
     ],
 )
 def test_the_table_of_waiting(script: list[PollResult], end: JobEnd, polls: int) -> None:
     world = World(*script)
-    assert world.run().end is end
+    assert world.ends() is end
     assert world.polls == polls
 
 
 def test_pages_of_html_do_not_fail_a_job_but_are_told_at_the_deadline() -> None:
-    watched = World(UNREADABLE, deadline=100.0).run()
-    assert (watched.end, watched.message) == (JobEnd.TIMEOUT, "<html>")
+    assert World(UNREADABLE, deadline=100.0).run() == PollOutcome(JobEnd.TIMEOUT, "<html>")
 
 
 def test_a_result_that_another_reader_took_is_waited_for() -> None:
     world = World(RETRIEVED, stored_at=GONE_PATIENCE / 2)
-    assert world.run().end is JobEnd.COLLECTED
+    assert world.ends() is JobEnd.COLLECTED
 
 
 def test_a_result_that_nobody_stores_is_gone_after_the_patience() -> None:
     world = World(RETRIEVED)
-    assert world.run().end is JobEnd.GONE
+    assert world.ends() is JobEnd.GONE
     assert GONE_PATIENCE <= world.now <= GONE_PATIENCE + 10
-
-
-def test_a_404_of_an_old_job_is_asked_about_again() -> None:
-    """A gateway that restarts says it too."""
-    world = World(*[PENDING] * 8, UNKNOWN_ID, RESULT)
-    assert world.run().end is JobEnd.COLLECTED
 
 
 def test_an_unknown_id_is_given_time_while_the_job_is_young() -> None:
     world = World(UNKNOWN_ID)
-    assert world.run().end is JobEnd.GONE
+    assert world.ends() is JobEnd.GONE
     assert world.now >= NEVER_SEEN + GONE_PATIENCE
 
 
@@ -155,20 +161,20 @@ def test_the_patience_with_an_unknown_id_grows_with_the_jobs_that_were_seen(
 def test_the_end_of_a_failed_job_is_told_within_a_poll_interval() -> None:
     """Whatever its age."""
     world = World(*[PENDING] * 30, FAILED)
-    assert world.run(poll_interval=30.0).end is JobEnd.FAILED
+    assert world.ends(poll_interval=30.0) is JobEnd.FAILED
     assert world.polls == 30 + REREADS + 1
     assert world.now - world.times[30] <= 30.0
 
 
 def test_the_deadline_ends_the_wait_with_a_last_look() -> None:
     world = World(PENDING, deadline=100.0)
-    assert world.run().end is JobEnd.TIMEOUT
+    assert world.ends() is JobEnd.TIMEOUT
     assert world.now == pytest.approx(100.0)
 
 
 def test_a_job_ready_at_the_deadline_is_collected() -> None:
     world = World(*[PENDING] * 3, RESULT, deadline=12.0)
-    assert world.run().end is JobEnd.COLLECTED
+    assert world.ends() is JobEnd.COLLECTED
 
 
 @pytest.mark.parametrize(
@@ -192,14 +198,14 @@ def test_a_poke_polls_again_only_where_one_response_does_not_decide(
     script: list[PollResult], end: JobEnd, polls: int
 ) -> None:
     poke = World(*script, deadline=0.0)
-    assert poke.run(confirm_seconds=30.0).end is end
+    assert poke.ends(confirm_seconds=30.0) is end
     assert poke.polls == polls
     assert poke.now <= 30.0
 
 
 def test_the_confirmation_of_a_poke_ends() -> None:
     poke = World(PollResult(JobState.PENDING, other_job="b"), deadline=0.0)
-    assert poke.run(confirm_seconds=30.0).end is JobEnd.TIMEOUT
+    assert poke.ends(confirm_seconds=30.0) is JobEnd.TIMEOUT
     assert poke.now == pytest.approx(30.0)
 
 
@@ -246,11 +252,8 @@ def test_damaged_records_are_no_records(
 @pytest.mark.parametrize("newer", ["storage", "state"])
 def test_the_newer_copy_of_each_part_wins_and_the_other_is_written_again(tmp_path: Path, newer: str) -> None:
     """Another host sees another disk, and Airflow's API server may be away."""
-    here, another, state = (
-        ResultDirectory(f"{tmp_path}/1"),
-        ResultDirectory(f"{tmp_path}/2"),
-        TaskStateStore(),
-    )
+    here, another = (ResultDirectory(f"{tmp_path}/{number}") for number in (1, 2))
+    state = TaskStateStore()
     record = with_jobs(*(f"job-{p}" for p in range(2 * PART)), size=2 * PART)
     JobStateStore(here, state).save(record)
     record.intend([PART + 7])
@@ -394,9 +397,8 @@ def test_the_fingerprint_tells_every_part_apart() -> None:
 
 
 def test_an_outcome_is_small_and_survives_the_event() -> None:
-    endings = {p: PollOutcome(JobEnd.FAILED, "x" * 5000) for p in range(500)} | {
-        500: PollOutcome(JobEnd.COLLECTED)
-    }
+    endings = {p: PollOutcome(JobEnd.FAILED, "x" * 5000) for p in range(500)}
+    endings[500] = PollOutcome(JobEnd.COLLECTED)
     outcome = JobsOutcome.of(endings)
     assert JobsOutcome.from_json(outcome.as_json() | {"of a later version": 1}) == outcome
     assert outcome.collected == 1
@@ -405,23 +407,9 @@ def test_an_outcome_is_small_and_survives_the_event() -> None:
 
 def polls_within(seconds: float, *seen: PollResult) -> int:
     """How often a job is asked for that is polled every 50 ms while all is well."""
-    clock = [0.0]
-    talk = job_decision(
-        poll_interval=30.0, deadline=1e6, now=lambda: clock[0], wait=lambda age, interval: 0.05
-    )
-    script = iter(seen)
-    last, polls, reply = seen[-1], 0, None
-    while clock[0] < seconds:
-        command = talk.send(reply)
-        reply = None
-        if isinstance(command, CheckStorage):
-            reply = False
-        elif isinstance(command, Poll):
-            polls += 1
-            reply = next(script, last)
-        else:
-            clock[0] += command.seconds
-    return polls
+    world = World(*seen, deadline=1e6)
+    world.run(30.0, until=seconds, wait=lambda age, interval: 0.05)
+    return world.polls
 
 
 def test_a_service_that_does_not_answer_is_asked_ever_more_seldom() -> None:

@@ -58,18 +58,8 @@ def told(value: Any, *, floats: bool = False) -> str:
 SPACE = st.sampled_from(["", "", "", " ", "\n", "\t \r\n"])
 # Words that look like the key, like what follows it, or like the end of something.
 WORDS = [
-    '"vector": [1,2]',
-    '"vector":[',
-    "vector",
-    "\\",
-    '"',
-    "]",
-    "[1]",
-    '\\"vector": [1]',
-    "ä🐄",
-    ":",
-    "\u2028",
-    "",
+    *('"vector": [1,2]', '"vector":[', "vector", "\\", '"', "]", "[1]", '\\"vector": [1]', "ä🐄", ":"),
+    *("\u2028", ""),
 ]
 NUMBERS = st.one_of(
     st.integers(-300, 300).map(str),
@@ -216,9 +206,9 @@ def test_without_orjson_there_are_lists(monkeypatch: pytest.MonkeyPatch) -> None
     ],
 )
 def test_a_body_that_is_made_to_take_long_takes_as_long_as_any(body: bytes) -> None:
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert in_pieces(body) is None
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 def large_body(chunks: int, dimension: int) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,6 @@ from hypothesis import strategies as st
 from protocol_world import Process, Weather, World
 
 from lucidworks_provider.client.auth import protocol
-from lucidworks_provider.client.auth import protocol as commands
 from lucidworks_provider.client.auth.protocol import (
     GRACE,
     HEARTBEAT,
@@ -20,12 +21,20 @@ from lucidworks_provider.client.auth.protocol import (
     PATIENCE,
     READ_RETRIES,
     RELEASED,
+    Acquisition,
     Claim,
     Clocks,
     Failed,
     HeartbeatMonitor,
     Outcome,
+    Publish,
+    Read,
+    Refresh,
+    ReleaseClaim,
+    Reply,
+    Sleep,
     Snapshot,
+    WriteClaim,
 )
 from lucidworks_provider.client.auth.source import TokenCache
 from lucidworks_provider.client.auth.token import (
@@ -81,7 +90,7 @@ seeds = st.integers(0, 2**16)
 
 
 @STORES
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60)
 @given(starts=starts, seed=seeds, refresh=st.floats(0.01, 20.0))
 def test_a_cold_crowd_refreshes_once(atomic: bool, starts: list[float], seed: int, refresh: float) -> None:
     world = World(seed, atomic=atomic)
@@ -96,7 +105,7 @@ def test_a_cold_crowd_refreshes_once(atomic: bool, starts: list[float], seed: in
 
 
 @STORES
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60)
 @given(size=st.integers(1, 12), apart=st.floats(0, 0.5), seed=seeds)
 def test_a_crowd_whose_token_was_refused_refreshes_once(
     atomic: bool, size: int, apart: float, seed: int
@@ -113,7 +122,7 @@ def test_a_crowd_whose_token_was_refused_refreshes_once(
 
 
 @STORES
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60)
 @given(size=st.integers(1, 8), commands_of=st.integers(0, 8), lands=st.booleans(), seed=seeds)
 def test_a_dead_claimant_is_survived(
     atomic: bool, size: int, commands_of: int, lands: bool, seed: int
@@ -231,7 +240,7 @@ def test_recovery_from_a_dead_claimant_takes_a_lease() -> None:
 
 
 @STORES
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50)
 @given(starts=starts, seed=seeds)
 def test_at_the_appointment_one_renews_and_nobody_fails(atomic: bool, starts: list[float], seed: int) -> None:
     world = World(seed, atomic=atomic)
@@ -292,7 +301,7 @@ def conversation_of(
     held: AccessToken | None = None,
     refused: str | None = None,
     monitor: HeartbeatMonitor | None = None,
-) -> commands.Acquisition:
+) -> Acquisition:
     """Of a process whose clock is right."""
     return protocol.acquire(
         held=held,
@@ -304,91 +313,86 @@ def conversation_of(
     )
 
 
-def claimed(conversation: commands.Acquisition) -> commands.WriteClaim:
-    """Look at an empty store twice, as nobody believes the first time, and come to the claim."""
-    assert next(conversation) == commands.Read()
-    assert isinstance(conversation.send(Snapshot()), commands.Sleep)
-    assert conversation.send(None) == commands.Read()
-    claim = conversation.send(Snapshot())
-    assert isinstance(claim, commands.WriteClaim)
-    return claim
+def talk(conversation: Acquisition, *replies: Reply) -> list[Any]:
+    """The command after each reply, and the outcome at its end; ``None`` begins a conversation."""
+    said: list[Any] = []
+    try:
+        said += [conversation.send(replies[0])]
+        for reply in replies[1:]:
+            said.append(conversation.send(reply))
+    except StopIteration as stop:
+        said.append(stop.value)
+    return said
+
+
+READ, SLEEP = Read(), Sleep(ANY)
+DOWN = Failed(TokenStoreError("down"))
+OTHERS, FREE = Snapshot(None, Claim("other")), Snapshot(None, RELEASED)
+
+
+def claimed(world: World) -> tuple[Acquisition, Claim]:
+    """A conversation that has looked at an empty store twice, has written its claim and looks at it."""
+    conversation = conversation_of(world)
+    *before, claim = talk(conversation, None, Snapshot(), None, Snapshot())
+    assert (before, claim) == ([READ, SLEEP, READ], WriteClaim(ANY))
+    return conversation, claim.claim
+
+
+def looking(world: World) -> tuple[Acquisition, Claim]:
+    """The same, at the look that follows its claim."""
+    conversation, claim = claimed(world)
+    assert talk(conversation, None, None) == [SLEEP, READ]
+    return conversation, claim
 
 
 def test_a_write_that_lost_a_race_is_no_broken_store() -> None:
     """Airflow 2 deletes and inserts a Variable: of two that do it at once, one fails."""
-    conversation = conversation_of(World())
-    claimed(conversation)
-    assert conversation.send(Failed(TokenStoreError("unique"))) == commands.Read()
-    assert conversation.send(Snapshot(None, Claim("other"))) == commands.Read(), "from the top"
-    assert isinstance(conversation.send(Snapshot(None, Claim("other"))), commands.Sleep)
+    conversation, _ = claimed(World())
+    lost = Failed(TokenStoreError("unique"))
+    assert talk(conversation, lost, OTHERS, OTHERS) == [READ, READ, SLEEP], "from the top"
 
 
 def test_a_write_that_fails_without_a_race_is() -> None:
-    conversation = conversation_of(World())
-    claimed(conversation)
-    conversation.send(Failed(TokenStoreError("down")))
+    conversation, _ = claimed(World())
     with pytest.raises(TokenStoreError):
-        conversation.send(Snapshot())
+        talk(conversation, DOWN, Snapshot())
 
 
 def test_a_good_token_in_the_store_is_used_without_writing_anything() -> None:
     world = World()
     token = token_of(world)
-    shown = Snapshot(token)
-    conversation = conversation_of(world)
-    assert next(conversation) == commands.Read()
-    with pytest.raises(StopIteration) as stop:
-        conversation.send(shown)
-    assert stop.value.value == Outcome(token)
+    assert talk(conversation_of(world), None, Snapshot(token)) == [READ, Outcome(token)]
 
 
 def test_a_newer_token_found_under_the_own_claim_is_not_superseded() -> None:
     world = World()
-    conversation = conversation_of(world)
-    claim = claimed(conversation)
-    conversation.send(None)
-    conversation.send(None)
+    conversation, claim = looking(world)
     fresh = token_of(world)
-    assert conversation.send(Snapshot(fresh, claim.claim)) == commands.ReleaseClaim(claim.claim)
-    assert conversation.send(None) == commands.Read()
-    with pytest.raises(StopIteration) as stop:
-        conversation.send(Snapshot(fresh, RELEASED))
-    assert stop.value.value.token == fresh
-    assert world.refreshes() == 1
+    said = talk(conversation, Snapshot(fresh, claim), None, Snapshot(fresh, RELEASED))
+    assert said == [ReleaseClaim(claim), READ, Outcome(fresh)]
 
 
 def test_a_store_that_shows_nothing_of_what_was_written_counts_as_down() -> None:
     """Airflow's Variable.get says "not there" when the API server cannot be reached."""
-    conversation = conversation_of(World())
-    claimed(conversation)
-    conversation.send(None)
-    conversation.send(None)
-    assert conversation.send(Snapshot()) == commands.Read(), "asked twice"
+    conversation, _ = looking(World())
+    assert talk(conversation, Snapshot()) == [READ], "asked twice"
     with pytest.raises(TokenStoreError):
-        conversation.send(Snapshot())
+        talk(conversation, Snapshot())
 
 
 def test_a_claim_withdrawn_by_a_late_claimant_is_no_broken_store() -> None:
-    conversation = conversation_of(World())
-    claimed(conversation)
-    conversation.send(None)
-    conversation.send(None)
-    assert isinstance(conversation.send(Snapshot(None, RELEASED)), commands.Sleep)
-    assert conversation.send(None) == commands.Read(), "from the top"
+    conversation, _ = looking(World())
+    assert talk(conversation, FREE, None) == [SLEEP, READ], "from the top"
 
 
 def test_a_token_that_was_shown_must_go_on_being_shown() -> None:
     world = World()
     due = replace(token_of(world), refresh_at=0.0)
-    conversation = conversation_of(world)
-    next(conversation)
-    assert isinstance(conversation.send(Snapshot(due, RELEASED)), commands.WriteClaim)
-    assert isinstance(conversation.send(None), commands.Sleep)
-    assert conversation.send(None) == commands.Read()
-    owner = Claim("client")
-    assert conversation.send(Snapshot(None, owner)) == commands.Read(), "asked twice"
+    conversation, lost = conversation_of(world), Snapshot(None, Claim("client"))
+    said = talk(conversation, None, Snapshot(due, RELEASED), None, None, lost)
+    assert said == [READ, WriteClaim(ANY), SLEEP, READ, READ], "asked twice"
     with pytest.raises(TokenStoreError):
-        conversation.send(Snapshot(None, owner))
+        talk(conversation, lost)
 
 
 @pytest.mark.parametrize("before", [None, Claim("dead", 3)])
@@ -397,66 +401,49 @@ def test_a_claim_that_may_stand_over_a_living_one_settles_for_longer(before: Cla
     pauses = []
     for standing in (RELEASED, before):
         conversation = conversation_of(World(), monitor=HeartbeatMonitor(before, -100.0))
-        next(conversation)
-        command = conversation.send(Snapshot(None, standing))
-        while not isinstance(command, commands.WriteClaim):
-            reply = Snapshot(None, standing) if isinstance(command, commands.Read) else None
-            command = conversation.send(reply)
-        pause = conversation.send(None)
-        assert isinstance(pause, commands.Sleep)
+        [_, command] = talk(conversation, None, Snapshot(None, standing))
+        while not isinstance(command, WriteClaim):
+            [command] = talk(conversation, Snapshot(None, standing) if isinstance(command, Read) else None)
+        [pause] = talk(conversation, None)
+        assert pause == SLEEP
         pauses.append(pause.seconds)
     assert pauses[1] >= pauses[0] + 2 * HEARTBEAT
 
 
 def test_a_failed_publication_is_tried_again() -> None:
     world = World()
-    conversation = conversation_of(world)
-    claim = claimed(conversation)
-    conversation.send(None)
-    conversation.send(None)
-    assert conversation.send(Snapshot(None, claim.claim)) == commands.WriteClaim(claim.claim.next_heartbeat())
-    assert isinstance(conversation.send(None), commands.Refresh)
-    publish = conversation.send(token_of(world))
-    assert isinstance(publish, commands.Publish)
-    assert isinstance(conversation.send(Failed(TokenStoreError("down"))), commands.Sleep)
-    assert isinstance(conversation.send(None), commands.WriteClaim), "the claim is moved meanwhile"
-    assert conversation.send(None) == publish
+    conversation, claim = looking(world)
+    renewal, refresh, publish = talk(conversation, Snapshot(None, claim), None, token_of(world))
+    assert (renewal, refresh) == (WriteClaim(claim.next_heartbeat()), Refresh(ANY))
+    assert publish == Publish(ANY)
+    assert talk(conversation, DOWN, None, None) == [SLEEP, WriteClaim(ANY), publish], (
+        "the claim is moved meanwhile"
+    )
 
 
 def test_a_store_that_is_down_leaves_the_held_token_in_use() -> None:
     world = World()
     held = token_of(world)
-    conversation = conversation_of(world, held=held)
-    next(conversation)
-    with pytest.raises(StopIteration) as stop:
-        conversation.send(Failed(TokenStoreError("down")))
-    assert stop.value.value.token == held
-    assert "down" in stop.value.value.warning
+    [_, outcome] = talk(conversation_of(world, held=held), None, DOWN)
+    assert outcome.token == held
+    assert "down" in outcome.warning
 
 
 def test_a_store_that_is_down_never_leads_to_a_refresh() -> None:
     world = World()
     held = token_of(world)
     conversation = conversation_of(world, held=held, refused=held.value)
-    next(conversation)
-    for _ in range(READ_RETRIES):
-        assert isinstance(conversation.send(Failed(TokenStoreError("down"))), commands.Sleep)
-        assert conversation.send(None) == commands.Read()
+    assert talk(conversation, None, *[DOWN, None] * READ_RETRIES) == [READ, *[SLEEP, READ] * READ_RETRIES]
     with pytest.raises(TokenStoreError):
-        conversation.send(Failed(TokenStoreError("down")))
+        talk(conversation, DOWN)
     assert world.refreshes() == 1
 
 
 def test_identities_differ_by_everything_but_the_connection() -> None:
     one = TokenIdentity("https://a", "s", "c", "x")
-    assert one.digest == TokenIdentity("https://a", "s", "c", "x").digest
-    others = [
-        TokenIdentity("https://b", "s", "c", "x"),
-        TokenIdentity("https://a", "t", "c", "x"),
-        TokenIdentity("https://a", "s", "d", "x"),
-        TokenIdentity("https://a", "s", "c", "y"),
-    ]
-    assert len({one.digest, *(other.digest for other in others)}) == 5
+    assert one.digest == replace(one).digest
+    names = ("auth_url", "auth_server_id", "client_id", "scope")
+    assert len({one.digest, *(replace(one, **{name: "other"}).digest for name in names)}) == 5
 
 
 def test_a_token_does_not_show_itself() -> None:
@@ -482,20 +469,15 @@ def test_losses_are_counted_though_the_stored_value_cannot_be_read() -> None:
     times = tuple(now - 2.0 * number for number in range(ALLOWED))
     held = replace(token_of(world), revocations=RevocationHistory(times))
     conversation = conversation_of(world, held=held, refused=held.value)
-    next(conversation)
-    assert isinstance(conversation.send(Snapshot(None, RELEASED)), commands.WriteClaim)
-    assert isinstance(conversation.send(None), commands.Sleep)
-    assert conversation.send(None) == commands.Read()
-    publish = conversation.send(Snapshot(None, Claim("client")))
-    assert isinstance(publish, commands.Publish)
+    *said, publish = talk(conversation, None, FREE, None, None, Snapshot(None, Claim("client")))
+    assert (said, publish) == ([READ, WriteClaim(ANY), SLEEP, READ], Publish(ANY))
     assert publish.token.revocations.pause_left(now) > 0
-    assert isinstance(conversation.send(None), commands.ReleaseClaim)
-    assert conversation.send(None) == commands.Read()
+    assert talk(conversation, None, None) == [ReleaseClaim(ANY), READ]
     with pytest.raises(TokenContestedError):
-        conversation.send(Snapshot(publish.token, RELEASED))
+        talk(conversation, Snapshot(publish.token, RELEASED))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=seeds)
 def test_a_slow_store_fails_no_call_of_a_cold_crowd(seed: int) -> None:
     """A claimant of a slow store pauses for longer than ``LEASE`` between two heartbeats."""
@@ -512,27 +494,17 @@ def test_a_token_that_could_not_be_shared_is_published_later() -> None:
     world = World()
     earlier, held = token_of(world), replace(token_of(world), issued_at=world.now + 1)
     for stored in (None, earlier):
-        conversation = conversation_of(world, held=held)
-        next(conversation)
-        assert conversation.send(Snapshot(stored, RELEASED)) == commands.Publish(held)
-        with pytest.raises(StopIteration) as stop:
-            conversation.send(None)
-        assert stop.value.value == Outcome(held)
+        said = talk(conversation_of(world, held=held), None, Snapshot(stored, RELEASED), None)
+        assert said == [READ, Publish(held), Outcome(held)]
 
 
 def test_a_token_is_later_than_the_one_that_it_replaces() -> None:
     """Even if the clocks of two hosts differ: the order decides which of them a store keeps."""
     world = World()
     due = replace(token_of(world), refresh_at=0.0, issued_at=world.now + 2)
-    conversation = conversation_of(world)
-    next(conversation)
-    conversation.send(Snapshot(due, RELEASED))
-    conversation.send(None)
-    conversation.send(None)
-    conversation.send(Snapshot(due, Claim("client")))
-    conversation.send(None)
-    publish = conversation.send(token_of(world))
-    assert isinstance(publish, commands.Publish)
+    own, replies = Snapshot(due, Claim("client")), (Snapshot(due, RELEASED), None, None)
+    publish = talk(conversation_of(world), None, *replies, own, None, token_of(world))[-1]
+    assert publish == Publish(ANY)
     assert publish.token.issued_at > due.issued_at
 
 
@@ -543,10 +515,8 @@ def test_each_revocation_within_a_minute_delays_the_next_refresh() -> None:
         history = RevocationHistory((world.now,) * count)
         held = replace(token_of(world), revocations=history)
         conversation = conversation_of(world, held=held, refused=held.value)
-        next(conversation)
-        conversation.send(Snapshot(held, RELEASED))
-        sleep = conversation.send(None)
-        assert isinstance(sleep, commands.Sleep)
+        sleep = talk(conversation, None, Snapshot(held, RELEASED), None)[-1]
+        assert sleep == SLEEP
         delays.append(round(sleep.seconds - VariableTokenStore.settle, 3))
     assert delays == [0.0, 0.1, 0.2, 0.5]
 
@@ -554,15 +524,15 @@ def test_each_revocation_within_a_minute_delays_the_next_refresh() -> None:
 def test_a_process_without_a_token_does_not_wait_forever() -> None:
     world = World()
     conversation = conversation_of(world)
-    next(conversation)
+    assert talk(conversation, None) == [READ]
     started, heartbeat = world.now, 0
     while world.now - started < PATIENCE:
-        assert isinstance(conversation.send(Snapshot(None, Claim("other", heartbeat))), commands.Sleep)
+        assert talk(conversation, Snapshot(None, Claim("other", heartbeat))) == [SLEEP]
         world.run(1.0)
         heartbeat += 1
-        assert conversation.send(None) == commands.Read()
+        assert talk(conversation, None) == [READ]
     with pytest.raises(TokenError, match="Other processes have been requesting a token"):
-        conversation.send(Snapshot(None, Claim("other", heartbeat)))
+        talk(conversation, Snapshot(None, Claim("other", heartbeat)))
 
 
 def test_a_dead_claim_at_the_refresh_time_is_replaced_before_the_token_expires() -> None:
@@ -589,13 +559,9 @@ def test_a_slow_clock_does_not_prolong_the_lifetime_of_a_token() -> None:
 def test_a_claim_that_took_too_long_to_renew_is_read_again(shown: Claim | None) -> None:
     """With a store that is slow for this host alone, others may have taken the claim for dead."""
     world = World()
-    conversation = conversation_of(world)
-    claim = claimed(conversation).claim
-    conversation.send(None)
-    conversation.send(None)
+    conversation, claim = looking(world)
     renewed = claim.next_heartbeat()
-    assert conversation.send(Snapshot(None, claim)) == commands.WriteClaim(renewed)
+    assert talk(conversation, Snapshot(None, claim)) == [WriteClaim(renewed)]
     world.run(LEASE)
-    assert conversation.send(None) == commands.Read()
-    command = conversation.send(Snapshot(None, shown))
-    assert command == (commands.Refresh(renewed) if shown == renewed else commands.Read())
+    after = Refresh(renewed) if shown == renewed else READ
+    assert talk(conversation, None, Snapshot(None, shown)) == [READ, after]

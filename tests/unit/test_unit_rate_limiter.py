@@ -55,7 +55,7 @@ def limited(rate: float) -> AdaptiveRateLimiter:
     return limiter
 
 
-# --- the decision
+# The decision
 
 
 def test_nothing_is_limited_before_the_first_429() -> None:
@@ -234,7 +234,7 @@ def test_turns_are_even_and_a_late_one_is_made_up_for_within_bounds() -> None:
     assert 5 <= count <= 15
 
 
-# --- the figures
+# The figures
 
 
 def check(world: World, since: float, until: float, *, share: float, most: float) -> None:

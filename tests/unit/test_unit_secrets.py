@@ -41,15 +41,8 @@ ACCOUNT = {
         *("OPENAI_API_KEY", "openaikey", "anthropickey", "KEY1", "key_2", "key", "Ocp-Apim-Subscription-Key"),
         *("token", "accessToken", "access_token", "hf_token", "hfToken", "sessionToken", "Authorization"),
         *("serviceAccountKey", "service_account_json", "serviceaccount", "private_key", "privateKeyId"),
-        *(
-            "password",
-            "PASSWORD",
-            "dbPasswd",
-            "passphrase",
-            "clientSecret",
-            "client_secret",
-            "secretAccessKey",
-        ),
+        *("password", "PASSWORD", "dbPasswd", "passphrase", "clientSecret", "client_secret"),
+        "secretAccessKey",
         *("credentials", "trainingDataCredentials", "googleCredentials", "connectionString", "accountKey"),
     ],
 )
@@ -112,19 +105,9 @@ def test_any_text_has_itself_as_its_part(secret: str) -> None:
 @pytest.mark.parametrize(
     "written",
     [
-        *(
-            "sk-abc***1234",
-            "sk-abcdef0123***************1234",
-            "sk-abc...1234",
-            "sk-abc\N{HORIZONTAL ELLIPSIS}1234",
-        ),
-        *(
-            "sk-\N{HORIZONTAL ELLIPSIS}***1234",
-            "sk-ab\\u20261234",
-            "***wxyz1234",
-            "sk-abcd***",
-            "sk-\N{BULLET}\N{BULLET}1234",
-        ),
+        *("sk-abc***1234", "sk-abcdef0123***************1234", "sk-abc...1234", "sk-abcd***", "***wxyz1234"),
+        *("sk-abc\N{HORIZONTAL ELLIPSIS}1234", "sk-\N{HORIZONTAL ELLIPSIS}***1234", "sk-ab\\u20261234"),
+        "sk-\N{BULLET}\N{BULLET}1234",
     ],
 )
 def test_an_abbreviated_key(written: str) -> None:
@@ -143,12 +126,11 @@ def test_a_key_at_which_a_message_was_cut(cut: int) -> None:
     assert blank(f"Unknown key {KEY[:cut]}", [KEY]) == "Unknown key ***"
 
 
-@pytest.mark.alone
 def test_a_large_body_is_searched_in_time() -> None:
     body = "... " * (1 << 20) + json.dumps(ACCOUNT)
-    began = time.monotonic()
+    began = time.process_time()
     assert "MIIE" not in blank(body, [KEY, json.dumps(ACCOUNT)])
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_a_result_is_not_altered_and_an_error_is_blanked_before_it_is_cut() -> None:
@@ -232,12 +214,11 @@ def test_a_large_answer_is_cleaned_too() -> None:
     assert b"canary" not in redact(Response(400, {}, json.dumps({"said": inner}).encode()), 'a"canary').body
 
 
-@pytest.mark.alone
 def test_scrubbing_takes_linear_time() -> None:
-    began = time.monotonic()
+    began = time.process_time()
     for text in ("a" * 200_000, "a=" * 100_000, "*" * 200_000, '\\"' * 100_000, "token" * 40_000):
         scrub(text)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_logs_show_no_part_of_a_hidden_key(caplog: pytest.LogCaptureFixture) -> None:

@@ -45,11 +45,8 @@ class Board:
     def read(self) -> PauseRecord:
         self._use()
         ended = None if self.ended is None else self.now - self.ended
-        return (
-            PauseRecord(self.owner, self.until - self.now, ended)
-            if self.until > self.now
-            else PauseRecord("", 0, ended)
-        )
+        left = self.until - self.now
+        return PauseRecord(self.owner, left, ended) if left > 0 else PauseRecord("", 0, ended)
 
     def claim(self, owner: str, seconds: float) -> bool:
         self.write(owner, seconds)
@@ -174,7 +171,7 @@ def test_without_the_store_each_process_asks_for_itself(
     assert board.until == 2
 
 
-# --- Variables
+# Variables
 
 
 def new_store() -> VariablePauseStore:
@@ -216,16 +213,8 @@ def test_a_clock_that_is_off_prolongs_no_pause_for_long(variables: dict[str, str
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "no JSON",
-        "null",
-        "[]",
-        '["me", "soon", 5, 0]',
-        '["me", NaN, 5, NaN]',
-        '["me", 1e999, 1e999, 0]',
-        '["me", 1e999, 1e999, 1e999]',
-        "[" * 100_000,
-        "7",
+        *("", "no JSON", "null", "[]", "7", "[" * 100_000, '["me", "soon", 5, 0]', '["me", NaN, 5, NaN]'),
+        *('["me", 1e999, 1e999, 0]', '["me", 1e999, 1e999, 1e999]'),
     ],
 )
 def test_what_somebody_wrote_into_the_variable_holds_nobody_for_long(
@@ -240,7 +229,7 @@ def test_what_somebody_wrote_into_the_variable_holds_nobody_for_long(
         assert asked == 0
 
 
-# --- where
+# Where
 
 
 class Stores:
@@ -283,9 +272,8 @@ def test_a_pause_without_a_store_is_not_shared(share_via: str) -> None:
 
 def test_where_a_fleet_shares_its_pause() -> None:
     settings = LucidworksSettings("lw", "i", "s", redis_conn_id="r")
-    made = {
-        via: AirflowStores().pause_store(replace(settings, share_via=via), "n")
-        for via in ("airflow", "redis")
-    }
-    assert isinstance(made["airflow"], VariablePauseStore)
-    assert isinstance(made["redis"], RedisPauseStore)
+    airflow, redis = (
+        AirflowStores().pause_store(replace(settings, share_via=via), "n") for via in ("airflow", "redis")
+    )
+    assert isinstance(airflow, VariablePauseStore)
+    assert isinstance(redis, RedisPauseStore)

@@ -7,16 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucidworks_provider.client.models import (
-    Progress,
-    deployment_progress,
-    model_progress,
-)
-from lucidworks_provider.errors import (
-    ConfigurationError,
-    LucidworksError,
-    ServiceError,
-)
+from lucidworks_provider.client.models import Progress, deployment_progress, model_progress
+from lucidworks_provider.errors import ConfigurationError, LucidworksError, ServiceError
 from lucidworks_provider.jobs.decisions import (
     GONE,
     READY,

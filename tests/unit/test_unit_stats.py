@@ -13,14 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucidworks_provider.corpus.stats import (
-    SECONDS_EDGES,
-    SIZE_EDGES,
-    STEPS,
-    Histogram,
-    RunStats,
-    Series,
-)
+from lucidworks_provider.corpus.stats import SECONDS_EDGES, SIZE_EDGES, STEPS, Histogram, RunStats, Series
 from lucidworks_provider.documents.document import Reason
 from lucidworks_provider.metrics import duration
 

@@ -7,7 +7,7 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,19 @@ PARTS = 30
 
 class Kill(BaseException):
     """The process is gone."""
+
+
+def raising(error: BaseException, *positions: int) -> Callable[[int], str]:
+    """An answer to the POSTs, with an error for these."""
+    left = list(positions)
+
+    def answer(position: int) -> str:
+        if position in left:
+            left.remove(position)
+            raise error
+        return f"job-{position}"
+
+    return answer
 
 
 class Hook:
@@ -137,9 +150,10 @@ class Stage:
         asyncio.run(parts.submit_missing(record))
         return record
 
-    def store(self, position: int, job_id: str) -> None:
-        """A wait has stored a result."""
-        asyncio.run(self.results.of(position, job_id).save(b"{}"))
+    def store(self, record: JobRecord, positions: Iterable[int]) -> None:
+        """A wait has stored these results."""
+        for position in positions:
+            asyncio.run(self.results.of(position, record.jobs[position]).save(b"{}"))
 
     @property
     def record(self) -> JobRecord:
@@ -196,8 +210,7 @@ def test_no_more_jobs_are_outstanding_than_a_window(tmp_path: Path, window: int)
         asyncio.run(parts.submit_missing(record))
         assert len(record.jobs) == submitted, "nothing while the results are outstanding"
         waited = sorted(record.jobs.keys() - stage.results.stored(record.jobs))
-        for position in waited:
-            stage.store(position, record.jobs[position])
+        stage.store(record, waited)
         complete = parts.settle(record, JobsOutcome(collected=len(waited)))
         assert complete == (submitted == stage.size)
     assert stage.record.jobs == record.jobs
@@ -218,14 +231,12 @@ def test_failed_jobs_of_a_window_end_the_task_at_its_end_or_if_they_are_most(
             parts.settle(record, outcome)
         return
     assert not parts.settle(record, outcome)
-    for position in range(failed, window):
-        stage.store(position, record.jobs[position])
+    stage.store(record, range(failed, window))
     asyncio.run(parts.submit_missing(record))
     assert len(stage.service.began) == stage.size, "what failed is not submitted again in this attempt"
     with pytest.raises(JobFailedError, match=r"1 of 30 parts failed: Part 0 \(job job-0\): why"):
         parts.settle(record, JobsOutcome(collected=10))
-    for position in range(window, stage.size):
-        stage.store(position, record.jobs[position])
+    stage.store(record, range(window, stage.size))
     stage.attempt()
     assert stage.service.began[stage.size :] == [0]
 
@@ -249,13 +260,10 @@ def test_results_that_a_restarted_triggerer_has_stored_count_as_well(
 ) -> None:
     stage = Stage(tmp_path, 2 * window + 10)
     parts, record = stage.begin()
-    for number in (1, 2):
-        asyncio.run(parts.submit_missing(record))
-        if number == 1:
-            for position in range(window):
-                stage.store(position, record.jobs[position])
-    for position in range(window, window + stored):
-        stage.store(position, record.jobs[position])
+    asyncio.run(parts.submit_missing(record))
+    stage.store(record, range(window))
+    asyncio.run(parts.submit_missing(record))
+    stage.store(record, range(window, window + stored))
     last = JobsOutcome(collected=0, failed=list(range(2 * window - 6, 2 * window)))
     if stops:
         with pytest.raises(JobFailedError, match="6 of 50 parts failed"):
@@ -270,8 +278,7 @@ def test_a_job_without_a_result_does_not_stop_the_next_window_and_is_not_submitt
     stage = Stage(tmp_path, window + 10)
     parts, record = stage.begin()
     asyncio.run(parts.submit_missing(record))
-    for position in range(1, window):
-        stage.store(position, record.jobs[position])
+    stage.store(record, range(1, window))
     assert not parts.settle(record, JobsOutcome(collected=window - 1, empty=[0], messages={0: "why"}))
     assert 0 not in stage.record.awaited, "it is not polled again in this attempt"
     asyncio.run(parts.submit_missing(record))
@@ -304,12 +311,7 @@ def test_a_part_that_an_older_attempt_overwrites_is_written_again_before_the_wai
 
 @pytest.mark.parametrize("at", [0, 5, 11, PARTS - 1])
 def test_a_kill_loses_the_ids_of_the_posts_in_flight_at_most(stage: Stage, at: int) -> None:
-    def dying(position: int) -> str:
-        if position == at:
-            raise Kill
-        return f"job-{position}"
-
-    stage.service.answer = dying
+    stage.service.answer = raising(Kill(), at)
     with pytest.raises(Kill):
         stage.attempt()
     killed = stage.record
@@ -336,10 +338,7 @@ def test_by_policy_an_attempt_after_a_kill_names_the_posts_in_flight(stage: Stag
 
 
 def test_a_service_that_refuses_everything_gets_one_post(stage: Stage) -> None:
-    def refusing(position: int) -> str:
-        raise LucidworksError("no such model")
-
-    stage.service.answer = refusing
+    stage.service.answer = raising(LucidworksError("no such model"), *range(PARTS))
     with pytest.raises(LucidworksError, match=r"^Part 0: no such model"):
         stage.attempt()
     assert stage.service.began == [0]
@@ -353,12 +352,7 @@ NO_JOB = [InputError("too long"), LucidworksError("refused")]
 def test_a_failure_stops_submissions_and_keeps_the_ids_of_those_in_flight(
     stage: Stage, error: Exception
 ) -> None:
-    def failing(position: int) -> str:
-        if position == 10:
-            raise error
-        return f"job-{position}"
-
-    stage.service.answer = failing
+    stage.service.answer = raising(error, 10)
     with pytest.raises(type(error)) as caught:
         stage.attempt("fail")
     assert ("Part 10: " in str(caught.value)) == isinstance(error, LucidworksError)
@@ -378,15 +372,7 @@ def test_an_id_that_another_part_has_is_an_error(stage: Stage) -> None:
 
 def test_an_unknown_outcome_is_resubmitted_by_policy(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lucidworks_provider.retrying.FIRST_WAIT", 0.001)
-    lost = [4, 4, 17]
-
-    def losing(position: int) -> str:
-        if position in lost:
-            lost.remove(position)
-            raise SubmissionUnknownError("no answer.")
-        return f"job-{position}"
-
-    stage.service.answer = losing
+    stage.service.answer = raising(SubmissionUnknownError("no answer."), 4, 4, 17)
     assert stage.attempt().jobs == {p: f"job-{p}" for p in range(PARTS)}
     assert stage.service.without_intent == []
     assert len(stage.service.began) == PARTS + 3

@@ -98,6 +98,8 @@ PREDICTIONS: dict[str, dict[str, Any]] = {
     },
     "summarization": {"summary": "Short.", "response": "Short.", "tokensUsed": USED},
     "keyword_extraction": {"keywords": ["a"], "response": '{"keywords": ["a"]}', "tokensUsed": USED},
+    "faq_enrichment": {"response": '[{"question": "Who?", "answer": "Ada."}]', "tokensUsed": USED},
+    "standalone_query_rewriter": {"response": "Who is Ada?", "tokensUsed": USED},
     "ner": {"entities": {"PERSON": ["Ada"]}, "response": '{"PERSON": ["Ada"]}', "tokensUsed": USED},
 }
 
@@ -110,6 +112,8 @@ OPTIONS: dict[str, Any] = {
     "summarization": use_cases.summarization("m"),
     "keyword_extraction": use_cases.keyword_extraction("m"),
     "ner": use_cases.ner("m"),
+    "faq_enrichment": use_cases.faq_enrichment("m"),
+    "standalone_query_rewriter": use_cases.standalone_query_rewriter("m", memory_uuid=JOB),
 }
 
 

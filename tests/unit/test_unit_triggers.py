@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a watcher of a model fires: what it sees and what its store holds are given, and no time passes."""
+"""Triggers: when a watcher of a model fires, and how often a burst of triggers reads the connection."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lucidworks_provider.client.models import Progress
 from lucidworks_provider.errors import ConfigurationError, InputError, ServiceError
+from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.jobs import polling
 from lucidworks_provider.jobs.decisions import ResourceState
-from lucidworks_provider.triggers import LucidworksDeploymentEventTrigger, LucidworksModelEventTrigger
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from lucidworks_provider.triggers import (
+    LucidworksDeploymentEventTrigger,
+    LucidworksJobsTrigger,
+    LucidworksModelEventTrigger,
+)
 
 TRAINING = ResourceState(Progress.RUNNING, "TRAINING")
 AVAILABLE = ResourceState(Progress.READY, "AVAILABLE")
@@ -51,32 +55,37 @@ def fired(
     seen: Sequence[ResourceState | Exception],
     store: object = None,
     target_state: str = "AVAILABLE",
+    *,
+    killed: str = "poll",
 ) -> list[dict[str, Any]]:
-    """The events of a watcher that sees this, one look after the other, and is stopped then."""
-    looks = iter(seen)
-    told: list[dict[str, Any]] = []
+    """
+    The events of a watcher that sees this, one poll after the other.
 
-    async def look(*_: object) -> ResourceState:
-        try:
-            one = next(looks)
-        except StopIteration:
-            raise asyncio.CancelledError from None
+    :param killed: stopped at the next ``poll``, at the ``sleep`` before it, or after the first ``event``.
+    """
+    polls, told = iter(seen), list[dict[str, Any]]()
+
+    async def poll(*_: object) -> ResourceState:
+        if (one := next(polls, None)) is None:
+            raise asyncio.CancelledError
         if isinstance(one, Exception):
             raise one
         return one
 
     async def no_time(_: float) -> None:
-        return None
-
-    monkeypatch.setattr(polling, "get_state", look)
-    monkeypatch.setattr(polling.asyncio, "sleep", no_time)
+        if killed == "sleep":
+            raise asyncio.CancelledError
 
     async def watch() -> None:
         trigger = LucidworksModelEventTrigger(model_id="m", target_state=target_state)
         trigger.asset_state_store = store
         async for event in trigger.run():
-            told.append(event.payload)  # noqa: PERF401 - what was told before it is stopped counts
+            told.append(event.payload)
+            if killed == "event":
+                raise asyncio.CancelledError
 
+    monkeypatch.setattr(polling, "get_state", poll)
+    monkeypatch.setattr(polling.asyncio, "sleep", no_time)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(watch())
     return told
@@ -117,25 +126,7 @@ def test_killed_right_after_the_state_was_left_it_tells_of_the_next_time(
 ) -> None:
     store = Store()
     assert len(fired(monkeypatch, [AVAILABLE, AVAILABLE], store)) == 1
-    # It sees that the state was left, and is stopped before it looks again.
-    looks = iter([TRAINING])
-
-    async def look(*_: object) -> ResourceState:
-        return next(looks)
-
-    async def killed(_: float) -> None:
-        raise asyncio.CancelledError
-
-    async def watch() -> None:
-        trigger = LucidworksModelEventTrigger(model_id="m")
-        trigger.asset_state_store = store
-        async for _ in trigger.run():
-            pass
-
-    monkeypatch.setattr(polling, "get_state", look)
-    monkeypatch.setattr(polling.asyncio, "sleep", killed)
-    with pytest.raises(asyncio.CancelledError):
-        asyncio.run(watch())
+    assert fired(monkeypatch, [TRAINING], store, killed="sleep") == []
     assert len(fired(monkeypatch, [AVAILABLE], store)) == 1
 
 
@@ -158,18 +149,7 @@ def test_a_store_that_failed_is_told_again(monkeypatch: pytest.MonkeyPatch) -> N
 def test_killed_right_after_the_event_it_tells_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Airflow may not have stored the event by then."""
     store = Store()
-
-    async def watch() -> None:
-        trigger = LucidworksModelEventTrigger(model_id="m")
-        trigger.asset_state_store = store
-        async for _ in trigger.run():
-            return
-
-    async def look(*_: object) -> ResourceState:
-        return AVAILABLE
-
-    monkeypatch.setattr(polling, "get_state", look)
-    asyncio.run(watch())
+    assert len(fired(monkeypatch, [AVAILABLE], store, killed="event")) == 1
     assert store.written == []
     assert len(fired(monkeypatch, [AVAILABLE, AVAILABLE], store)) == 1
     assert store.written == [True]
@@ -210,3 +190,63 @@ def test_a_misspelt_state_is_a_warning(
     fired(monkeypatch, [TRAINING], target_state=state)
     assert hint in caplog.text
     assert ("known state" in caplog.text) == bool(hint)
+
+
+Wait = Callable[[str], Coroutine[Any, Any, dict[str, Any]]]
+
+
+@pytest.fixture
+def wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Wait:
+    """What a trigger returns that finds no record of a task, once it has its connection."""
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
+
+    async def event_of(lucidworks_conn_id: str) -> dict[str, Any]:
+        trigger = LucidworksJobsTrigger(
+            kind="chunking",
+            lucidworks_conn_id=lucidworks_conn_id,
+            folder=str(tmp_path),
+            nonce="n",
+            poll_interval=1.0,
+            deadline=0.0,
+        )
+        return dict((await anext(trigger.run())).payload)
+
+    return event_of
+
+
+async def test_a_burst_reads_the_connection_once(wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    async def slowly(self: LucidworksHook) -> None:
+        read.append(self.lucidworks_conn_id)
+        await asyncio.sleep(0.02)
+
+    monkeypatch.setattr(LucidworksHook, "aget_settings", slowly)
+    events = await asyncio.gather(*(wait("one") for _ in range(50)), wait("other"))
+    assert sorted(read) == ["one", "other"]
+    assert all(event["unshared"] for event in events)
+    await wait("one")
+    assert sorted(read) == ["one", "one", "other"], "a connection may have changed meanwhile"
+
+
+async def test_who_asked_first_may_be_cancelled(wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slowly(self: LucidworksHook) -> None:
+        await asyncio.sleep(0.05)
+
+    monkeypatch.setattr(LucidworksHook, "aget_settings", slowly)
+    first = asyncio.create_task(wait("one"))
+    await asyncio.sleep(0.01)
+    second = asyncio.create_task(wait("one"))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    assert (await second)["unshared"]
+    assert first.cancelled()
+
+
+async def test_a_connection_that_is_wrong_is_told_to_all(wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wrong(self: LucidworksHook) -> None:
+        raise ConfigurationError("no such field")
+
+    monkeypatch.setattr(LucidworksHook, "aget_settings", wrong)
+    events = await asyncio.gather(*(wait("one") for _ in range(3)))
+    assert [event["error"] for event in events] == ["ConfigurationError: no such field"] * 3
