@@ -30,10 +30,10 @@ demo: $(READY) ## run the example DAG in a real Airflow against the emulator
 airflow: $(READY) ## the same set-up, left running with its UI
 	@$(BIN)/python -m dev.demo --keep
 
-# Most tests wait for sockets and disks: four processes keep two cores busy.
+# Tests wait for sockets and disks at times: three processes keep two cores busy.
 test: $(READY) ## unit and integration tests, six minutes
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 20 -m 'not alone' tests/unit tests/integration
-	@$(BIN)/python -m pytest -m alone tests/unit tests/integration
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 20 -m 'not alone' tests/unit tests/integration
+	@$(BIN)/python -m pytest -m alone $$(grep -rl --include='*.py' mark.alone tests/unit tests/integration)
 
 system: $(READY) ## tests in a real Airflow: scheduler, workers, triggerer, API server; twelve minutes
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20 tests/system

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import shutil
@@ -138,7 +139,7 @@ _LONGEST = (
     "test_stores_lease.py",
     "test_pages.py",
     "test_unit_protocol_machine.py",
-    "test_packaging_testing.py",
+    "test_examples.py",
 )
 
 
@@ -146,3 +147,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Sort the tests of several processes (`-n 4`)."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
+def pytest_collection_finish() -> None:
+    """The garbage collector looks at none of the thousands of tests and modules again."""
+    gc.collect()
+    gc.freeze()

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +152,18 @@ def by_polars(uri: str, version: int | None = None) -> list[Row]:
     return pl.scan_delta(uri, version=version).collect().to_arrow().to_pylist()
 
 
+@cache
+def duck() -> duckdb.DuckDBPyConnection:
+    """One for all tests: the extension takes half a second to load."""
+    db = duckdb.connect()
+    duckdb_extensions.import_extension("delta", con=db)
+    db.execute("LOAD delta")
+    return db.execute("SET TimeZone = 'UTC'")
+
+
 def by_duckdb(uri: str, version: int | None = None) -> list[Row]:
-    with duckdb.connect() as db:
-        duckdb_extensions.import_extension("delta", con=db)
-        db.execute("LOAD delta")
-        db.execute("SET TimeZone = 'UTC'")
-        at = "" if version is None else f", version := {version}"
-        return db.execute(f"SELECT * FROM delta_scan('{uri}'{at})").to_arrow_table().to_pylist()  # noqa: S608
+    at = "" if version is None else f", version := {version}"
+    return duck().execute(f"SELECT * FROM delta_scan('{uri}'{at})").to_arrow_table().to_pylist()  # noqa: S608
 
 
 READERS: dict[str, Callable[..., list[Row]]] = {

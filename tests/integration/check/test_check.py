@@ -625,18 +625,3 @@ def test_a_redirected_output_has_the_report_alone(emulator: RunningEmulator) -> 
     assert "`use_cases_path` is right." in done.stdout
     assert "6 requests at most" in done.stderr
     assert "Send them? [y/N]" in done.stderr
-
-
-def test_the_package_does_not_import_it() -> None:
-    names = [
-        "hooks.lucidworks",
-        "operators.prediction",
-        "operators.chunking",
-        "sensors.jobs",
-        "triggers",
-    ]
-    code = f"import sys, {', '.join('lucidworks_provider.' + name for name in names)}; " + (
-        "print('lucidworks_provider.check' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split()[-1] == "False"

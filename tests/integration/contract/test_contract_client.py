@@ -15,8 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
-from contract_wire import APPLICATION, DOCUMENT, IDENTITY, Exchange, Recorders, judge, recording
+from contract_wire import APPLICATION, IDENTITY, Exchange, Recorders, document, judge, recording
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openapi_core.exceptions import OpenAPIError
@@ -553,7 +552,7 @@ def test_the_predictions_that_the_client_accepts_are_documented(
 def examples(kind: str) -> list[tuple[str, str, Any]]:
     """Path, name and value of each example that speaks about predictions."""
     found = []
-    for path, item in yaml.safe_load(DOCUMENT.read_text())["paths"].items():
+    for path, item in document()["paths"].items():
         if not path.startswith(("/ai/prediction", "/ai/async-prediction", "/ai/tokenization", "/ai/prompt")):
             continue
         for operation in item.values():

@@ -106,7 +106,7 @@ def difference(
 
 
 @pytest.mark.parametrize("vectors", [True, False])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_nights(
     world: World,
     duck: duckdb.DuckDBPyConnection,
@@ -142,12 +142,12 @@ def test_random_nights(
         now = states_of(world)
         assert delta["documents"] == len(texts) == sum(status == "ok" for status in world.statuses().values())
         assert delta["chunks"] == len(world.rows())
-        for since, before in states:
+        for first, (since, before) in enumerate(states):
             told = folded(world, since)
-            if night == 6 and since is not None:
+            if 0 < first <= 6 <= night:
                 # Everything was sent again; what came is the same, as the service is.
                 assert told.keys() >= difference(before, now).keys()
-            elif night < 6 or since is None:
+            else:
                 assert told == difference(before, now)
         states.append((delta["version"], now))
     chunks = read_table(f"{world.output}/chunks")

@@ -118,14 +118,19 @@ def test_provider_info_costs_airflow_nothing() -> None:
     assert foreign == set()
 
 
-@pytest.mark.parametrize(
-    "then",
-    [
-        f"from {NAME}.hooks.lucidworks import LucidworksHook; LucidworksHook()",
-        f"from {NAME}.triggers import LucidworksModelEventTrigger; LucidworksModelEventTrigger(model_id='m')",
-    ],
-)
-def test_there_is_no_http_library_until_it_is_used(then: str) -> None:
+def test_there_is_no_http_library_until_it_is_used() -> None:
     first = "from airflow.providers.common.compat.sdk import BaseHook; import airflow.triggers.base"
-    roots = {name.partition(".")[0] for name in loaded_by(first, then)[then]}
-    assert not roots & {"requests", "aiohttp", "pyarrow", "orjson", "cryptography"}
+    hook = f"from {NAME}.hooks.lucidworks import LucidworksHook; LucidworksHook()"
+    trigger = (
+        f"from {NAME}.triggers import LucidworksModelEventTrigger; LucidworksModelEventTrigger(model_id='m')"
+    )
+    for then, loaded in loaded_by(first, hook, trigger).items():
+        roots = {name.partition(".")[0] for name in loaded}
+        assert not roots & {"requests", "aiohttp", "pyarrow", "orjson", "cryptography"}, then
+        assert f"{NAME}.check" not in loaded
+
+
+def test_every_run_of_pytest_loads_its_plugin_so_it_is_light() -> None:
+    then = f"import {NAME}.emulator.pytest_plugin"
+    roots = {name.partition(".")[0] for name in loaded_by("import pytest", then)[then]}
+    assert roots - sys.stdlib_module_names == {NAME}

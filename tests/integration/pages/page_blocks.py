@@ -43,7 +43,7 @@ ELSEWHERE = {
     "docs/client.md": "tests/integration/packaging/test_packaging_client.py, in a process without Airflow",
     "docs/storage.md": "tests/integration/stores/test_stores_operators.py, on S3",
     "docs/tutorial.md": "dev/tutorial.py, by `make tutorial`",
-    "docs/testing.md": "tests/integration/packaging/test_packaging_testing.py",
+    "docs/testing.md": "tests/integration/pages/test_pages.py",
 }
 
 _BLOCK = re.compile(r"^(?P<fence>`{3,})(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=fence)$", re.M | re.S)
@@ -145,6 +145,14 @@ def commands_of(block: Block) -> list[str]:
     if block.language == "console":
         lines = [line[2:] for line in lines if line.startswith("$ ")]
     return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def module_of(command: str) -> str | None:
+    """The module that a command runs, if it is Airflow's or one of ``python -m``."""
+    match command.split():
+        case ["airflow" as module, *_] | ["python", "-m", module, *_]:
+            return module
+    return None
 
 
 def outputs_of(block: Block) -> dict[str, list[str]]:

@@ -2,8 +2,9 @@
 """
 Runs the Python blocks of the pages in a process of its own, which has an Airflow home and an emulator.
 
-``python page_runner.py FOLDER``: the DAG files lie in ``FOLDER/dags``; what became of each block is written to
-``FOLDER/results.json``, by its id: the error if there was one, and what the tasks of a DAG returned.
+``python page_runner.py FOLDER``: the DAG files lie in ``FOLDER/dags``, and ``FOLDER/home/empty.db`` is a database
+after its migration. ``FOLDER/results.json`` has what became of each block, by its id: the error if there was one, and
+what the tasks of a DAG returned; and of each command that starts Python: its exit code and its output.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ import asyncio
 import json
 import os
 import re
+import runpy
+import shlex
+import sqlite3
 import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from page_blocks import Block, Fate, of
+from page_blocks import Block, Fate, commands_of, module_of, of
 
 FOLDER = Path(sys.argv[1])
 PLACES = FOLDER / "places"
@@ -112,6 +116,33 @@ def run_all() -> dict[str, dict[str, Any]]:
     return results
 
 
+def run_commands() -> dict[str, tuple[Any, str]]:
+    """The commands in this process, which has imported Airflow; each page finds no connection of another one."""
+    ran = {}
+    for page, blocks in groupby(of(Fate.SHELL), lambda block: block.page):
+        for command in (command for block in blocks for command in commands_of(block) if module_of(command)):
+            module, words = module_of(command), shlex.split(placed(command), comments=True)
+            # Two files, because Airflow closes the one that it exports to.
+            code, files = None, [FOLDER / "stdout.txt", FOLDER / "stderr.txt"]
+            with (
+                files[0].open("w") as out,
+                files[1].open("w") as err,
+                mock.patch("sys.argv", words[words.index(module) :]),
+                redirect_stdout(out),
+                redirect_stderr(err),
+            ):
+                try:
+                    runpy.run_module(module, run_name="__main__")
+                except SystemExit as end:
+                    code = end.code
+                except Exception:  # noqa: BLE001
+                    code = traceback.format_exc()
+            ran[f"{page} {command}"] = (code, "".join(file.read_text() for file in files))
+        with closing(sqlite3.connect(FOLDER / "home" / "airflow.db")) as database, database:
+            database.execute("DELETE FROM connection")
+    return ran
+
+
 @contextmanager
 def hurried() -> Iterator[None]:
     """Nobody waits longer than a twentieth of a second: what is waited for here is an emulator."""
@@ -143,7 +174,10 @@ def main() -> None:
     begin = time.monotonic()
     initdb()
     print(f"database: {time.monotonic() - begin:.1f} s")
-    (FOLDER / "results.json").write_text(json.dumps(run_all(), default=str))
+    with closing(sqlite3.connect(FOLDER / "home" / "airflow.db")) as database:
+        database.execute("VACUUM INTO ?", (str(FOLDER / "home" / "empty.db"),))
+    results = {"blocks": run_all(), "commands": run_commands()}
+    (FOLDER / "results.json").write_text(json.dumps(results, default=str))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
-from page_blocks import BLOCKS, ELSEWHERE, ROOT, Block, Fate, commands_of, of, outputs_of
+from page_blocks import BLOCKS, ELSEWHERE, ROOT, Block, Fate, commands_of, module_of, of, outputs_of
 
 from dev.processes import ManagedProcess, clean_environment
 from lucidworks_provider.corpus import open_dataset
@@ -58,6 +58,18 @@ OPERATORS = [
 by_id = {"ids": lambda block: block.id}
 
 
+def run(command: list[str], folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
 class Ran:
     """What the runner has left: a folder with an Airflow home, and what became of each block."""
 
@@ -79,24 +91,11 @@ class Ran:
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "0",
             "NO_PROXY": "127.0.0.1",
         }
-        done = self.run([sys.executable, str(HERE / "page_runner.py"), str(folder)])
+        done = run([sys.executable, str(HERE / "page_runner.py"), str(folder)], folder, self.env)
         assert done.returncode == 0, done.stdout[-6000:]
-        self.blocks: dict[str, Any] = json.loads((folder / "results.json").read_text())
-
-    def run(self, command: list[str], page: str = "") -> subprocess.CompletedProcess[str]:
-        """Run something; each page has a database of its own, so that two can add one connection."""
-        database = self.folder / "home" / f"{page.replace('/', '_') or 'airflow'}.db"
-        if page and not database.exists():
-            shutil.copy(self.folder / "home" / "airflow.db", database)
-        return subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self.env | {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{database}"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+        results = json.loads((folder / "results.json").read_text())
+        self.blocks: dict[str, Any] = results["blocks"]
+        self.commands: dict[str, tuple[Any, str]] = results["commands"]
 
 
 @pytest.fixture(scope="session")
@@ -156,11 +155,37 @@ def test_a_task_returns_what_is_shown(block: Block, ran: Ran) -> None:
 
 
 def test_tests_pass(ran: Ran, tmp_path: Path) -> None:
-    blocks = of(Fate.TEST)
-    for block in blocks:
-        (tmp_path / f"test_{block.slug}.py").write_text(block.code)
-    done = ran.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)])
-    assert f"{len(blocks)} passed" in done.stdout, done.stdout[-4000:]
+    """Those of testing.md in files as that page has them, with a new database; those of other pages beside them."""
+    page = (ROOT / "docs" / "testing.md").read_text()
+    dag, its_test, hook_test, unkind = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    files = {
+        "dags/catalogue.py": dag,
+        "tests/test_catalogue.py": its_test,
+        "tests/test_hook.py": hook_test,
+        "tests/test_unkind.py": unkind,
+        **{f"tests/test_{block.slug}.py": block.code for block in of(Fate.TEST)},
+    }
+    for name, code in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(code)
+    home = tmp_path / ".airflow"
+    home.mkdir()
+    shutil.copy(ran.folder / "home" / "empty.db", home / "airflow.db")
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "PYTHONPATH": "dags",
+        # A proxy that nobody answers at: the fixture's requests go past it.
+        "HTTP_PROXY": "http://127.0.0.1:9",
+    }
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "tests"]
+    done = run(command, tmp_path, environment)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert len(re.findall(r"^tests/\S+::\S+ PASSED", done.stdout, re.M)) == 4 + len(of(Fate.TEST)), (
+        done.stdout
+    )
 
 
 def tables(database: sqlite3.Connection) -> list[str]:
@@ -227,14 +252,11 @@ def test_a_command(block: Block, command: str, ran: Ran) -> None:
                     connects(name, value)
         case ["lucidworks-emulator", *options]:
             serves(options, outputs_of(block).get(command, []), ran)
-        case ["airflow", *rest] | ["python", "-m", *rest]:
-            module = ["airflow"] if words[0] == "airflow" else []
-            places = f"{(ran.folder / 'places').as_uri()}/"
-            arguments = [re.sub(r"s3://aws_default@(?=\w)", places, word) for word in rest]
-            done = ran.run([sys.executable, "-m", *module, *arguments], page=block.page)
-            assert done.returncode == 0, done.stdout[-4000:]
+        case _ if module_of(command):
+            code, output = ran.commands[f"{block.page} {command}"]
+            assert not code, f"{code}\n{output[-4000:]}"
             for line in outputs_of(block).get(command, []):
-                assert shown_in(line, done.stdout), done.stdout[-4000:]
+                assert shown_in(line, output), output[-4000:]
         case _:
             pytest.fail(
                 f"Nothing here knows how to run or check {command!r}; teach it, or mark the block `text`."
@@ -256,7 +278,7 @@ def test_the_commands_of_the_readme(ran: Ran, tmp_path: Path) -> None:
     )
     home = tmp_path / "home"
     (home / "dags").mkdir(parents=True)
-    shutil.copy(ran.folder / "home" / "airflow.db", home)
+    shutil.copy(ran.folder / "home" / "empty.db", home / "airflow.db")
     (home / "dags" / "nightly.py").write_text(dag.code.replace("/tmp/lucidworks", str(tmp_path)))  # noqa: S108
     done = subprocess.run(
         ["bash", "-ec", script.replace("/tmp/lucidworks", str(tmp_path))],  # noqa: S108

@@ -3,34 +3,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lucidworks_provider.client.auth.token import AccessToken, TokenCipher, TokenIdentity
 from lucidworks_provider.hooks.stores.redis import RedisTokenStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from multiprocessing.context import ForkServerProcess
     from multiprocessing.queues import Queue
     from multiprocessing.sharedctypes import SynchronizedArray
     from multiprocessing.synchronize import Barrier, Event
-
-# Each process is forked from one that has only imported what all of them need, five seconds' work: it knows nothing
-# of the test's process or of another one.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    [
-        "airflow.providers.redis.hooks.redis",
-        "lucidworks_provider.hooks.stores.redis",
-        "lucidworks_provider.client.auth.source",
-        "lucidworks_provider.client.http.rate_limiter",
-        "lucidworks_provider.client.http.aio",
-        "lucidworks_provider.client.http.sync",
-    ]
-)
 
 IDENTITY = TokenIdentity("https://identity.test", "server", "client", "machinelearning.predict")
 LIVE = f"lucidworks:live:{IDENTITY.digest}"
@@ -48,18 +30,6 @@ def token(number: int, *, lifetime: float = 3600.0) -> AccessToken:
     """A token that is newer than those with a smaller number."""
     issued = 1_700_000_000.0 + number
     return AccessToken(f"token-{number}", issued, issued + lifetime * 0.9, issued + lifetime)
-
-
-def start(target: Callable[..., None], *arguments: Any) -> ForkServerProcess:
-    """Start a process that runs one of the functions below, in the environment of now."""
-    process = PROCESSES.Process(target=_run, args=(dict(os.environ), target, arguments))
-    process.start()
-    return process
-
-
-def _run(environment: Mapping[str, str], target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    os.environ.update(environment)  # the server of the forks has that of its own start
-    target(*arguments)
 
 
 def take_lease(name: str, barrier: Barrier, results: Queue[str | None]) -> None:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis_stores
-from redis_stores import CLAIM, PROCESSES, new_store
+from redis_stores import CLAIM, new_store
 
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Snapshot
+from tests.forks import PROCESSES, start
 
 if TYPE_CHECKING:
     from redis_server import RedisServer
@@ -50,10 +51,7 @@ def test_of_many_threads_one_gets_the_lease(server: RedisServer) -> None:
 
 def test_of_several_processes_one_gets_the_lease(server: RedisServer) -> None:
     barrier, results = PROCESSES.Barrier(4), PROCESSES.Queue()
-    processes = [
-        redis_stores.start(redis_stores.take_lease, f"process-{number}", barrier, results)
-        for number in range(4)
-    ]
+    processes = [start(redis_stores.take_lease, f"process-{number}", barrier, results) for number in range(4)]
     seen = {results.get(timeout=90) for _ in processes}
     for process in processes:
         process.join(30)

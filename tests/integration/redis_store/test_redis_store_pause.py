@@ -12,10 +12,10 @@ import pytest
 import redis_stores
 import requests
 from redis_server import REDIS_CONN_ID
-from redis_stores import PROCESSES
 
 from lucidworks_provider.client.http.rate_limiter import PauseRecord, SharedPause
 from lucidworks_provider.hooks.stores.redis import RedisClient, RedisPauseStore
+from tests.forks import PROCESSES, start
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
@@ -44,7 +44,7 @@ def test_what_is_written_ends_by_itself(server: RedisServer) -> None:
 
 def test_eight_processes_ask_at_once_and_one_may_probe(server: RedisServer) -> None:
     barrier, results = PROCESSES.Barrier(8), PROCESSES.Queue()
-    processes = [redis_stores.start(redis_stores.ask_to_probe, barrier, results) for _ in range(8)]
+    processes = [start(redis_stores.ask_to_probe, barrier, results) for _ in range(8)]
     replies = [results.get(timeout=60) for _ in processes]
     for process in processes:
         process.join(60)
@@ -93,7 +93,7 @@ def test_a_storm_draws_one_request_a_pause_from_several_processes(
         stack.callback(stop.set)
 
         def sender(number: int) -> ForkServerProcess:
-            return redis_stores.start(redis_stores.send_on, service.url, mode, number, accepted, stop)
+            return start(redis_stores.send_on, service.url, mode, number, accepted, stop)
 
         processes = [sender(0), sender(1)]
         all_accepted(2, 0)

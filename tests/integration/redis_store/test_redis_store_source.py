@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis_stores
-from redis_stores import CLAIM, PROCESSES, new_store
+from redis_stores import CLAIM, new_store
 
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth.protocol import Claim
 from lucidworks_provider.client.auth.source import Service, TokenCache, TokenSource
 from lucidworks_provider.client.auth.token import TokenResponse
 from lucidworks_provider.errors import TokenStoreError
+from tests.forks import PROCESSES, start
 
 if TYPE_CHECKING:
     from redis_server import RedisServer
@@ -43,9 +44,7 @@ def new_source(refreshes: Refreshes) -> TokenSource:
 def test_eight_processes_start_cold_and_one_token_is_refreshed(idle_server: RedisServer) -> None:
     idle_server.start()
     barrier, results = PROCESSES.Barrier(8), PROCESSES.Queue()
-    processes = [
-        redis_stores.start(redis_stores.cold_start, idle_server.port, barrier, results) for _ in range(8)
-    ]
+    processes = [start(redis_stores.cold_start, idle_server.port, barrier, results) for _ in range(8)]
     tokens = {results.get(timeout=120) for _ in processes}
     for process in processes:
         process.join(30)

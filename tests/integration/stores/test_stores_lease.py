@@ -17,7 +17,7 @@ from lucidworks_provider.storage import create_file, exists, names_in, read_file
 if TYPE_CHECKING:
     from store_servers import Store
 
-ROUNDS, TASKS = 20, 4
+ROUNDS, TASKS = 8, 4
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -30,6 +29,7 @@ from lucidworks_provider.operators.prediction import (
 )
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
 from lucidworks_provider.storage import names_in, reading, writing
+from tests.forks import start
 
 if TYPE_CHECKING:
     from store_servers import Store
@@ -146,8 +146,7 @@ def _killed(kind: str, folder: str) -> None:
 def test_a_killed_process_is_continued(kind: str, folder: str, emulator: RunningEmulator) -> None:
     """A request is sent twice only if it was in flight at the kill."""
     emulator.state.settings = emulator.state.settings.patched({"latency": 0.3})
-    child = multiprocessing.get_context("spawn").Process(target=_killed, args=(kind, folder))
-    child.start()
+    child = start(_killed, kind, folder)
     endpoint = {"predictions": "predict", "prediction jobs": "submit-prediction", "chunks": "submit"}[kind]
 
     def sent() -> int:
