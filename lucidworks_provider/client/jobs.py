@@ -308,7 +308,7 @@ def state_of(decoded: Mapping[str, Any], kind: JobKind, job_id: str | None = Non
         or word in _FAILED
         or (not word and not has_payload and decoded.get("error"))
     ):
-        state, message = JobState.FAILED, _failure(decoded)
+        state, message = JobState.FAILED, reason_in(decoded) or "the service gave no reason"
         has_payload = False
     elif word == "RETRIEVED":
         state = JobState.RESULT if has_payload else JobState.GONE
@@ -324,10 +324,6 @@ def state_of(decoded: Mapping[str, Any], kind: JobKind, job_id: str | None = Non
 
 def _word(status: object) -> str:
     return printable(str(status or ""))[:_LONGEST_STATUS]
-
-
-def _failure(decoded: Mapping[str, Any]) -> str:
-    return reason_in(decoded) or "the service gave no reason"
 
 
 def reason_in(decoded: Mapping[str, Any]) -> str | None:

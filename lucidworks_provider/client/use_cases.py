@@ -206,7 +206,8 @@ class PredictionOptions(Generic[P]):
             model_config |= dict(_secrets(self.model_config))
         object.__setattr__(self, "model_config", model_config)
         for name, value in _secrets(self.model_config):
-            if name not in known.model_options and "apiKey" in known.model_options and _is_api_key(name):
+            taken = known.model_options
+            if name not in taken and "apiKey" in taken and plain(name) == "apikey":
                 raise InputError(f"model_config has no option {name!r}. Did you mean 'apiKey'?")
             if not isinstance(value, Mapping) and (not isinstance(value, str) or not value.strip()):
                 raise InputError(f"model_config: {name} is not a string; pass the key itself.")
@@ -277,10 +278,6 @@ def _not_secret(options: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     if not isinstance(options, Mapping):
         return options
     return {name: value for name, value in options.items() if not is_secret_name(name)}
-
-
-def _is_api_key(name: str) -> bool:
-    return plain(name) == "apikey"
 
 
 def _check_json(value: object, what: str) -> None:

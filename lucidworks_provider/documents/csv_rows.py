@@ -99,7 +99,8 @@ class CsvRecords:
         self._options = options
         self._encoding = options.encoding or "utf-8"
         self._lines = self._read_lines()
-        self.delimiter = options.csv_delimiter or _delimiter(file.path)
+        is_tsv = file.path.lower().removesuffix(".gz").removesuffix(".zst").endswith(".tsv")
+        self.delimiter = options.csv_delimiter or ("\t" if is_tsv else ",")
 
     def __iter__(self) -> Iterator[tuple[int, list[str] | Rejection]]:
         options, most = self._options, self._options.max_document_bytes
@@ -167,7 +168,3 @@ class CsvRecords:
                 break
         if rest:
             yield rest
-
-
-def _delimiter(path: str) -> str:
-    return "\t" if path.lower().removesuffix(".gz").removesuffix(".zst").endswith(".tsv") else ","

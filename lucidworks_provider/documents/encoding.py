@@ -144,13 +144,9 @@ def _utf8(data: bytes, *, known: bool, html: bool) -> str | Rejection:
         start = err.start
     replaced = data.decode(errors="replace")
     broken = replaced.count("\ufffd")
-    if _beyond_ascii(replaced) > 3 * broken:
+    if len(replaced) - len(replaced.encode("ascii", "ignore")) > 3 * broken:
         return _undecodable(f"It is UTF-8 except for {broken:,} places, the first at byte {start:,}.")
     return _as_page_says(data, f"It is not UTF-8 (byte {start:,})", html=html)
-
-
-def _beyond_ascii(text: str) -> int:
-    return len(text) - len(text.encode("ascii", "ignore"))
 
 
 def _as_page_says(data: bytes, found: str, *, html: bool) -> str | Rejection:

@@ -263,7 +263,9 @@ class PredictionFile(ResultFile):
         if rejected:
             counts["rejected"] = (counts["rejected"] or 0) + rejected
         counts["tokens"] += sum(one.tokens_used.sum for one in predictions)
-        self._conversations |= {one.sent["memoryUuid"] for one in predictions if _is_conversation(one)}
+        self._conversations |= {
+            memory for one in predictions if isinstance(memory := one.sent.get("memoryUuid"), str)
+        }
         counts["memory_uuid"] = next(iter(self._conversations)) if len(self._conversations) == 1 else None
 
     def close(self) -> None:
@@ -289,10 +291,6 @@ class PredictionFile(ResultFile):
         for one in waiting:
             writer.write(_table(schema, self._kept, *one))
         return schema
-
-
-def _is_conversation(prediction: Prediction) -> bool:
-    return isinstance(prediction.sent.get("memoryUuid"), str)
 
 
 @contextmanager

@@ -470,8 +470,13 @@ def read_batches(
     try:
         if table is not None and table.again and again:
             read: Callable[[], Iterable[Rows]] = lambda: _table_rows(table, columns, rules)  # noqa: E731
-        elif table is None and again and _is_list(inputs):
-            held = [_in_memory(inputs, columns, rules)]  # type: ignore[arg-type]  # a sequence
+        elif (
+            table is None
+            and again
+            and isinstance(inputs, Sequence)
+            and not isinstance(inputs, bytes | bytearray | str)
+        ):
+            held = [_in_memory(inputs, columns, rules)]
             read = lambda: held  # noqa: E731
         else:
             once = (
@@ -496,10 +501,6 @@ def read_batches(
     if typed:
         survey.types = {name: _known(survey.types.get(name)) for name in columns.kept}
     return Batches(read, size, survey, uri, spooled)
-
-
-def _is_list(inputs: object) -> bool:
-    return isinstance(inputs, Sequence) and not isinstance(inputs, bytes | bytearray | str)
 
 
 def _read_once(
