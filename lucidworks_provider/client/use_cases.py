@@ -599,7 +599,9 @@ def read_use_cases(answer: Response) -> dict[str, tuple[str, ...]]:
     decoded = parse_json(answer.body)
     entries = decoded.get("useCases") if isinstance(decoded, Mapping) else decoded
     if decoded is None:
-        raise _unknown_list(answer, f"the response is no JSON and starts with {excerpt(answer.body)!r}")
+        raise _unknown_list(
+            answer, f"the response is not JSON, or null, and starts with {excerpt(answer.body)!r}"
+        )
     if not isinstance(entries, list):
         raise _unknown_list(answer, f"the response is {_shape(decoded)}")
     listed: dict[str, tuple[str, ...]] = {}

@@ -93,7 +93,7 @@ class Record:
 
     :param job: id, of SUBMITTED, BODY and UNCONFIRMED.
     :param location: of the bytes of a BODY.
-    :param value: of PART, FAILED, END and SENT.
+    :param value: of PART, FAILED, END and SENT; of INTENDED and WITHDRAWN ``again``, as in :meth:`Journal.intend`.
     """
 
     kind: Literal[
@@ -246,7 +246,7 @@ class Journal:
         )
 
     def _records(self, name: str, data: bytes) -> Iterator[Record]:
-        at = 0
+        at, sent, again = 0, 0, 0
         while at < len(data):
             stop = data.find(b"\n", at)
             try:
@@ -257,15 +257,21 @@ class Journal:
                     raise ValueError
             except (ValueError, TypeError, KeyError):
                 log.warning("%s is torn at byte %s; the rest is ignored.", self._uri(name), at)
-                return
+                break
             if key is not None:
                 self._add_reference(name, key.document_id)
             location = BodyLocation(name, stop + 1, length) if plain["kind"] == "body" else None
             if plain["kind"] == "sent":
                 self.submissions, self.resubmissions = plain["value"]
+                sent = again = 0
             else:
+                change = {"intended": 1, "withdrawn": -1}.get(plain["kind"], 0)
+                sent, again = sent + change, again + change * bool(plain["value"])
                 yield Record(plain["kind"], key, plain["job"], location, plain["value"])
             at = stop + 1 + length + 1
+        # A torn file lacks its last line, which has the counts.
+        self.submissions += sent
+        self.resubmissions += again
 
     # -- writing; on the event loop --------------------------------------------------------------------
 
@@ -282,7 +288,7 @@ class Journal:
         """
         self.submissions += 1
         self.resubmissions += again
-        self._add_work(Record("intended", key))
+        self._add_work(Record("intended", key, value=again))
         return self._group_stored()
 
     async def stored(self, group: asyncio.Future[str]) -> None:
@@ -299,8 +305,7 @@ class Journal:
         """
         self.submissions -= 1
         self.resubmissions -= again
-        if not again:
-            self._add_work(Record("withdrawn", key))
+        self._add_work(Record("withdrawn", key, value=again))
 
     def submitted(self, key: SegmentKey, job: str) -> None:
         """Add a record of a job; polling need not wait for its write."""

@@ -194,7 +194,8 @@ class Intents:
         """A submission begins; returns whether the text was, or may have been, submitted before."""
         self._begun += 1
         self._room.set()
-        return self._unsent.pop(key)
+        # Absent if two documents have the same id and text.
+        return self._unsent.pop(key, True)
 
     def withdraw(self) -> None:
         """Nothing more is submitted."""
@@ -203,6 +204,7 @@ class Intents:
         self._unsent.clear()
 
     def _record(self, key: SegmentKey, *, again: bool) -> asyncio.Future[str]:
+        again |= key in self._unsent
         self._unsent[key] = again
         group = self._journal.intend(key, again=again)
         if self._group is not None and group is not self._group:

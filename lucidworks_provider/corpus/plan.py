@@ -222,8 +222,8 @@ class Plan:
                 continue
             key = SegmentKey(document.id, digest, segment.start, len(segment.text))
             row = self._db.one(
-                "SELECT job, log, offset, bytes FROM segments WHERE id = ? AND hash = ? "
-                "AND (start = ? AND length = ? OR length = 0) ORDER BY length DESC LIMIT 1",
+                "SELECT job, log, offset, bytes FROM segments WHERE id = ?1 AND hash = ?2 AND start IN (?3, 0) "
+                "AND (start = ?3 AND length = ?4 OR length = 0) ORDER BY length DESC LIMIT 1",
                 *key,
             )
             job, body = "", None

@@ -699,8 +699,10 @@ def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> list[P
             case "end":
                 db.clear_failures()
             case "withdrawn":
-                where = "id = ? AND hash = ? AND start = ? AND length = ?"
-                db.run(f"DELETE FROM segments WHERE {where}", *(record.key or ()))  # noqa: S608
+                # With `again` an earlier submission remains possible.
+                if not record.value:
+                    where = "id = ? AND hash = ? AND start = ? AND length = ?"
+                    db.run(f"DELETE FROM segments WHERE {where}", *(record.key or ()))  # noqa: S608
             case _ if record.key is not None:
                 values = (*record.key, record.job, *(record.location or (None, None, None)))
                 db.run("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *values)

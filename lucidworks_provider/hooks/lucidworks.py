@@ -296,6 +296,7 @@ class LucidworksHook(LucidworksAuthHook):
         :param attempts: most requests for retryable errors; None for the number of the retry policy.
         :raises LucidworksError: names the connection.
         """
+        self.get_settings()
         return self._client.call(call, attempts=attempts)
 
     async def acall(self, call: Call[T], *, attempts: int | None = None) -> T:
@@ -316,6 +317,7 @@ class LucidworksHook(LucidworksAuthHook):
 
     def rate_limit(self) -> RateLimitStats:
         """The rate limit as this process has estimated it."""
+        self.get_settings()
         return self._client.rate_limit
 
     def close(self) -> None:
@@ -323,6 +325,7 @@ class LucidworksHook(LucidworksAuthHook):
         if "_client" in vars(self):
             self._client.close()
 
+    # The callers read the connection first: up to Python 3.11 all instances share the lock of this property.
     @cached_property
     def _client(self) -> LucidworksClient:
         from lucidworks_provider.client.client import LucidworksClient

@@ -521,7 +521,7 @@ def test_the_error_about_the_shape_contains_no_value() -> None:
 @pytest.mark.parametrize("body", [b"<html>", b"", b"null", b"[" * 100_000])
 def test_a_list_of_use_cases_that_is_no_json(body: bytes) -> None:
     with pytest.raises(
-        MalformedAnswerError, match="List use cases: the response is no JSON and starts with '"
+        MalformedAnswerError, match="List use cases: the response is not JSON, or null, and starts with '"
     ):
         read_use_cases(Response(200, {}, body))
 

@@ -596,14 +596,13 @@ def token_source(settings: LucidworksSettings, scope: str) -> TokenSource:
     :raises ConfigurationError: the connection's ``share_via`` lacks a field, or needs Airflow.
     :raises InputError: an unknown scope.
     """
-    identity = (settings.auth_url, settings.auth_server_id, settings.client_id, scope)
+    identity = (settings.auth_url, settings.auth_server_id, settings.client_id, check_scope(scope))
     # The secret is part of the key, so that a wrong or rotated one never gets the token of the right one.
     secret = hashlib.sha256(settings.client_secret.encode()).hexdigest()
     key = (*identity, secret, settings.share_via, settings.redis_conn_id or "")
     with _sources_lock:
         source = _sources.get(key)
         if source is None:
-            check_scope(scope)
             service = Service(partial(request_token, settings, scope), partial(request_time, settings))
             clock = _server_clocks.setdefault(settings.auth_url, ServerClock())
             store: TokenStore = MemoryStore()

@@ -8,6 +8,7 @@ that the killed try has written later.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,12 @@ from lucidworks_provider.corpus import run as run_module
 from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.pipeline import PipelineSettings
 from lucidworks_provider.corpus.shards import write_listings
-from lucidworks_provider.errors import BudgetExceededError, RequestRefusedError, TooManyRejectsError
+from lucidworks_provider.errors import (
+    BudgetExceededError,
+    NotSentError,
+    RequestRefusedError,
+    TooManyRejectsError,
+)
 
 if TYPE_CHECKING:
     from corpus_world import World
@@ -165,6 +171,57 @@ def test_several_kills(world: World, texts: dict[str, str]) -> None:
     world.write("000.txt", "Another text.")
     following = world.run()
     assert (following["submitted"], following["resubmitted"], following["tokens"]) == (1, 0, 7)
+
+
+def test_tries_that_send_nothing_after_a_kill_count_nothing(world: World, texts: dict[str, str]) -> None:
+    with killed_at(world, "submissions"):
+        world.run(run_id="night")
+
+    def down(text: str) -> None:
+        raise NotSentError("The service is down.")
+
+    world.service.on_post = down
+    for number in (2, 3, 4):
+        with pytest.raises(NotSentError):
+            world.run(run_id="night", try_number=number)
+    world.service.on_post = lambda text: None
+
+    returned = world.run(run_id="night", try_number=5)
+
+    assert world.texts() == texts
+    check(world, returned, unsent=UNSENT)
+
+
+def test_the_last_file_of_the_journal_is_torn(world: World, texts: dict[str, str]) -> None:
+    with killed_at(world, "submissions"):
+        world.run(run_id="night")
+    last = max(world.output.rglob("*-work.log"))
+    last.write_bytes(last.read_bytes()[:-40])
+
+    returned = world.run(run_id="night", try_number=2)
+
+    assert world.texts() == texts
+    check(world, returned, unsent=UNSENT)
+
+
+def test_a_file_in_which_a_document_is_repeated_after_it_was_listed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.dumps({"id": f"d{number}", "text": f"Text {number}. " * 10}) + "\n" for number in range(5)]
+    file = world.write("a.jsonl", "".join(lines))
+    candidates = run_module.Plan.candidates
+
+    def after_a_repetition(plan: run_module.Plan) -> Any:
+        with file.open("a") as opened:
+            opened.write(lines[-1])
+        yield from candidates(plan)
+
+    monkeypatch.setattr(run_module.Plan, "candidates", after_a_repetition)
+
+    returned = world.run()
+
+    assert (returned["documents"], returned["submitted"], returned["resubmitted"]) == (5, 6, 1)
+    assert len(world.rows()) == 5
 
 
 def test_the_sums_of_shards_have_all_tries(world: World, texts: dict[str, str]) -> None:
