@@ -187,7 +187,9 @@ def endpoint_with_hint(
         try:
             sentence = hint((yield replace(listing.first(settings), attempts=1)))
         except LucidworksError as err:
-            log.info("The error below names no alternatives. %s", err)
+            # Not its text: the service may repeat a key of the refused request, which this request does not know.
+            status = getattr(err, "status", None)
+            log.info("The error below names no alternatives: %s, HTTP %s.", type(err).__name__, status)
             sentence = ""
         if sentence:
             refused.args = (f"{str(refused).rstrip('.')}. {sentence}", *refused.args[1:])

@@ -353,7 +353,9 @@ def test_unknown_names_are_answered_with_the_nearest_ones(
         either.run(**arguments)
 
 
-@pytest.mark.parametrize(("kind", "reason"), [("500", "HTTP 500"), ("html", "the response is not JSON")])
+@pytest.mark.parametrize(
+    ("kind", "reason"), [("500", "ServiceError, HTTP 500"), ("html", "MalformedAnswerError, HTTP 200")]
+)
 def test_what_concerns_all_batches_is_not_tried_with_each(
     service: Service,
     sync: Attempts,
