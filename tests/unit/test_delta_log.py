@@ -647,3 +647,17 @@ def test_a_log_without_a_checkpoint_stays(world: World) -> None:
     world.change([row(1)])
     assert clean_log(world.table, DAY, time.time() + 9 * DAY) == 0
     assert len(agree(world.uri, 0)) == 1
+
+
+def test_cleanup_on_a_store(base: str) -> None:
+    """Files of a killed process expire by the store's time of creation, if it has no other."""
+    file = DataFile(f"part-{uuid.uuid4()}.parquet", 1, 1, 1)
+    logged(base, [PROTOCOL, METADATA, file.add()], [file.remove(int(time.time() * 1000))])
+    log.write_checkpoint(snapshot(base))
+    for name in (file.path, f"part-{uuid.uuid4()}.parquet"):
+        write_file(f"{base}/{name}", b"x")
+    later = time.time() + 9 * DAY
+    assert vacuum(snapshot(base), DAY, time.time(), OURS) == 0
+    assert vacuum(snapshot(base), DAY, later, OURS) == 2
+    assert clean_log(snapshot(base), DAY, later) == 1
+    assert snapshot(base).version == 1

@@ -189,7 +189,10 @@ READERS: dict[str, tuple[Any, Read]] = {
         lambda answer: read_tokens(answer, 1),
     ),
     "prompt": ({"prompt": "Say yes.", "tokensUsed": USED}, read_prompt),
-    "use cases": ([{"useCase": "rag", "models": ["llama"]}, {"name": "ner", "models": []}], read_use_cases),
+    "use cases": (
+        [{"useCase": "rag", "models": ["llama"]}, {"useCase": "ner", "models": []}],
+        read_use_cases,
+    ),
     **{
         f"predict {name}": ({"predictions": [one]}, write_predictions(name))
         for name, one in PREDICTIONS.items()

@@ -46,7 +46,7 @@ from table_sources import FILES, KEYS, ROWS, SKUS, SOURCES, TABLE, FromStream, d
 from lucidworks_provider import retrying
 from lucidworks_provider.decorators.predict import lucidworks_predict_task
 from lucidworks_provider.documents import tables
-from lucidworks_provider.errors import InputError, ServiceError
+from lucidworks_provider.errors import InputError, JobTimeoutError, ServiceError
 from lucidworks_provider.jobs import task
 from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
@@ -603,6 +603,22 @@ def test_a_generator_is_read_once_for_all_tries(service: Service, tmp_path: Path
     context["ti"].max_tries += 3
     direct(rows(), **COLUMNS, result_path=str(path)).execute(context)
     assert [row["sku"] for row in rows_of(path)] == SKUS[::-1], "a cleared task reads it again"
+
+
+def test_a_generator_is_read_once_for_all_tries_of_its_jobs(service: Service, tmp_path: Path) -> None:
+    context, reads, path = new_context(), [], tmp_path / "p.parquet"
+
+    def rows() -> Iterator[dict[str, Any]]:
+        reads.append(1)
+        yield from dictionaries()[:: -1 if len(reads) > 1 else 1]
+
+    service.settings(pending_seconds=0.6)
+    with pytest.raises(JobTimeoutError):
+        by_jobs(rows(), path, **COLUMNS, timeout=0.2).execute(context)
+    through_triggers(lambda: by_jobs(rows(), path, **COLUMNS, deferrable=True), context)
+    assert column(rows_of(path), "sku") == SKUS
+    assert (len(reads), set(service.submitted().values())) == (1, {1})
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_jobs_are_submitted_in_any_order(service: Service, tmp_path: Path) -> None:
