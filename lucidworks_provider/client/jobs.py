@@ -164,7 +164,7 @@ def read_submission(answer: Response, kind: JobKind) -> str:
 
     :raises RequestRefusedError: the response has a status of failure.
     :raises NoJobIdError: there is no id; sending the request again would create another job.
-    :raises MalformedAnswerError: no JSON object.
+    :raises MalformedResponseError: no JSON object.
     """
     check_status(answer, kind.submitting)
     if cut := _id_in_cut_answer(answer.body, kind):

@@ -41,7 +41,7 @@ from lucidworks_provider.client.secrets import blank
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.use_cases import Items, P, PredictionOptions, naming_models, read_items
 from lucidworks_provider.client.validation import refused
-from lucidworks_provider.errors import InputError, MalformedAnswerError, RequestRefusedError
+from lucidworks_provider.errors import InputError, MalformedResponseError, RequestRefusedError
 
 Inputs = Sequence[str | Mapping[str, Any]]
 T = TypeVar("T")
@@ -185,7 +185,7 @@ def read_answer(answer: Response, options: PredictionOptions[P], inputs: int) ->
     """
     The predictions of a synchronous response, one for each input.
 
-    :raises MalformedAnswerError: not one for each, or not readable.
+    :raises MalformedResponseError: not one for each, or not readable.
     """
     name = f"Predict {options.use_case} with {options.model_id}"
     body = read_object(answer, name)
@@ -235,7 +235,7 @@ def read_result(
 
     :param answer: the type of one prediction.
     :param inputs: how many were submitted, if known.
-    :raises MalformedAnswerError: not one prediction for each input, or not readable.
+    :raises MalformedResponseError: not one prediction for each input, or not readable.
     """
     seen = state_of(body, PREDICTION, job_id)
     name = f"Prediction job {job_id}"
@@ -268,7 +268,7 @@ def read_tokens(answer: Response, inputs: int) -> Tokens:
 
     In the published example all tokens are in one text; that is one token here.
 
-    :raises MalformedAnswerError: not one list for each input.
+    :raises MalformedResponseError: not one list for each input.
     """
     body = read_object(answer, "Tokenize")
     listed = body.get("generatedTokens")
@@ -277,7 +277,7 @@ def read_tokens(answer: Response, inputs: int) -> Tokens:
         for one in (listed if isinstance(listed, list) else [])
     ]
     if len(texts) != inputs or not all(isinstance(one, list | str) for one in texts):
-        raise MalformedAnswerError(
+        raise MalformedResponseError(
             f"Tokenize: `generatedTokens` is not a list of {inputs} lists; it starts: {excerpt(answer.body)!r}",
             status=answer.status,
         )
@@ -300,12 +300,12 @@ def read_prompt(answer: Response) -> Prompt:
     """
     The prompt.
 
-    :raises MalformedAnswerError: no ``prompt``.
+    :raises MalformedResponseError: no ``prompt``.
     """
     body = read_object(answer, "Preview a prompt")
     text = body.get("prompt")
     if not isinstance(text, str):
-        raise MalformedAnswerError(
+        raise MalformedResponseError(
             f"Preview a prompt: no `prompt`; it starts: {excerpt(answer.body)!r}", status=answer.status
         )
     return Prompt(text, TokensUsed.read(body.get("tokensUsed")), body)

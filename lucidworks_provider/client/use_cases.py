@@ -75,7 +75,7 @@ from lucidworks_provider.errors import (
     ForbiddenError,
     InputError,
     LucidworksError,
-    MalformedAnswerError,
+    MalformedResponseError,
     RequestRefusedError,
     UnknownResourceError,
 )
@@ -593,7 +593,7 @@ def read_use_cases(answer: Response) -> dict[str, tuple[str, ...]]:
     list of ``{"useCase": …, "models": […]}``, or an object with that list as ``useCases``. A model is its id, or an
     object with ``modelId``.
 
-    :raises MalformedAnswerError: another shape; says which fields and types were received.
+    :raises MalformedResponseError: another shape; says which fields and types were received.
     """
     check_status(answer, "List use cases")
     decoded = parse_json(answer.body)
@@ -619,8 +619,8 @@ def _is_name(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _unknown_list(answer: Response, received: str) -> MalformedAnswerError:
-    return MalformedAnswerError(
+def _unknown_list(answer: Response, received: str) -> MalformedResponseError:
+    return MalformedResponseError(
         f"List use cases: {received}; expected {_EXPECTED_LIST}.", status=answer.status
     )
 

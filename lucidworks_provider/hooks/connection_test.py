@@ -20,7 +20,7 @@ from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.errors import (
     LucidworksError,
-    MalformedAnswerError,
+    MalformedResponseError,
     RateLimitError,
     TokenRefusedError,
     UnknownResourceError,
@@ -110,7 +110,7 @@ def explain(err: LucidworksError, access: str, *, assumed: bool) -> tuple[bool, 
                 f"responds, but the list of use cases is not at use_cases_path ({err.status}). Whether it "
                 f"accepts {access} was not tested."
             )
-        case MalformedAnswerError() if assumed:
+        case MalformedResponseError() if assumed:
             return (
                 True,
                 f"responds, but not with a known list. Whether it accepts {access} was not tested. {err}",

@@ -56,7 +56,7 @@ from lucidworks_provider.errors import (
     ForbiddenError,
     InputError,
     LucidworksError,
-    MalformedAnswerError,
+    MalformedResponseError,
     RateLimitError,
     StorageError,
     TokenError,
@@ -186,7 +186,7 @@ def check_vectors(
     :param dimension: length of the vectors before these, if there were any.
     :param warnings: gets those about vectors that are accepted.
     :return: length of these.
-    :raises MalformedAnswerError: they do not.
+    :raises MalformedResponseError: they do not.
     """
     vectors = [one.vector for one in predictions if isinstance(one, Embedding) and one.error is None]
     asked = (options.model_config or {}).get("dimReductionSize")
@@ -243,7 +243,7 @@ class PredictionFile(ResultFile):
         Append a batch.
 
         :param predictions: of the inputs that were sent.
-        :raises MalformedAnswerError: values that the file cannot hold.
+        :raises MalformedResponseError: values that the file cannot hold.
         """
         counts = self.counts
         dimension = check_vectors(
@@ -584,7 +584,7 @@ class SyncBatchRunner:
                     continue
                 except LucidworksError as err:
                     failed.add(batch, err)
-                    failures += err.retryable or isinstance(err, MalformedAnswerError)
+                    failures += err.retryable or isinstance(err, MalformedResponseError)
                     if not self.results or _is_common(err) or failures >= _MAX_FAILURES:
                         queue.stop()
                     continue
@@ -617,7 +617,7 @@ class SyncBatchRunner:
             return None
         try:
             body, _ = await self._predict(items)
-        except MalformedAnswerError:
+        except MalformedResponseError:
             await in_thread(store.mark_rejected)
             raise
         except ContentEncodingError as err:
@@ -642,15 +642,15 @@ class SyncBatchRunner:
         Append the rows of a batch.
 
         :raises StorageError: its stored response does not exist.
-        :raises MalformedAnswerError: its response is not valid. It is quarantined, so that another attempt sends the
-            batch again.
+        :raises MalformedResponseError: its response is not valid. It is quarantined, so that another attempt sends
+            the batch again.
         """
         if not batch.sent:
             file.add(batch, ())
             return
         try:
             file.add(batch, self._read(batch))
-        except MalformedAnswerError as err:
+        except MalformedResponseError as err:
             stored = self._stored(batch)
             stored.mark_rejected()
             kept = stored.reject()

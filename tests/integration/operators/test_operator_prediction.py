@@ -45,7 +45,7 @@ from lucidworks_provider.errors import (
     InputError,
     JobFailedError,
     LucidworksError,
-    MalformedAnswerError,
+    MalformedResponseError,
     RateLimitError,
     RequestRefusedError,
     ServiceError,
@@ -673,7 +673,7 @@ def test_another_number_of_predictions_is_paid_for_once(
 
     server = service.answers(reply)
     words = f"Inputs 4 to 7: .*{4 + missing} predictions for 4 inputs"
-    with pytest.raises(MalformedAnswerError, match=words):
+    with pytest.raises(MalformedResponseError, match=words):
         sync.run(**where)
     assert len(server.heard) == (2 if where else 3)
     if not where:
@@ -685,7 +685,7 @@ def test_answers_that_nobody_can_read_are_not_paid_for_with_every_batch(
     service: Service, sync: Attempts
 ) -> None:
     server = service.answers(lambda path, body: (200, {"results": []}))
-    with pytest.raises(MalformedAnswerError, match=r"3 of 10 batches failed.*no list of `predictions`"):
+    with pytest.raises(MalformedResponseError, match=r"3 of 10 batches failed.*no list of `predictions`"):
         sync.run(batch_size=1)
     assert len(server.heard) == 3
 
@@ -711,7 +711,7 @@ def test_vectors_that_do_not_belong_together_are_asked_for_again(
     )
     good = {"vector": [-127, 127]}
     server = service.answers(predictions(good, {"vector": wrong}, good, good))
-    with pytest.raises(MalformedAnswerError, match=f"Inputs 4 to 7: .*{words}.*kept in .*unusable"):
+    with pytest.raises(MalformedResponseError, match=f"Inputs 4 to 7: .*{words}.*kept in .*unusable"):
         run()
     assert not sync.path.exists()
     assert run()["predictions"] == 10
@@ -721,7 +721,7 @@ def test_vectors_that_do_not_belong_together_are_asked_for_again(
 
 def test_vectors_that_do_not_belong_together_are_not_returned(service: Service, sync: Attempts) -> None:
     service.answers(predictions({"vector": [0.5]}, {"vector": [0.5, 2]}, {"vector": [0.5]}))
-    with pytest.raises(MalformedAnswerError, match="vector of 2 numbers after one of 1"):
+    with pytest.raises(MalformedResponseError, match="vector of 2 numbers after one of 1"):
         sync.run(use_case="embedding", result_path=None)
 
 
@@ -1027,7 +1027,7 @@ def test_a_jobs_answer_with_another_number_of_predictions_is_set_aside_and_submi
 
     server = service.answers(reply)
     words = r"Inputs 4 to 7 \(job job-\S+\): .*3 predictions for 4 inputs.*kept in"
-    with pytest.raises(MalformedAnswerError, match=words):
+    with pytest.raises(MalformedResponseError, match=words):
         jobs.run(deferrable=deferrable)
     short.clear()
     jobs.run(deferrable=deferrable)

@@ -42,7 +42,7 @@ from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
     ConfigurationError,
     LucidworksError,
-    MalformedAnswerError,
+    MalformedResponseError,
     NotSentError,
     RequestRefusedError,
     SubmissionUnknownError,
@@ -415,7 +415,7 @@ def test_large_answer(mode: Mode, serve: Serve) -> None:
 def test_a_success_that_is_no_json_object(mode: Mode, content: bytes, application: Application) -> None:
     application(answer(body=content, Content_Type="text/html"))
     hook = LucidworksHook()
-    with pytest.raises(MalformedAnswerError) as caught:
+    with pytest.raises(MalformedResponseError) as caught:
         call(mode, hook, get_chunking("441eb3be-7de6-470a-8141-e416a15c7db1"))
     assert "HTTP 200" in str(caught.value)
     assert repr(content.decode()) in str(caught.value)
