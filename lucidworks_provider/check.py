@@ -763,7 +763,7 @@ class Question(NamedTuple):
     """
     A question.
 
-    :param requests: what it sends at most, if none is answered with 429 or 401.
+    :param requests: what it sends at most, if none is refused with 429 or 401.
     :param cost: what is computed.
     """
 

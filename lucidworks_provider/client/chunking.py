@@ -188,7 +188,7 @@ class ChunkingResult:
 
 def read_result(body: Mapping[str, Any], job_id: str) -> ChunkingResult:
     """
-    Read a decoded GET answer, in either of the two documented shapes.
+    Read a decoded response to a GET, in either of the two documented shapes.
 
     :raises MalformedResponseError: chunks, spans and vectors do not fit together.
     """

@@ -244,69 +244,69 @@ def _merged(first: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, 
     return {**other, **{name: value for name, value in first.items() if is_shown(value)}}
 
 
-def read_models(answer: Response) -> tuple[Model, ...]:
+def read_models(response: Response) -> tuple[Model, ...]:
     """The list of models."""
-    return tuple(_model(one) for one in _list(answer, "List models"))
+    return tuple(_model(one) for one in _list(response, "List models"))
 
 
-def read_model(answer: Response) -> Model:
+def read_model(response: Response) -> Model:
     """One model."""
-    return _read(answer, "Model", _model)
+    return _read(response, "Model", _model)
 
 
-def read_deployments(answer: Response) -> tuple[Deployment, ...]:
+def read_deployments(response: Response) -> tuple[Deployment, ...]:
     """A list of deployments."""
-    return tuple(_deployment(one) for one in _list(answer, "List deployments"))
+    return tuple(_deployment(one) for one in _list(response, "List deployments"))
 
 
-def read_deployment(answer: Response) -> Deployment:
+def read_deployment(response: Response) -> Deployment:
     """One deployment."""
-    return _read(answer, "Deployment", _deployment)
+    return _read(response, "Deployment", _deployment)
 
 
-def read_undeployment(answer: Response) -> str | None:
+def read_undeployment(response: Response) -> str | None:
     """
     The state in the response to a deletion; the body may be empty.
 
     :raises MalformedResponseError: a page, which is a gateway's.
     """
-    check_status(answer, "Delete deployment")
-    if answer.body.lstrip().startswith(b"<"):
-        raise _malformed(answer, "Delete deployment", "a page")
-    decoded = parse_json(answer.body)
+    check_status(response, "Delete deployment")
+    if response.body.lstrip().startswith(b"<"):
+        raise _malformed(response, "Delete deployment", "a page")
+    decoded = parse_json(response.body)
     state = decoded.get("state") if isinstance(decoded, Mapping) else None
     return state if isinstance(state, str) else None
 
 
-def _read(answer: Response, what: str, read: Callable[[Mapping[str, Any]], T]) -> T:
-    check_status(answer, what)
-    body = parse_json(answer.body)
+def _read(response: Response, what: str, read: Callable[[Mapping[str, Any]], T]) -> T:
+    check_status(response, what)
+    body = parse_json(response.body)
     if isinstance(body, Mapping) and len(body) == 1:
         # One page of another generation may wrap it. Beside other fields an object with an id is another's.
         [inner] = body.values()
         body = inner if isinstance(inner, Mapping) and "id" in inner else body
     if not isinstance(body, Mapping):
-        raise _malformed(answer, what, "not a JSON object")
+        raise _malformed(response, what, "not a JSON object")
     return read(body)
 
 
-def _list(answer: Response, what: str) -> list[Mapping[str, Any]]:
-    check_status(answer, what)
-    decoded = parse_json(answer.body)
+def _list(response: Response, what: str) -> list[Mapping[str, Any]]:
+    check_status(response, what)
+    decoded = parse_json(response.body)
     if isinstance(decoded, Mapping):
         lists = [one for one in decoded.values() if isinstance(one, list)]
         decoded = lists[0] if len(lists) == 1 else None
     if not isinstance(decoded, list) or not all(isinstance(one, Mapping) for one in decoded):
-        raise _malformed(answer, what, "not a list of objects")
+        raise _malformed(response, what, "not a list of objects")
     return decoded
 
 
-def _malformed(answer: Response, what: str, holds: str) -> MalformedResponseError:
-    # After the name of the credentials there may be a key, and a broken answer cannot be searched for it.
-    start = excerpt(answer.body.partition(CREDENTIALS.encode())[0])
+def _malformed(response: Response, what: str, holds: str) -> MalformedResponseError:
+    # After the name of the credentials there may be a key, and a broken response cannot be searched for it.
+    start = excerpt(response.body.partition(CREDENTIALS.encode())[0])
     return MalformedResponseError(
-        f"{what}: HTTP {answer.status} with a body that is {holds}. It starts: {start!r}",
-        status=answer.status,
+        f"{what}: HTTP {response.status} with a body that is {holds}. It starts: {start!r}",
+        status=response.status,
     )
 
 

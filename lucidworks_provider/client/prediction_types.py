@@ -259,11 +259,12 @@ class Faq(Prediction):
 
 
 def read_predictions(
-    body: Mapping[str, Any], answer: type[Prediction], name: str, *, inputs: int | None = None
+    body: Mapping[str, Any], kind: type[Prediction], name: str, *, inputs: int | None = None
 ) -> tuple[Any, ...]:
     """
     Read the ``predictions`` of a response.
 
+    :param kind: the type of one prediction.
     :param name: of the request, for messages.
     :param inputs: how many were sent: one prediction for each of them is expected, in their order.
     :raises MalformedResponseError: not that many, in no order, or one that cannot be read.
@@ -276,7 +277,7 @@ def read_predictions(
     read = []
     for position, one in enumerate(in_order(listed, name)):
         try:
-            read.append(answer.read(one))
+            read.append(kind.read(one))
         except MalformedResponseError as err:
             raise refused(f"{name}: prediction {position}: {err}") from None
     return tuple(read)
@@ -326,7 +327,7 @@ def _is_count(value: object) -> bool:
 
 
 def _vector_field(sent: Mapping[str, Any]) -> str | None:
-    """No page shows this answer. By the chunking answer it is ``vector``; else the only list of numbers."""
+    """No page shows this response. As in that of chunking it is ``vector``; else the only list of numbers."""
     if _is_vector(sent.get("vector")):
         return "vector"
     lists = [name for name, value in sent.items() if _is_vector(value)]

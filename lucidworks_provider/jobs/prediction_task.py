@@ -115,9 +115,9 @@ def rows_of(batch: Batch, predictions: Sequence[Prediction]) -> list[dict[str, A
 
 
 def _pairs(batch: Batch, predictions: Sequence[Prediction]) -> Iterator[tuple[Input, Prediction | None]]:
-    answers = iter(predictions)
+    results = iter(predictions)
     for one in batch.inputs:
-        yield one, None if isinstance(one, Rejected) else next(answers)
+        yield one, None if isinstance(one, Rejected) else next(results)
 
 
 def _row(
@@ -191,7 +191,7 @@ def check_vectors(
     vectors = [one.vector for one in predictions if isinstance(one, Embedding) and one.error is None]
     asked = (options.model_config or {}).get("dimReductionSize")
     for warning in validation.check_vectors(
-        vectors, options.quantization, asked, "the answer", lenient=lenient
+        vectors, options.quantization, asked, "the response", lenient=lenient
     ):
         warnings.add("%s", warning)
     for vector in vectors:
@@ -484,9 +484,9 @@ class PredictionTask(JobTask[PredictionFile]):
     def parse(self, body: bytes, position: int, job_id: str) -> ParsedBody:
         """The value is a prediction for each input."""
 
-        def read(answer: Response) -> PredictionResult:
-            sent = parse_object(answer.body, f"Prediction job {job_id}")
-            return read_result(sent, job_id, self.options.known.answer, self._known[position][1])
+        def read(response: Response) -> PredictionResult:
+            sent = parse_object(response.body, f"Prediction job {job_id}")
+            return read_result(sent, job_id, self.options.known.prediction, self._known[position][1])
 
         result = read_blanked(read, Response(200, {}, body), *self.options.secrets)
         return ParsedBody(result.state, result.status, self.redact(result.message), result.predictions)
@@ -666,9 +666,9 @@ class SyncBatchRunner:
         if body is None:
             raise StorageError(f"{stored.uri} no longer exists; a retry sends the batch again.")
 
-        def read(answer: Response) -> tuple[Prediction, ...]:
-            sent = parse_object(answer.body, batch.name)
-            return read_predictions(sent, self.options.known.answer, batch.name, inputs=len(batch.sent))
+        def read(response: Response) -> tuple[Prediction, ...]:
+            sent = parse_object(response.body, batch.name)
+            return read_predictions(sent, self.options.known.prediction, batch.name, inputs=len(batch.sent))
 
         return read_blanked(read, Response(200, {}, body), *self.options.secrets)
 

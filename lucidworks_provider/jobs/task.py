@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 MAX_JOBS = 32_000
 # POSTs in flight: the connections of a loop's client. A killed process loses the ids of so many jobs at most.
 SUBMISSIONS = 8
-# Times that a POST without an answer is repeated by the policy `resubmit`.
+# Times that a POST without a response is repeated by the policy `resubmit`.
 RESUBMISSIONS = 3
 # Bytes of bodies that are read ahead of the result file.
 _READ_AHEAD_BYTES = 32_000_000
@@ -156,7 +156,7 @@ class JobTask(ABC, Generic[File]):
     Base class of the kinds of tasks.
 
     :param hook: performs the POSTs.
-    :param resubmit_unknown: whether a POST without an answer is repeated (a job may then exist twice).
+    :param resubmit_unknown: whether a POST without a response is repeated (a job may then exist twice).
     """
 
     kind: ClassVar[JobKind]
@@ -467,7 +467,7 @@ class JobTask(ABC, Generic[File]):
         """
         if other != position and not self.same_input(position, other):
             raise refused(
-                f"{self.name(position)}: The service answered the submission with job {job_id}, which is the job "
+                f"{self.name(position)}: For this submission the service returned job {job_id}, which is the job "
                 f"of {self.name(other)}"
             )
         log.debug("%s: job %s", self.name(position), job_id)

@@ -166,7 +166,7 @@ def test_a_lone_id_under_another_name_is_taken(
     assert "in another field" in caplog.text
 
 
-def test_the_id_in_an_answer_that_was_cut_is_taken() -> None:
+def test_the_id_in_a_response_that_was_cut_is_taken() -> None:
     assert read_submission(Response(200, {}, b'{"chunkingId": "abc", "sta'), CHUNKING) == "abc"
 
 

@@ -295,11 +295,11 @@ def test_statuses(status: int, error: type[Exception]) -> None:
 @pytest.mark.parametrize(
     ("body", "state"), [({"id": "d", "state": "DELETED"}, "DELETED"), (b"", None), ([], None), ({}, None)]
 )
-def test_a_deletion_needs_no_answer(body: Any, state: str | None) -> None:
+def test_a_deletion_needs_no_response(body: Any, state: str | None) -> None:
     assert read_undeployment(answer(body)) == state
 
 
-def test_a_page_is_no_answer_to_a_deletion() -> None:
+def test_a_page_is_no_response_to_a_deletion() -> None:
     with pytest.raises(MalformedResponseError, match="a page"):
         read_undeployment(answer(b" <html>please log in</html>"))
 
@@ -320,7 +320,7 @@ def test_credentials_are_not_kept_however_deep_they_are(shown: dict[str, Any]) -
     assert CANARY not in repr((read, dict(read.sent)))
 
 
-def test_a_broken_answer_shows_no_credentials() -> None:
+def test_a_broken_response_shows_no_credentials() -> None:
     key = json.dumps({"type": "service_account", "private_key": CANARY})
     body = json.dumps({"id": "x", "trainingDataCredentials": {"serviceAccountKey": key}}).encode()
     for read in (read_model, read_models):
@@ -590,7 +590,9 @@ def shown(name: str, **fields: Any) -> Deployment:
         (None, [], [shown("a")], {}),
     ],
 )
-def test_deployments_of_a_model_from_three_answers(own: Any, itself: Any, every: Any, expected: Any) -> None:
+def test_deployments_of_a_model_from_three_responses(
+    own: Any, itself: Any, every: Any, expected: Any
+) -> None:
     joined = join_deployments("m1", own, itself, every)
     assert {one.id: (one.model_id, one.region) for one in joined} == expected
 

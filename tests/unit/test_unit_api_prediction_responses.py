@@ -24,7 +24,7 @@ from lucidworks_provider.client.prediction_types import (
     TokensUsed,
     read_predictions,
 )
-from lucidworks_provider.client.predictions import read_answer, read_prompt, read_result, read_tokens
+from lucidworks_provider.client.predictions import read_prompt, read_response, read_result, read_tokens
 from lucidworks_provider.client.use_cases import nearest, read_use_cases
 from lucidworks_provider.errors import MalformedResponseError, RequestRefusedError
 
@@ -54,7 +54,7 @@ def test_the_published_classification() -> None:
         "labels": {"Harry Potter": 0.3681640625, "Lord of the Rings": 0.40380859375},
         "response": "Lord of the Rings: 0.40, Harry Potter: 0.37",
     }
-    [read] = read_answer(answer({"predictions": [sent]}), use_cases.classification("m", labels=["a"]), 1)
+    [read] = read_response(answer({"predictions": [sent]}), use_cases.classification("m", labels=["a"]), 1)
     assert isinstance(read, Classification)
     assert (read.label, list(read.labels)) == ("Lord of the Rings", ["Lord of the Rings", "Harry Potter"])
     assert (read.response, read.tokens_used) == (sent["response"], TokensUsed(input=10, labels=26))
@@ -66,7 +66,7 @@ def test_the_published_pass_through() -> None:
         "response": "The first President of the United States was George Washington.",
         "tokensUsed": {"promptTokens": 148, "completionTokens": 27, "totalTokens": 175},
     }
-    [read] = read_answer(answer({"predictions": [sent]}), PASS, 1)
+    [read] = read_response(answer({"predictions": [sent]}), PASS, 1)
     assert (read.response, read.tokens_used.sum, read.row()) == (sent["response"], 175, sent)
     assert read.tokens_used == TokensUsed(prompt=148, completion=27, total=175)
 
@@ -96,7 +96,7 @@ RAG_SENT = {
     ],
 )
 def test_the_published_rag_answer_with_both_shapes_of_sources(sources: object, read_as: object) -> None:
-    [read] = read_answer(answer({"predictions": [RAG_SENT | {"sources": sources}]}), RAG, 1)
+    [read] = read_response(answer({"predictions": [RAG_SENT | {"sources": sources}]}), RAG, 1)
     assert isinstance(read, RagAnswer)
     assert (read.answer, read.answer_found, read.memory_uuid) == (RAG_SENT["answer"], True, MEMORY)
     assert read.sources == read_as
@@ -125,7 +125,7 @@ def test_rag_fields_of_another_shape_are_not_guessed_at(change: dict[str, Any]) 
     ],
 )
 def test_a_vector_under_any_name(sent: dict[str, Any], vector: tuple[float, ...]) -> None:
-    [read] = read_answer(
+    [read] = read_response(
         answer({"predictions": [sent | {"tokensUsed": {"inputTokens": 3}}]}), use_cases.embedding("m"), 1
     )
     assert isinstance(read, Embedding)
@@ -327,9 +327,9 @@ def test_token_counts_that_cannot_be_read_count_as_not_said(counts: object, tota
         (None, "not a JSON object"),
     ],
 )
-def test_an_answer_with_another_number_of_predictions_is_an_error(body: object, words: str) -> None:
+def test_a_response_with_another_number_of_predictions_is_an_error(body: object, words: str) -> None:
     with pytest.raises(MalformedResponseError, match=words) as caught:
-        read_answer(answer(body), PASS, 1)
+        read_response(answer(body), PASS, 1)
     assert f"Predict passthrough with {MODEL}" in str(caught.value)
     assert caught.value.retryable is ("JSON" in words), "what the model has answered is not paid for twice"
 
@@ -356,12 +356,12 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_numbers_and_texts_that_are_none_are_errors(parser: None, body: bytes) -> None:
     with pytest.raises(MalformedResponseError):
-        read_answer(Response(200, {}, body), use_cases.embedding("m"), 1)
+        read_response(Response(200, {}, body), use_cases.embedding("m"), 1)
 
 
 def test_deep_json_is_an_error_and_no_crash(parser: None) -> None:
     with pytest.raises(MalformedResponseError):
-        read_answer(Response(200, {}, DEEP), PASS, 1)
+        read_response(Response(200, {}, DEEP), PASS, 1)
     for text in ("[" * 100_000, "```json" + "{" * 100_000):
         for kind in (Keywords, Entities, Faq):
             assert kind.read({"response": text, "keywords": None}).response == text
@@ -382,7 +382,7 @@ def test_deep_json_is_an_error_and_no_crash(parser: None) -> None:
         ({"status": "ARCHIVED", "predictions": [RAG_SENT]}, JobState.PENDING, 1),
     ],
 )
-def test_a_jobs_answer(body: dict[str, Any], state: JobState, read: int) -> None:
+def test_a_jobs_response(body: dict[str, Any], state: JobState, read: int) -> None:
     result = read_result(body, "j", RagAnswer, 1)
     assert (result.state, len(result.predictions)) == (state, read)
     assert parse_poll(json.dumps(body).encode(), PREDICTION).state is state
@@ -555,4 +555,4 @@ def test_a_failure_with_a_success_status_is_told_in_the_services_words() -> None
     body = b'{"status": "ERROR", "message": "the model is asleep"}'
     words = "Predict passthrough with m: status ERROR: the model is asleep"
     with pytest.raises(RequestRefusedError, match=words):
-        read_answer(Response(200, {}, body), use_cases.passthrough("m"), 1)
+        read_response(Response(200, {}, body), use_cases.passthrough("m"), 1)

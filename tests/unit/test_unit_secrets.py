@@ -207,7 +207,7 @@ def test_a_quoted_secret_is_blanked_however_it_is_written(secret: str, write: An
     assert answer.body == b"<p>*** is wrong</p>"
 
 
-def test_a_large_answer_is_cleaned_too() -> None:
+def test_a_large_response_is_cleaned_too() -> None:
     quoting = Response(400, {}, b"x" * 200_000 + b"canary-of-a-token")
     assert b"canary" not in redact(quoting, "canary-of-a-token").body
     inner = json.dumps({"key": 'a"canary'})

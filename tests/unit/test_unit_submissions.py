@@ -178,7 +178,7 @@ def test_parts_are_submitted_several_at_a_time_each_after_its_intent(stage: Stag
     assert len(stage.state.writes) <= PARTS + 1, "no more than one for each part, and the first"
 
 
-def test_answers_that_arrive_during_a_write_share_the_next_one(stage: Stage) -> None:
+def test_responses_that_arrive_during_a_write_share_the_next_one(stage: Stage) -> None:
     stage.state.seconds = 0.03
     stage.attempt()
     assert len(stage.state.writes) <= PARTS // 2

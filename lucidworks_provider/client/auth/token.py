@@ -145,7 +145,7 @@ class AccessToken:
     :param refresh_at: when the next one is requested.
     :param expires_at: when it stops being accepted.
     :param revocations: of earlier tokens.
-    :param after_403: it replaced a token that was answered with 403 before its time.
+    :param after_403: it replaced a token that was refused with 403 before its time.
     """
 
     value: str = field(repr=False)

@@ -456,7 +456,7 @@ def test_a_batch_that_is_refused_to_the_end_ends_the_task(
     assert sync.run(batch_size=1)["predictions"] == 10
 
 
-def test_failures_with_answers_in_between_hold_up_nobody(service: Service, sync: Attempts) -> None:
+def test_failures_with_responses_in_between_hold_up_nobody(service: Service, sync: Attempts) -> None:
     def reply(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         text = body["batch"][0]["text"]
         return (500, {}) if int(text[5]) % 2 else (200, {"predictions": [{"response": text}]})
@@ -549,7 +549,7 @@ def test_whatever_ends_it_once_the_result_is_written_a_retry_returns_that(
 
 
 @both_stores
-def test_what_could_not_be_removed_fails_nothing_and_answers_nothing_later(
+def test_what_could_not_be_removed_fails_nothing_and_is_not_used_later(
     service: Service, sync: Attempts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuses(uri: str) -> None:
@@ -681,7 +681,7 @@ def test_another_number_of_predictions_is_paid_for_once(
         assert len(server.heard) == 4, "a retry asks for the wrong ones again"
 
 
-def test_answers_that_nobody_can_read_are_not_paid_for_with_every_batch(
+def test_responses_that_nobody_can_read_are_not_paid_for_with_every_batch(
     service: Service, sync: Attempts
 ) -> None:
     server = service.answers(lambda path, body: (200, {"results": []}))
@@ -739,7 +739,7 @@ ODD = {
 }
 
 
-def test_fields_of_another_type_than_documented_cost_no_answer(service: Service, sync: Attempts) -> None:
+def test_fields_of_another_type_than_documented_cost_no_prediction(service: Service, sync: Attempts) -> None:
     inputs = [{"text": "Why?", "documents": [GERMANY]}] * 2
     service.answers(predictions({}, ODD, {}, ODD))
     for path in (sync.path, sync.path.with_suffix(".parquet")):
@@ -1009,7 +1009,7 @@ def test_input_that_changes_during_the_wait_is_not_mixed_up(jobs: Attempts) -> N
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
-def test_a_jobs_answer_with_another_number_of_predictions_is_set_aside_and_submitted_again(
+def test_a_jobs_response_with_another_number_of_predictions_is_set_aside_and_submitted_again(
     service: Service, jobs: Attempts, deferrable: bool
 ) -> None:
     short = [True]
