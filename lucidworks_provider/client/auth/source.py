@@ -183,7 +183,7 @@ class TokenCache:
 
     held: CachedToken | None = None
     refused: tuple[str, ...] = field(default=(), repr=False)
-    # Those of `refused` that were refused with 403.
+    # Those of `refused` that got a 403.
     after_403: tuple[str, ...] = field(default=(), repr=False)
     # Endpoints that accepted the token in use.
     endpoints: set[str] = field(default_factory=set)
