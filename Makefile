@@ -38,7 +38,7 @@ test: $(READY) ## unit and integration tests, six minutes
 system: $(READY) ## tests in a real Airflow: scheduler, workers, triggerer, API server; twelve minutes
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20 tests/system
 
-fuzz: $(READY) ## 200,000 hostile answers to everything that reads one, and a million to the checks, half an hour
+fuzz: $(READY) ## 200,000 hostile responses to everything that reads one, and a million to the checks, half an hour
 	@FUZZ_EXAMPLES=9200 FUZZ_CHECKS=50000 $(BIN)/python -m pytest -n 2 --dist worksteal tests/integration/fuzz
 
 fleet: $(VENV)/.fleet ## a distributed Airflow: token sharing under faults, and a catalogue, half an hour

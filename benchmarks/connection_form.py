@@ -87,16 +87,16 @@ class Server:
             self.airflow.stop_part("api-server")
             self.airflow.start_part("api-server")
         self._fresh = False
-        answer = self._session.get(f"{self.airflow.url}/auth/token", timeout=30)
-        self._session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+        response = self._session.get(f"{self.airflow.url}/auth/token", timeout=30)
+        self._session.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
 
     def ask(self) -> float:
         """Milliseconds of a look at the connection types."""
         begin = time.perf_counter()
-        answer = self._session.get(f"{self.airflow.url}/ui/connections/hook_meta", timeout=60)
+        response = self._session.get(f"{self.airflow.url}/ui/connections/hook_meta", timeout=60)
         took = time.perf_counter() - begin
-        answer.raise_for_status()
-        if (NAME in answer.text) is not self.ours:
+        response.raise_for_status()
+        if (NAME in response.text) is not self.ours:
             raise RuntimeError(f"{self.airflow.python} was to have our connection type: {self.ours}")
         return took * 1000
 

@@ -143,7 +143,7 @@ def throughput(*, short: bool) -> bool:
                     Measured(documents / found["seconds"], found["cpu"] / documents * 1000, used),
                 )
                 starts.append(first_submission(emulator, found["began"]) - found["began"])
-                ends.append(found["began"] + found["seconds"] - last_answer(emulator))
+                ends.append(found["began"] + found["seconds"] - last_response(emulator))
                 theirs.append(loop(documents, threads))
                 ratios.append(ours[-1].rate / theirs[-1].rate)
             for what, runs in (("operator", ours), (f"{threads} threads with a session each", theirs)):
@@ -157,7 +157,9 @@ def throughput(*, short: bool) -> bool:
             lines.append(
                 f"| *from the call to the first submission, s* | {documents:,} | {spread(starts, 2)} | | |"
             )
-            lines.append(f"| *from the last answer to the end, s* | {documents:,} | {spread(ends, 2)} | | |")
+            lines.append(
+                f"| *from the last response to the end, s* | {documents:,} | {spread(ends, 2)} | | |"
+            )
     print(
         "| what | documents | documents a second | client CPU a document, ms | emulator CPU a document, ms |"
     )
@@ -174,8 +176,8 @@ def first_submission(emulator: Emulator, since: float) -> float:
     )
 
 
-def last_answer(emulator: Emulator) -> float:
-    """When the last call of all had its answer."""
+def last_response(emulator: Emulator) -> float:
+    """When the last call of all had its response."""
     call = requests.get(f"{emulator.url}/_emulator/log", timeout=60).json()[-1]
     return float(call["time"] + call["seconds"])
 

@@ -5,7 +5,7 @@ What people write to chunk a catalogue, for the benchmarks that run it beside th
 A task with plain ``requests`` and threads: a token, then for each document in a thread the POST, and a GET every
 tenth of a second until the job is ready; at the end all chunks go to one Parquet file. It forgets everything when it
 dies, and holds everything in memory. Beside it the same with a ``requests.Session`` in each thread, whose connection
-is kept alive: few write that, and it is a good deal faster. A request that is answered with 429 waits for its own
+is kept alive: few write that, and it is a good deal faster. A request that is refused with 429 waits for its own
 ``Retry-After``. Each run has a process of its own, whose CPU is its alone; what it imports is not counted.
 """
 
@@ -65,13 +65,13 @@ def loop(url: str, source: Path, output: Path, kind: str, threads: int) -> int:
             kept.session = requests.Session()
         sender: Any = kept.session if kind == SESSION else requests
         while True:
-            answer: requests.Response = sender.request(
+            response: requests.Response = sender.request(
                 method, url + path, json=body, headers=headers, timeout=30
             )
-            if answer.status_code != 429:
-                answer.raise_for_status()
-                return answer
-            time.sleep(float(answer.headers["Retry-After"]))
+            if response.status_code != 429:
+                response.raise_for_status()
+                return response
+            time.sleep(float(response.headers["Retry-After"]))
 
     def chunk(path: Path) -> list[dict[str, Any]]:
         body: Any = {"batch": [{"text": path.read_text()}], "useCaseConfig": {"dataType": "passage"}}

@@ -2,8 +2,8 @@
 """
 A service of embeddings that speaks three dialects, for ``benchmarks.side_by_side``: a process of its own.
 
-An answer takes ``REQUEST_SECONDS``, and ``INPUT_SECONDS`` for each input, whoever asks; its vectors are written once
-and for all. ``POST /control`` sets the counters back, and can let one answer get lost: that in which the given input
+A response takes ``REQUEST_SECONDS``, and ``INPUT_SECONDS`` for each input; its vectors are written once and
+for all. ``POST /control`` sets the counters back, and can let one response get lost: that in which the given input
 would come, after the work was done. ``GET /control`` tells what was asked.
 """
 
@@ -29,13 +29,13 @@ class Service:
         self.reset(0)
 
     def reset(self, losing: int) -> None:
-        """:param losing: the input whose answer gets lost, once; 0 for none."""
+        """:param losing: the input whose response gets lost, once; 0 for none."""
         with self._lock:
             self.requests = self.inputs = 0
             self._losing = losing
 
     def asked(self, inputs: int) -> bool:
-        """Count; whether this answer arrives."""
+        """Count; whether this response arrives."""
         with self._lock:
             self.requests += 1
             self.inputs += inputs
@@ -54,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def setup(self) -> None:
-        """An answer is two writes, which must not wait for each other."""
+        """A response is two writes, which must not wait for each other."""
         super().setup()
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

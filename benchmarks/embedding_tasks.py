@@ -39,7 +39,7 @@ def lucidworks(url: str, path: str | None = None) -> Any:
 
 
 def lucidworks_stored(url: str) -> Any:
-    """The same to a Parquet file, so that each answer is on the disk before the next step."""
+    """The same to a Parquet file, so that each response is on the disk before the next step."""
     return lucidworks(url, str(Path(os.environ["AIRFLOW_HOME"], "rows.parquet")))
 
 
@@ -52,15 +52,15 @@ def loop(url: str) -> Any:
 
         rows: list[Any] = []
         with requests.Session() as session:
-            answer = session.post(
+            response = session.post(
                 f"{url}/oauth2/x/v1/token", data={"grant_type": "client_credentials"}, timeout=60
             )
-            session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+            session.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
             for start in range(0, INPUTS, BATCH):
                 batch = [{"text": text} for text in TEXTS[start : start + BATCH]]
-                answer = session.post(f"{url}/{PREDICTION}", json={"batch": batch}, timeout=60)
-                answer.raise_for_status()
-                rows += [one["vector"] for one in answer.json()["predictions"]]
+                response = session.post(f"{url}/{PREDICTION}", json={"batch": batch}, timeout=60)
+                response.raise_for_status()
+                rows += [one["vector"] for one in response.json()["predictions"]]
         return rows
 
     return PythonOperator(task_id="t", python_callable=embed, show_return_value_in_logs=False)

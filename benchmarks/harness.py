@@ -103,7 +103,7 @@ def access_token(url: str) -> str:
     """A token that is requested for it."""
     import requests
 
-    answer = requests.post(
+    response = requests.post(
         url + TOKEN_PATH,
         params={"scope": "machinelearning.predict", "grant_type": "client_credentials"},
         auth=("demo-client", "demo-secret"),
@@ -114,7 +114,7 @@ def access_token(url: str) -> str:
         },
         timeout=60,
     )
-    return str(answer.json()["access_token"])
+    return str(response.json()["access_token"])
 
 
 def spread(values: Iterable[float], digits: int = 0) -> str:

@@ -2,7 +2,7 @@
 """
 A service of embeddings without latency, for ``benchmarks.prediction_table``: a process of its own.
 
-An answer has as many vectors as the request has inputs, and is made once for each number, so that two cores are
+A response has as many vectors as the request has inputs, and is made once for each number, so that two cores are
 enough for client and service. ``GET /`` returns the number of inputs and how often the most frequent one was sent.
 
 ``python -m benchmarks.prediction_server DIMENSION``; the port is the first line.
@@ -29,7 +29,7 @@ SEEN: Counter[bytes] = Counter()
 
 
 @lru_cache
-def answer(inputs: int, dimension: int) -> bytes:
+def response(inputs: int, dimension: int) -> bytes:
     """Vectors as the emulator writes them."""
     numbers = random.Random(inputs)
     predictions = [
@@ -52,7 +52,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             if b"/ai/" in head:
                 rows = _TEXT.findall(body)
                 SEEN.update(rows)
-                said = answer(len(rows), int(sys.argv[1]))
+                said = response(len(rows), int(sys.argv[1]))
             elif b"/token" in head:
                 said = json.dumps(TOKEN).encode()
             else:

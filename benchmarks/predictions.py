@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A thousand inputs through ``LucidworksPredictionOperator``, the emulator in a process of its own at 50 ms an answer.
+A thousand inputs through ``LucidworksPredictionOperator``, the emulator in a process of its own at 50 ms a response.
 
 The ideal is what the requests alone take: 32 of them (31 of 32 inputs and one of 8), ``concurrency`` at a time, 50 ms
-each. The emulator computes its answers on one core while others wait. So the goal is for summaries at the default
+each. The emulator computes its responses on one core while others wait. So the goal is for summaries at the default
 concurrency, which it makes with next to no work; the other rows hold much of its time.
 
 Beside it in the same run the loop that people write instead: one request after the other, over a session of
@@ -60,12 +60,12 @@ def loop(url: str, use_case: str) -> list[Any]:
         session.headers["Authorization"] = f"Bearer {LucidworksHook().get_token()}"
         for start in range(0, INPUTS, BATCH):
             batch = [{"text": text} for text in TEXTS[start : start + BATCH]]
-            answer = session.post(
+            response = session.post(
                 f"{url}/ai/prediction/{use_case}/{case['model_id']}",
                 json={**body, "batch": batch},
                 timeout=60,
             )
-            rows += answer.json()["predictions"]
+            rows += response.json()["predictions"]
     return rows
 
 

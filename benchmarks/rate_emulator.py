@@ -81,13 +81,13 @@ class Figures:
 
 
 async def send_on(seconds: float) -> dict[str, Any]:
-    """In a process of its own: send as often as possible, and note when each answer came and what it was."""
+    """In a process of its own: send as often as possible, and note when each response came and what it was."""
     from lucidworks_provider.client.http.messages import get
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
     hook = LucidworksHook()
     token = await hook.aget_token()
-    answers: list[tuple[float, int]] = []
+    responses: list[tuple[float, int]] = []
     async with hook.shared_client(connections=COROUTINES) as transport:
         url = f"{hook.get_settings().application_base}/ai/usecases"
         request = get("Use cases", url, endpoint="list_use_cases")
@@ -96,15 +96,15 @@ async def send_on(seconds: float) -> dict[str, Any]:
 
         async def send() -> None:
             while time.monotonic() < begin + seconds:
-                answer = await transport.send(request, token)
-                answers.append((time.monotonic() - begin, answer.status))
+                response = await transport.send(request, token)
+                responses.append((time.monotonic() - begin, response.status))
 
         sending = [asyncio.create_task(send()) for _ in range(COROUTINES)]
         await asyncio.wait(sending, timeout=seconds + 5)
         for one in sending:
             one.cancel()
         cpu = time.process_time() - cpu
-    return {"answers": answers, "rate": hook.rate_limit().rate or 0.0, "cpu": cpu}
+    return {"responses": responses, "rate": hook.rate_limit().rate or 0.0, "cpu": cpu}
 
 
 def measure(setting: Setting, limit: int, seconds: float) -> Figures:
@@ -129,15 +129,15 @@ def measure(setting: Setting, limit: int, seconds: float) -> Figures:
             for _ in range(setting.processes)
         ]
         found = [json.loads(child.communicate()[0].splitlines()[-1]) for child in children]
-    answers = [(at, status) for one in found for at, status in one["answers"]]
-    accepted = sum(status == 200 and WARM_UP <= at < seconds for at, status in answers)
-    later = [status for at, status in answers if at >= minute]
+    responses = [(at, status) for one in found for at, status in one["responses"]]
+    accepted = sum(status == 200 and WARM_UP <= at < seconds for at, status in responses)
+    later = [status for at, status in responses if at >= minute]
     return Figures(
         share=accepted / (seconds - WARM_UP) / limit,
         refused=later.count(429) / len(later),
-        at_first=sum(status == 429 and at < minute for at, status in answers),
+        at_first=sum(status == 429 and at < minute for at, status in responses),
         learned=sum(one["rate"] for one in found),
-        cpu=sum(one["cpu"] for one in found) / len(answers) * 1000,
+        cpu=sum(one["cpu"] for one in found) / len(responses) * 1000,
     )
 
 

@@ -7,7 +7,7 @@ What 429s at random cost a run over a corpus.
     python -m benchmarks.rate_noise           # 800 and 5,000 documents of 3 KB; none, 0.5, 2 and 5 % of 429s
     python -m benchmarks.rate_noise --short   # 800 documents
 
-The emulator answers that share of the calls with 429 and ``Retry-After: 1``, whatever the rate; an answer takes 5 ms,
+The emulator refuses that share of the calls with 429 and ``Retry-After: 1``, at any rate; a response takes 5 ms,
 a job 0.4 s. Beside the operator a loop of 64 threads with a ``requests.Session`` each, in which each request waits
 for its own ``Retry-After``. Both run in processes of their own, one after the other, with a new emulator each.
 """

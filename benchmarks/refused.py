@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A service that answers 50 requests of a task of 400, and then everything with 429: seconds until the task fails.
+Seconds until a task of 400 requests fails, of which the service accepts 50, and then refuses everything with 429.
 
 ::
 

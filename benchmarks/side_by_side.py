@@ -6,7 +6,7 @@ Rounds take turns, so that a machine whose speed drifts disturbs all alike. The 
 more sizes and the goals; here is what can be made the same:
 
 * tokens: processes that start together, where a new token deletes the old one (:mod:`benchmarks.tokens`);
-* predictions: a task that embeds a thousand texts (:mod:`benchmarks.embedding_tasks`), and the same when one answer,
+* predictions: a task that embeds a thousand texts (:mod:`benchmarks.embedding_tasks`), and the same if a response,
   half way, gets lost: what was asked for in all;
 * waiting: triggers in a real triggerer (:mod:`benchmarks.triggers`);
 * corpora: documents to chunks, beside the best loops with threads (:mod:`benchmarks.corpus_baseline`);
@@ -87,7 +87,7 @@ def token_lines(rounds: int) -> Iterator[Line]:
 
 
 def prediction_lines(rounds: int) -> Iterator[Line]:
-    """Seconds and CPU of a task, and how much is asked for when an answer gets lost."""
+    """Seconds and CPU of a task, and how much is asked for when a response gets lost."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in TASKS}
     asked: dict[str, list[float]] = {name: [] for name in TASKS}
     with served("embedding_server") as url:
@@ -103,7 +103,7 @@ def prediction_lines(rounds: int) -> Iterator[Line]:
         for name, results in found.items():
             yield Line(what, name, [one[key] for one in results])
     for name, inputs in asked.items():
-        yield Line("texts asked for when one answer gets lost", name, inputs)
+        yield Line("texts asked for when one response gets lost", name, inputs)
 
 
 def _embedded(name: str, url: str, *, losing: int) -> tuple[dict[str, Any], float]:

@@ -7,7 +7,7 @@ What a run over a corpus asks of an S3 bucket, by verb.
     python -m benchmarks.store_requests           # 1,000 documents, and a night of 5,000 without changes
     python -m benchmarks.store_requests --short   # 100 and 500
 
-Source and output are in a bucket of moto's server, in this process; the service is one that answers at once. Requests
+Source and output are in a bucket of moto's server, in this process; the service responds at once. Requests
 are counted where s3fs makes them. What the source alone takes is one request for each document that is read, and one
 for each thousand that are listed.
 """

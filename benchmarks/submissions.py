@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The submissions of one task of 157 jobs, each answered after half a second.
+The submissions of one task of 157 jobs, each with a response after half a second.
 
 ::
 

@@ -3,7 +3,7 @@
 How people get a token of the client-credentials grant: each way as its library's documentation shows it.
 
 Each gets what it needs to be accepted (the three headers of the token request, Basic authentication) and one
-session with kept-alive connections. A library that answers a 401 by itself does so here. For one that does
+session with kept-alive connections. A library that handles a 401 by itself does so here. For one that does
 not, what its user can write by hand is shown twice: a new token on each 401, and a cache that is looked into
 before one is asked for.
 """
@@ -96,15 +96,15 @@ def _calls(session: requests.Session, service: Service) -> Call:
 
 
 def _ask(session: requests.Session, service: Service) -> str:
-    answer = session.post(
+    response = session.post(
         service.token_url,
         params={"scope": SCOPE, "grant_type": "client_credentials"},
         headers=HEADERS,
         auth=(CLIENT_ID, CLIENT_SECRET),
         timeout=TIMEOUT,
     )
-    answer.raise_for_status()
-    return str(answer.json()["access_token"])
+    response.raise_for_status()
+    return str(response.json()["access_token"])
 
 
 def plain(service: Service) -> Call:
@@ -143,15 +143,15 @@ def google_auth(service: Service) -> Call:
 
     class ClientCredentials(Credentials):
         def refresh(self, request: Any) -> None:
-            answer = request(
+            response = request(
                 url=service.token_url,
                 method="POST",
                 headers=HEADERS | {"Authorization": f"Basic {pair}"},
                 body=f"grant_type=client_credentials&scope={SCOPE}".encode(),
             )
-            if answer.status != 200:
-                raise RefreshError(f"the token endpoint answered {answer.status}")
-            grant = json.loads(answer.data)
+            if response.status != 200:
+                raise RefreshError(f"the token endpoint returned {response.status}")
+            grant = json.loads(response.data)
             self.token = grant["access_token"]
             # The library compares with a clock that has no zone.
             now = datetime.now(UTC).replace(tzinfo=None)
@@ -215,7 +215,7 @@ def requests_oauthlib(service: Service) -> Call:
 
 @dataclass(frozen=True, slots=True)
 class _Metadata:
-    """The answer that MSAL wants of a discovery document."""
+    """The response that MSAL wants of a discovery document."""
 
     text: str
     status_code: int = 200
@@ -227,7 +227,7 @@ class _MsalTransport:
     MSAL's documented ``http_client``, between it and the emulator.
 
     MSAL speaks to https only and begins with the OpenID metadata of its authority, which the emulator does
-    not have: they are answered here. It puts the secret into the form, where the service wants Basic.
+    not have: they are handled here. It puts the secret into the form, where the service wants Basic.
     """
 
     authority = "https://identity.lucidworks.com/oauth2"
@@ -275,7 +275,7 @@ def _msal_application(service: Service, token_cache: Any = None) -> Any:
 
 
 def _acquire(application: Any) -> str:
-    # An error is an answer without a token, so it is a KeyError that says little; the caller only counts it.
+    # An error is a response without a token, so it is a KeyError that says little; the caller only counts it.
     return str(application.acquire_token_for_client([SCOPE])["access_token"])
 
 

@@ -2,15 +2,15 @@
 """
 The server of :mod:`benchmarks.triggers`: jobs that are all pending until somebody says that they are ready.
 
-A process of its own, on asyncio alone: it has to answer a thousand waiting triggers, hold a thousand connections open
+A process of its own, on asyncio alone: it has to serve a thousand waiting triggers, hold a thousand connections open
 and send bodies of twelve megabytes without being what is measured. It shares no code with the client. The shapes are
 the documented ones; a result is handed out once, as the service does it.
 
 =================================  ============================================================================
 ``POST /oauth2/*/v1/token``        a token
 ``GET /ai/async-chunking/ID``      ``SUBMITTED``; once ready the result, and from then on ``RETRIEVED``
-``GET /missing/ai/…/ID``           404 until ready, for a client that takes any other answer for the end
-``GET /held/ai/…/ID``              no answer until ready, for a client that asks once
+``GET /missing/ai/…/ID``           404 until ready, for a client that takes any other response for the end
+``GET /held/ai/…/ID``              no response until ready, for a client that asks once
 ``POST /control``                  ``{"size": BYTES}`` starts anew, ``{"ready": true}`` makes every job ready
 ``GET /control``                   what was counted
 =================================  ============================================================================
@@ -61,7 +61,7 @@ class Jobs:
 
     def start_anew(self, size: int) -> None:
         """Forget everything but the connections that are open."""
-        # Who is still held has gone, or is answered with a 404.
+        # Who is still held has gone, or gets a 404.
         self.ready.set()
         self.payload = b'"chunkedData":[' + ",".join([_CHUNK] * max(1, size // len(_CHUNK))).encode() + b"]}"
         self.ready_at, self.ready = None, asyncio.Event()
@@ -88,7 +88,7 @@ class Jobs:
         }
 
     async def job(self, path: str) -> tuple[int, bytes]:
-        """The answer to a job's GET."""
+        """The response to a GET of a job."""
         way, _, job_id = path.partition(_JOBS)
         self.counts["requests"] += 1
         self.seen.add(job_id)
@@ -106,30 +106,30 @@ class Jobs:
         return 200, _json({"chunkingId": job_id, "status": "READY"})[:-1] + b"," + self.payload
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer the requests of a connection; it counts from its first question about a job on."""
+        """Serve the requests of a connection; it counts from its first question about a job on."""
         counted = False
         try:
             while request := await _read(reader):
                 method, path, headers, body = request
                 if path.startswith("/control"):
-                    status, answer = 200, _json(self.control(json.loads(body or b"{}")))
+                    status, content = 200, _json(self.control(json.loads(body or b"{}")))
                 elif path.startswith("/oauth2/"):
                     self.counts["tokens"] += 1
                     grant = {"access_token": _ISSUED_TOKEN, "token_type": "Bearer", "expires_in": 3600}
-                    status, answer = 200, _json(grant)
+                    status, content = 200, _json(grant)
                 elif method == "HEAD" or _JOBS not in path:
-                    status, answer = 404, b""
+                    status, content = 404, b""
                 else:
                     if not counted:
                         counted = True
                         self.connections += 1
                         self.most_connections = max(self.most_connections, self.connections)
                     if headers.get("authorization") in _KNOWN:
-                        status, answer = await self.job(path)
+                        status, content = await self.job(path)
                     else:
                         self.counts["refused"] += 1
-                        status, answer = 401, _json({"message": "no such token"})
-                await _write(writer, status, answer)
+                        status, content = 401, _json({"message": "no such token"})
+                await _write(writer, status, content)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -168,7 +168,7 @@ def _json(value: object) -> bytes:
 
 
 async def serve() -> None:
-    """Answer until the standard input ends, with whoever started this."""
+    """Serve until the standard input ends, with whoever started this."""
     jobs = Jobs()
     jobs.start_anew(0)
     server = await asyncio.start_server(jobs.connected, "127.0.0.1", 0, backlog=2000)

@@ -25,9 +25,9 @@ Each row, in a fresh triggerer:
 
 The triggers of apache-airflow-providers-http get a token that is good for ever, as they have no way to get one:
 
-* ``HttpTrigger`` asks once, so its server answers when the job is ready (the real service does not).
-* ``HttpSensorTrigger`` asks until the answer is no 404, so its server answers 404 until then (the real one does not).
-* ``HttpEventTrigger`` asks until a function finds the answer good; the server is the one that ours ask.
+* ``HttpTrigger`` asks once, so its server responds when the job is ready (the real service does not).
+* ``HttpSensorTrigger`` asks until the response is no 404, so its server returns 404 until then (the real does not).
+* ``HttpEventTrigger`` asks until a function finds the response good; the server is the one that ours ask.
 
 The machine and everything on it share the cores, so compare rows of one run. ``pip install --group bench`` first.
 """

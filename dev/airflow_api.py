@@ -28,7 +28,7 @@ FINAL_RUN_STATES = frozenset({"success", "failed"})
 
 
 class AirflowApiError(RuntimeError):
-    """Airflow answered with an error status."""
+    """Airflow responded with an error status."""
 
     def __init__(self, method: str, path: str, response: requests.Response) -> None:
         super().__init__(f"{method} {path}: {response.status_code} {response.text[:500]}")
@@ -57,9 +57,9 @@ class AirflowApi:
 
     def _call(self, method: str, path: str, json: dict[str, Any]) -> requests.Response:
         if self._token is None:
-            answer = self._session.get(f"{self.url}/auth/token", timeout=30)
-            answer.raise_for_status()
-            self._token = str(answer.json()["access_token"])
+            response = self._session.get(f"{self.url}/auth/token", timeout=30)
+            response.raise_for_status()
+            self._token = str(response.json()["access_token"])
         attempts = 5
         while True:
             attempts -= 1
@@ -83,7 +83,7 @@ class AirflowApi:
             time.sleep(1)
 
     def health(self) -> dict[str, Any]:
-        """Airflow's own view of its parts; empty while the API server does not answer."""
+        """Airflow's own view of its parts; empty while the API server does not respond."""
         try:
             response = self._session.get(f"{self.url}/api/v2/monitor/health", timeout=10)
             return dict(response.json()) if response.ok else {}
@@ -190,7 +190,7 @@ class AirflowApi:
         """
         The events of all assets, or of those that the query selects.
 
-        Airflow 3.3.2 answers 500 as long as a run that an event has created is queued: its start date is null, which
+        Airflow 3.3.2 returns 500 as long as a run that an event has created is queued: its start date is null, which
         the response's model refuses (``DagRunAssetReference``).
         """
         deadline = time.monotonic() + timeout

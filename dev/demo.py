@@ -64,7 +64,7 @@ class Emulator:
         self.process.start()
         try:
             deadline = time.monotonic() + 30
-            while not self._answers():
+            while not self._responds():
                 if not self.process.alive or time.monotonic() > deadline:
                     raise self.process.error("did not start")
                 time.sleep(0.1)
@@ -102,7 +102,7 @@ class Emulator:
             }
         )
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         try:
             return requests.get(f"{self.url}/_emulator/stats", timeout=5).ok
         except requests.ConnectionError:

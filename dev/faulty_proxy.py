@@ -39,10 +39,10 @@ _HOP_BY_HOP = frozenset(
 class Fault:
     """
     :param prefix: of the paths that fail
-    :param status: that they are answered with
+    :param status: of the responses to them
     :param methods: that fail, by default all
-    :param delay: seconds until the answer
-    :param text: of the answer, for servers that speak no JSON
+    :param delay: seconds until the response
+    :param text: of the response, for servers that speak no JSON
     :param times: after which it ends by itself
     """
 
@@ -193,18 +193,18 @@ class FaultyProxy:
                 allow_redirects=False,
                 # Azure's clients sign what they send.
                 skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-            ) as answer:
-                content = await answer.read()
+            ) as received:
+                content = await received.read()
                 self.passed[seen] += 1
-                response = web.Response(status=answer.status, body=content)
-                for name, value in answer.headers.items():
+                response = web.Response(status=received.status, body=content)
+                for name, value in received.headers.items():
                     if not _dropped(name):
                         response.headers.add(name, value)
-                if request.method == "HEAD" and "Content-Length" in answer.headers:
-                    response.headers["Content-Length"] = answer.headers["Content-Length"]
+                if request.method == "HEAD" and "Content-Length" in received.headers:
+                    response.headers["Content-Length"] = received.headers["Content-Length"]
                 return response
         except (ClientError, TimeoutError) as error:
-            return web.json_response({"detail": f"no answer: {type(error).__name__}"}, status=502)
+            return web.json_response({"detail": f"no response: {type(error).__name__}"}, status=502)
 
 
 def _dropped(name: str) -> bool:

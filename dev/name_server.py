@@ -24,7 +24,7 @@ class NameServer:
     """
     :param name: is at 127.0.0.1; other names do not exist.
     :param port: what is no 53 no C library asks; for tests.
-    :ivar failing: whether it answers SERVFAIL to everything.
+    :ivar failing: whether it returns SERVFAIL to everything.
     :ivar failed: names asked for meanwhile.
     """
 

@@ -74,7 +74,7 @@ def install_azurite() -> Path | None:
     """
     Azurite's server of blobs, from npm into a folder of the checkout.
 
-    :return: None where there is no npm, or no registry that answers in time.
+    :return: None where there is no npm, or no registry that responds in time.
     :raises RuntimeError: npm could not install it
     """
     folder = REPOSITORY / ".azurite"

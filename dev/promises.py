@@ -123,7 +123,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
     "Requests": (
         Promise(
             "A submission without a response is not repeated by the client.",
-            "integration/transport/test_transport_retry.py::test_a_submission_without_an_answer_is_not_repeated",
+            "integration/transport/test_transport_retry.py::test_a_submission_without_a_response_is_not_repeated",
             "retrying.py",
             "return replayable or isinstance(error, NOTHING_DONE)",
             "return True",
@@ -144,7 +144,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
         ),
         Promise(
             "A compressed response cannot fill the memory.",
-            "integration/transport/test_transport_body.py::test_a_small_answer_that_unpacks_to_a_large_one",
+            "integration/transport/test_transport_body.py::test_a_small_response_that_unpacks_to_a_large_one",
             "client/http/transport.py",
             "if self._size > MOST_BYTES:",
             "if False:",
@@ -230,14 +230,14 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
         ),
         Promise(
             "`on_unknown_submission` decides about a submission whose outcome is unknown.",
-            "integration/operators/test_operator_chunking.py::test_the_policy_for_a_submission_without_an_answer",
+            "integration/operators/test_operator_chunking.py::test_the_policy_for_a_submission_without_a_response",
             "jobs/task.py",
             "attempts=1 + RESUBMISSIONS if self.resubmit_unknown else 1,",
             "attempts=1,",
         ),
         Promise(
             "One response with ERROR does not fail a job.",
-            "integration/operators/test_operator_chunking.py::test_one_error_answer_does_not_fail_a_job",
+            "integration/operators/test_operator_chunking.py::test_one_error_response_does_not_fail_a_job",
             "jobs/decisions.py",
             "REREADS = 2",
             "REREADS = 0",

@@ -5,7 +5,7 @@
 
     with RedisServer(folder, password="secret") as redis:
         connect(redis.url)
-        redis.pause()  # connections are accepted and get no answer, as from a hanging machine
+        redis.pause()  # connections are accepted and get no response, as from a hanging machine
         redis.resume()
         redis.kill()  # connections are refused
         redis.start()  # on the same port, with what it knew
@@ -111,7 +111,7 @@ class _Server:
         self.start()
 
     def pause(self) -> None:
-        """Let it hang: it takes connections (the kernel does that) and answers nothing."""
+        """Let it hang: it takes connections (the kernel does that) and sends nothing."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:

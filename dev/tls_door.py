@@ -40,7 +40,7 @@ class Papers(Enum):
 
 @dataclass(eq=False)
 class _Link:
-    """A connection; busy from a request's first byte to its answer's first."""
+    """A connection; busy from a request's first byte to its response's first."""
 
     outside: asyncio.StreamWriter
     inside: asyncio.StreamWriter
@@ -89,7 +89,7 @@ class TlsDoor:
         self._papers = papers
 
     def cut(self) -> int:
-        """Reset all connections; returns how many had a request without an answer."""
+        """Reset all connections; returns how many had a request without a response."""
 
         async def now() -> int:
             links = list(self._links)
@@ -121,7 +121,7 @@ class TlsDoor:
 
     async def _serve(self, reader: asyncio.StreamReader, outside: asyncio.StreamWriter) -> None:
         try:
-            answers, inside = await asyncio.open_connection(HOST, self.target)
+            responses, inside = await asyncio.open_connection(HOST, self.target)
         except OSError:
             _reset(outside)
             return
@@ -129,7 +129,7 @@ class TlsDoor:
         self._links.add(link)
         both = [
             asyncio.ensure_future(self._requests(reader, link)),
-            asyncio.ensure_future(self._answers(answers, link)),
+            asyncio.ensure_future(self._responses(responses, link)),
         ]
         try:
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -149,7 +149,7 @@ class TlsDoor:
             link.inside.write(piece)
             await link.inside.drain()
 
-    async def _answers(self, reader: asyncio.StreamReader, link: _Link) -> None:
+    async def _responses(self, reader: asyncio.StreamReader, link: _Link) -> None:
         while piece := await reader.read(_PIECE):
             link.outside.write(piece)
             await link.outside.drain()

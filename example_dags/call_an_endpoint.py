@@ -25,9 +25,9 @@ def use_cases() -> Any:
     from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
 
     with LucidworksAuthHook(CONNECTION).get_conn() as session:
-        answer = session.get("/ai/usecases")
-        answer.raise_for_status()
-        return answer.json()
+        response = session.get("/ai/usecases")
+        response.raise_for_status()
+        return response.json()
 
 
 @task(retries=2)
@@ -41,9 +41,9 @@ def several_at_a_time(calls: int = 10) -> int:
         async with LucidworksAuthHook(CONNECTION).aget_conn() as session:
 
             async def one() -> int:
-                async with session.get("/ai/usecases") as answer:
-                    answer.raise_for_status()
-                    return answer.status
+                async with session.get("/ai/usecases") as response:
+                    response.raise_for_status()
+                    return response.status
 
             return await asyncio.gather(*(one() for _ in range(calls)))
 
@@ -64,8 +64,8 @@ def with_another_client() -> int:
         token = hook.get_token()
         request = Request(url, headers={"Authorization": f"Bearer {token}"})  # noqa: S310
         try:
-            with urlopen(request, timeout=60) as answer:  # noqa: S310
-                return int(answer.status)
+            with urlopen(request, timeout=60) as response:  # noqa: S310
+                return int(response.status)
         except HTTPError as err:
             if err.code != 401:
                 raise

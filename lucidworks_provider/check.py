@@ -39,7 +39,7 @@ from lucidworks_provider.client.settings import (
     DEFAULT_USE_CASES_PATH,
 )
 from lucidworks_provider.client.use_cases import read_use_cases
-from lucidworks_provider.errors import LucidworksError, MalformedAnswerError
+from lucidworks_provider.errors import LucidworksError, MalformedResponseError
 
 if TYPE_CHECKING:
     import requests
@@ -501,7 +501,7 @@ def _use_cases(service: _Service) -> Iterator[Finding]:
     received = ""
     try:
         listed = read_use_cases(response) if response.answers else {}
-    except MalformedAnswerError as err:
+    except MalformedResponseError as err:
         received = f"HTTP {response.status}. {str(err).rstrip('.')}"
     yield _list_path("use_cases_path", tried, response, listed=bool(listed), received=received)
     models = {name.replace("_", "-"): names for name, names in listed.items()}
@@ -763,7 +763,7 @@ class Question(NamedTuple):
     """
     A question.
 
-    :param requests: what it sends at most, if none is answered with 429 or 401.
+    :param requests: what it sends at most, if none is refused with 429 or 401.
     :param cost: what is computed.
     """
 

@@ -9,14 +9,14 @@ The errors of this package, as one tree.
     ├── InputError                an argument, refused before anything was sent or written
     ├── TransportError            no usable response arrived
     │   └── NotSentError          ... and the service has not received the request
-    ├── AnswerError               the response is not a result
+    ├── ResponseError             the response is not a result
     │   ├── RequestRefusedError   400, 413, 422 and other 4xx: a retry does not help
     │   ├── TokenRefusedError     401: the access token is expired or superseded
     │   ├── ForbiddenError        403: wrong scope, or no permission
     │   ├── UnknownResourceError  404: no such chunker, model or job
     │   ├── RateLimitError        429, with the service's Retry-After where it sent one
     │   ├── ServiceError          5xx
-    │   ├── MalformedAnswerError  a success status with a body that is not the documented one
+    │   ├── MalformedResponseError  a success status with a body that is not the documented one
     │   │   └── NoJobIdError      ... to a submission: a job with an unknown id may exist
     │   ├── ContentEncodingError  a success status with a body in an encoding that was not accepted
     │   └── AuthenticationError   the token endpoint refused the credentials
@@ -82,7 +82,7 @@ class NotSentError(TransportError):
     """No connection could be made, so the service has not received the request."""
 
 
-class AnswerError(LucidworksError):
+class ResponseError(LucidworksError):
     """
     The response of the service is not a result.
 
@@ -95,25 +95,25 @@ class AnswerError(LucidworksError):
         self.status = status
 
 
-class RequestRefusedError(AnswerError):
+class RequestRefusedError(ResponseError):
     """A 4xx for which a retry does not help."""
 
 
-class TokenRefusedError(AnswerError):
+class TokenRefusedError(ResponseError):
     """401: the access token is expired, or a newer one of the same scope replaced it."""
 
     retryable = True
 
 
-class ForbiddenError(AnswerError):
+class ForbiddenError(ResponseError):
     """403: a token of the wrong scope, or an application without permission for the model."""
 
 
-class UnknownResourceError(AnswerError):
+class UnknownResourceError(ResponseError):
     """404: unknown chunker, model or job; for a job also: its result is no longer kept."""
 
 
-class RateLimitError(AnswerError):
+class RateLimitError(ResponseError):
     """
     429: over the contract's rate limit.
 
@@ -127,7 +127,7 @@ class RateLimitError(AnswerError):
         self.retry_after = retry_after
 
 
-class ServiceError(AnswerError):
+class ServiceError(ResponseError):
     """5xx: the service or a gateway before it failed."""
 
     retryable = True
@@ -137,17 +137,17 @@ class ServiceError(AnswerError):
         self.retry_after = retry_after
 
 
-class MalformedAnswerError(AnswerError):
+class MalformedResponseError(ResponseError):
     """A success status with a body that is not JSON, or not the documented JSON."""
 
     retryable = True
 
 
-class NoJobIdError(MalformedAnswerError):
+class NoJobIdError(MalformedResponseError):
     """A response to a submission without a job id: a job may exist, and another POST would create a second one."""
 
 
-class ContentEncodingError(AnswerError):
+class ContentEncodingError(ResponseError):
     """
     A success status with a body in a ``Content-Encoding`` that the request did not accept.
 
@@ -168,7 +168,7 @@ class ContentEncodingError(AnswerError):
         self.args = (f"{self} The undecoded response is stored in {where}.", *self.args[1:])
 
 
-class AuthenticationError(AnswerError):
+class AuthenticationError(ResponseError):
     """The token endpoint refused the client id and secret, or the scope."""
 
 

@@ -31,8 +31,8 @@ def request(endpoint: str, outcome: int | str, seconds: float) -> None:
     A request has ended.
 
     :param endpoint: a :attr:`~lucidworks_provider.client.http.messages.Request.endpoint`.
-    :param outcome: the HTTP status; ``not_sent`` or ``broken`` where no answer came.
-    :param seconds: from sending it to the end of its answer; without the wait for the rate limiter.
+    :param outcome: the HTTP status; ``not_sent`` or ``broken`` where no response came.
+    :param seconds: from sending it to the end of its response; without the wait for the rate limiter.
     """
     if (stats := _stats()) is None:
         return

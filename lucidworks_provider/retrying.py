@@ -8,7 +8,7 @@ what happened               a replayable request       a submission (not replaya
 ==========================  =========================  ===================================
 429, for three minutes      again, after Retry-After   again: it was refused, no job exists
 no connection               again                      again: the service never saw it
-broken or no answer, 5xx    again                      no: a job may exist; the caller decides
+broken or no response, 5xx  again                      no: a job may exist; the caller decides
 200 without a token         again (token request)      --
 200 without a job id        --                         no, for the same reason
 401, or no token store      twice more; nothing has been done yet

@@ -65,7 +65,7 @@ _BLOCK_BYTES, _BLOCKS = 4 << 20, 4
 _REPLACED = "it was changed while it was read"
 # Buckets that gcsfs reads through gRPC, without the generation.
 _BY_GRPC = {"RAPID"}
-# S3 answers 409 to one of two concurrent creations, and then neither may exist.
+# S3 refuses one of two concurrent creations with 409, and then neither may exist.
 _CREATE_ATTEMPTS, _CREATE_WAIT = 3, 0.2
 # Errors of hard links on file systems that do not support them.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -799,9 +799,9 @@ def _protocols(fs: Any) -> tuple[str, ...]:
 def _remove_s3(fs: Any, keys: Sequence[str]) -> None:
     objects = [{"Key": fs.split_path(key)[1]} for key in keys]
     bucket = fs.split_path(keys[0])[0]
-    answer = fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+    response = fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
     # s3fs ignores these.
-    for error in answer.get("Errors", ()):
+    for error in response.get("Errors", ()):
         raise _not_removed(str(error.get("Key")), str(error.get("Code")), denied="AccessDenied")
 
 

@@ -38,7 +38,7 @@ from lucidworks_provider.client.options import (
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.use_cases import DATA_TYPES, MODEL_OPTIONS, naming_models
 from lucidworks_provider.client.validation import refused
-from lucidworks_provider.errors import InputError, MalformedAnswerError, UnknownResourceError
+from lucidworks_provider.errors import InputError, MalformedResponseError, UnknownResourceError
 
 # "Approximately 1 MB" of text. Whether per item or per request is not said, so it bounds the request.
 MAX_TEXT_BYTES = 1_000_000
@@ -188,9 +188,9 @@ class ChunkingResult:
 
 def read_result(body: Mapping[str, Any], job_id: str) -> ChunkingResult:
     """
-    Read a decoded GET answer, in either of the two documented shapes.
+    Read a decoded response to a GET, in either of the two documented shapes.
 
-    :raises MalformedAnswerError: chunks, spans and vectors do not fit together.
+    :raises MalformedResponseError: chunks, spans and vectors do not fit together.
     """
     seen = state_of(body, CHUNKING, job_id)
     body = top_level(body, CHUNKING)
@@ -272,7 +272,7 @@ def _numbers(value: object, job_id: str) -> list[float]:
     return value
 
 
-def _malformed(job_id: str, what: str) -> MalformedAnswerError:
+def _malformed(job_id: str, what: str) -> MalformedResponseError:
     return refused(f"Chunking job {job_id}: the result holds {what}")
 
 
@@ -344,7 +344,7 @@ def get_chunking(job_id: str) -> Call[ChunkingResult]:
 
     :param job_id: what :func:`submit_chunking` returned.
     :raises UnknownResourceError: no such job, or its result is no longer kept.
-    :raises MalformedAnswerError: no JSON object, or a result whose parts do not fit together.
+    :raises MalformedResponseError: no JSON object, or a result whose parts do not fit together.
     """
 
     def steps(settings: LucidworksSettings) -> Steps[ChunkingResult]:

@@ -21,7 +21,7 @@ from lucidworks_provider.client.secrets import redact_in_logs
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
     LucidworksError,
-    MalformedAnswerError,
+    MalformedResponseError,
     NoJobIdError,
     ServiceError,
     SubmissionUnknownError,
@@ -218,7 +218,7 @@ def _explain(err: LucidworksError, request: Request, conn_id: str) -> Lucidworks
             "request.",
             status=err.status,
         )
-    unknown = isinstance(err, ServiceError | MalformedAnswerError | TransportError)
+    unknown = isinstance(err, ServiceError | MalformedResponseError | TransportError)
     # NoJobIdError is a response: sending the request again would create another job.
     known = isinstance(err, (*NOTHING_DONE, NoJobIdError))
     if request.replayable or not unknown or known:

@@ -92,8 +92,8 @@ class JobKind:
 
     :param name: in words, and in a trigger's row.
     :param path: below the application's base URL.
-    :param id_field: of the answer to a submission.
-    :param payload_field: of the answer that carries the result.
+    :param id_field: of the response to a submission.
+    :param payload_field: of the response that carries the result.
     """
 
     name: str
@@ -156,7 +156,7 @@ def poll_request(base_url: str, kind: JobKind, job_id: str) -> Request:
     )
 
 
-def read_submission(answer: Response, kind: JobKind) -> str:
+def read_submission(response: Response, kind: JobKind) -> str:
     """
     The job's id, whatever the status: an example of the vendor shows ``READY``.
 
@@ -164,12 +164,12 @@ def read_submission(answer: Response, kind: JobKind) -> str:
 
     :raises RequestRefusedError: the response has a status of failure.
     :raises NoJobIdError: there is no id; sending the request again would create another job.
-    :raises MalformedAnswerError: no JSON object.
+    :raises MalformedResponseError: no JSON object.
     """
-    check_status(answer, kind.submitting)
-    if cut := _id_in_cut_answer(answer.body, kind):
+    check_status(response, kind.submitting)
+    if cut := _id_in_cut_response(response.body, kind):
         return cut
-    body = parse_object(answer.body, kind.submitting, status=answer.status)
+    body = parse_object(response.body, kind.submitting, status=response.status)
     if named := _usable_id(body.get(kind.id_field)):
         return named
     found = {named for name, value in _fields(body) if (named := _job_id(name, value, kind))}
@@ -180,13 +180,13 @@ def read_submission(answer: Response, kind: JobKind) -> str:
     seen = state_of(body, kind)
     if seen.state is JobState.FAILED:
         raise RequestRefusedError(
-            f"{kind.submitting}: status {seen.status}: {seen.message}", status=answer.status
+            f"{kind.submitting}: status {seen.status}: {seen.message}", status=response.status
         )
-    said = f"without a usable `{kind.id_field}`; it starts: {excerpt(answer.body)!r}"
-    raise NoJobIdError(f"{kind.submitting}: HTTP {answer.status} {said}", status=answer.status)
+    said = f"without a usable `{kind.id_field}`; it starts: {excerpt(response.body)!r}"
+    raise NoJobIdError(f"{kind.submitting}: HTTP {response.status} {said}", status=response.status)
 
 
-def _id_in_cut_answer(body: bytes, kind: JobKind) -> str | None:
+def _id_in_cut_response(body: bytes, kind: JobKind) -> str | None:
     """The id in a response that was cut after it."""
     if body.rstrip().endswith(b"}"):
         return None

@@ -239,7 +239,7 @@ def join_deployments(
     every: Iterable[Deployment] | None = None,
 ) -> tuple[Deployment, ...]:
     """
-    The deployments of a model, from answers of which each may leave out some, or some of their fields.
+    The deployments of a model, from responses of which each may leave out some, or some of their fields.
 
     :param own: the model's own list; None where there is no such list.
     :param shown: what the model itself shows.
@@ -338,7 +338,7 @@ def _mapping_likeness(asked: Mapping[str, Any], shown: object) -> Likeness:
         (
             _likeness(value, shown[name]) if name in shown else Likeness.DIFFERENT
             for name, value in asked.items()
-            # What looks like a key is not kept of an answer.
+            # What looks like a key is not kept of a response.
             if value is not None and not is_secret_name(name)
         ),
         default=Likeness.SAME,

@@ -60,10 +60,10 @@ from lucidworks_provider.client.options import did_you_mean, is_int
 from lucidworks_provider.client.secrets import without_secrets
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
-    AnswerError,
     InputError,
-    MalformedAnswerError,
+    MalformedResponseError,
     RequestRefusedError,
+    ResponseError,
     UnknownResourceError,
 )
 
@@ -244,69 +244,69 @@ def _merged(first: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, 
     return {**other, **{name: value for name, value in first.items() if is_shown(value)}}
 
 
-def read_models(answer: Response) -> tuple[Model, ...]:
+def read_models(response: Response) -> tuple[Model, ...]:
     """The list of models."""
-    return tuple(_model(one) for one in _list(answer, "List models"))
+    return tuple(_model(one) for one in _list(response, "List models"))
 
 
-def read_model(answer: Response) -> Model:
+def read_model(response: Response) -> Model:
     """One model."""
-    return _read(answer, "Model", _model)
+    return _read(response, "Model", _model)
 
 
-def read_deployments(answer: Response) -> tuple[Deployment, ...]:
+def read_deployments(response: Response) -> tuple[Deployment, ...]:
     """A list of deployments."""
-    return tuple(_deployment(one) for one in _list(answer, "List deployments"))
+    return tuple(_deployment(one) for one in _list(response, "List deployments"))
 
 
-def read_deployment(answer: Response) -> Deployment:
+def read_deployment(response: Response) -> Deployment:
     """One deployment."""
-    return _read(answer, "Deployment", _deployment)
+    return _read(response, "Deployment", _deployment)
 
 
-def read_undeployment(answer: Response) -> str | None:
+def read_undeployment(response: Response) -> str | None:
     """
     The state in the response to a deletion; the body may be empty.
 
-    :raises MalformedAnswerError: a page, which is a gateway's.
+    :raises MalformedResponseError: a page, which is a gateway's.
     """
-    check_status(answer, "Delete deployment")
-    if answer.body.lstrip().startswith(b"<"):
-        raise _malformed(answer, "Delete deployment", "a page")
-    decoded = parse_json(answer.body)
+    check_status(response, "Delete deployment")
+    if response.body.lstrip().startswith(b"<"):
+        raise _malformed(response, "Delete deployment", "a page")
+    decoded = parse_json(response.body)
     state = decoded.get("state") if isinstance(decoded, Mapping) else None
     return state if isinstance(state, str) else None
 
 
-def _read(answer: Response, what: str, read: Callable[[Mapping[str, Any]], T]) -> T:
-    check_status(answer, what)
-    body = parse_json(answer.body)
+def _read(response: Response, what: str, read: Callable[[Mapping[str, Any]], T]) -> T:
+    check_status(response, what)
+    body = parse_json(response.body)
     if isinstance(body, Mapping) and len(body) == 1:
         # One page of another generation may wrap it. Beside other fields an object with an id is another's.
         [inner] = body.values()
         body = inner if isinstance(inner, Mapping) and "id" in inner else body
     if not isinstance(body, Mapping):
-        raise _malformed(answer, what, "not a JSON object")
+        raise _malformed(response, what, "not a JSON object")
     return read(body)
 
 
-def _list(answer: Response, what: str) -> list[Mapping[str, Any]]:
-    check_status(answer, what)
-    decoded = parse_json(answer.body)
+def _list(response: Response, what: str) -> list[Mapping[str, Any]]:
+    check_status(response, what)
+    decoded = parse_json(response.body)
     if isinstance(decoded, Mapping):
         lists = [one for one in decoded.values() if isinstance(one, list)]
         decoded = lists[0] if len(lists) == 1 else None
     if not isinstance(decoded, list) or not all(isinstance(one, Mapping) for one in decoded):
-        raise _malformed(answer, what, "not a list of objects")
+        raise _malformed(response, what, "not a list of objects")
     return decoded
 
 
-def _malformed(answer: Response, what: str, holds: str) -> MalformedAnswerError:
-    # After the name of the credentials there may be a key, and a broken answer cannot be searched for it.
-    start = excerpt(answer.body.partition(CREDENTIALS.encode())[0])
-    return MalformedAnswerError(
-        f"{what}: HTTP {answer.status} with a body that is {holds}. It starts: {start!r}",
-        status=answer.status,
+def _malformed(response: Response, what: str, holds: str) -> MalformedResponseError:
+    # After the name of the credentials there may be a key, and a broken response cannot be searched for it.
+    start = excerpt(response.body.partition(CREDENTIALS.encode())[0])
+    return MalformedResponseError(
+        f"{what}: HTTP {response.status} with a body that is {holds}. It starts: {start!r}",
+        status=response.status,
     )
 
 
@@ -357,7 +357,7 @@ def _deployment(sent: Mapping[str, Any]) -> Deployment:
 def _id(sent: Mapping[str, Any], what: str) -> str:
     value = sent.get("id")
     if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).strip():
-        raise MalformedAnswerError(f"A {what} without an `id`: {str(sorted(sent))[:200]}", status=200)
+        raise MalformedResponseError(f"A {what} without an `id`: {str(sorted(sent))[:200]}", status=200)
     return str(value).strip()
 
 
@@ -442,7 +442,7 @@ def list_deployments() -> Call[tuple[Deployment, ...]]:
 
     If the service refuses this list, the lists of all models are combined.
 
-    :raises AnswerError: both were refused; the connection's ``deployments_path`` sets another path.
+    :raises ResponseError: both were refused; the connection's ``deployments_path`` sets another path.
     """
     return Call(_every_deployment)
 
@@ -490,7 +490,7 @@ def delete_deployment(deployment_id: str) -> Call[str | None]:
     :return: the state in the response, if there is one.
     :raises InputError: the id names no single deployment; nothing is sent.
     :raises UnknownResourceError: no such deployment, or none of the paths is the service's.
-    :raises AnswerError: every path was refused; names them.
+    :raises ResponseError: every path was refused; names them.
     """
     return Call(partial(_deletion, deployment_id=deployment_id))
 
@@ -501,13 +501,13 @@ def _every_deployment(settings: LucidworksSettings) -> Steps[tuple[Deployment, .
             _get("List deployments", _deployments_url(settings), endpoint="list_deployments"),
             read_deployments,
         )
-    except AnswerError as err:
+    except ResponseError as err:
         refused = _wrong_path(err)
     else:
         return listed
     try:
         models = yield from list_models().steps(settings)
-    except AnswerError as err:
+    except ResponseError as err:
         raise _with_path(refused, settings) from _wrong_path(err)
     lists: list[tuple[Deployment, ...]] = []
     for model in models:
@@ -524,18 +524,18 @@ def _deployments_of(settings: LucidworksSettings, model: Model) -> Steps[tuple[D
     """The list of a model; if it is refused, the deployments within the model, or None."""
     try:
         listed = yield from list_model_deployments(model.id).steps(settings)
-    except AnswerError as err:
+    except ResponseError as err:
         _wrong_path(err)
         return model.deployments if "deployments" in model.sent else None
     return deployments_of(model.id, listed)
 
 
 def _deletion(settings: LucidworksSettings, deployment_id: str) -> Steps[str | None]:
-    refused: list[AnswerError] = []
+    refused: list[ResponseError] = []
     for url in _undeployments(settings, deployment_id):
         try:
             state: str | None = yield Exchange(_undeployment(url, deployment_id), read_undeployment)
-        except AnswerError as err:
+        except ResponseError as err:
             refused.append(_wrong_path(err))
         else:
             return state
@@ -573,7 +573,7 @@ def _undeployments(settings: LucidworksSettings, deployment_id: str) -> Iterator
         yield settings.models_path(template, deployment_id=segment)
 
 
-def _wrong_path(err: AnswerError) -> AnswerError:
+def _wrong_path(err: ResponseError) -> ResponseError:
     """
     Return the error if another path may work; raise it otherwise.
 
@@ -585,8 +585,8 @@ def _wrong_path(err: AnswerError) -> AnswerError:
 
 
 def _undeploy_refused(
-    deployment_id: str, refused: list[AnswerError], settings: LucidworksSettings
-) -> AnswerError:
+    deployment_id: str, refused: list[ResponseError], settings: LucidworksSettings
+) -> ResponseError:
     """An error with each path and its status, of the most specific class."""
     specific = next((err for err in refused if err.status not in _NOT_THERE), refused[0])
     tried = "; ".join(
@@ -600,7 +600,7 @@ def _undeploy_refused(
     )
 
 
-def _with_path(err: AnswerError, settings: LucidworksSettings) -> AnswerError:
+def _with_path(err: ResponseError, settings: LucidworksSettings) -> ResponseError:
     return type(err)(
         f"{str(err).rstrip('.')}. The path was {settings.deployments_path}; the connection's `deployments_path` "
         "sets another.",

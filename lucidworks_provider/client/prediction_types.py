@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self
 from lucidworks_provider.client.jobs import PREDICTION, reason_in
 from lucidworks_provider.client.options import is_number
 from lucidworks_provider.client.validation import in_order, refused
-from lucidworks_provider.errors import MalformedAnswerError
+from lucidworks_provider.errors import MalformedResponseError
 
 _ERRORS = ("error", "errors", "errorMessage")
 # Fields of a prediction that say nothing about its input.
@@ -73,7 +73,7 @@ class Prediction:
         """
         Read an element of ``predictions``.
 
-        :raises MalformedAnswerError: what the use case is about is not in it.
+        :raises MalformedResponseError: what the use case is about is not in it.
         """
         text = sent.get("response")
         error = _error(sent)
@@ -116,7 +116,7 @@ class Embedding(Prediction):
     def _own(cls, sent: Mapping[str, Any]) -> dict[str, Any]:
         name = _vector_field(sent)
         if name is None:
-            raise MalformedAnswerError("a prediction without a vector", status=200)
+            raise MalformedResponseError("a prediction without a vector", status=200)
         return {"vector": tuple(sent[name])}
 
     def row(self) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class Classification(Prediction):
     def _own(cls, sent: Mapping[str, Any]) -> dict[str, Any]:
         labels = _scores(sent.get("labels"))
         if labels is None:
-            raise MalformedAnswerError("a prediction without scores by label", status=200)
+            raise MalformedResponseError("a prediction without scores by label", status=200)
         # Without scores in the order of the service.
         ordered = sorted(labels.items(), key=lambda pair: -(pair[1] or 0.0))
         return {"labels": dict(ordered)}
@@ -259,14 +259,15 @@ class Faq(Prediction):
 
 
 def read_predictions(
-    body: Mapping[str, Any], answer: type[Prediction], name: str, *, inputs: int | None = None
+    body: Mapping[str, Any], kind: type[Prediction], name: str, *, inputs: int | None = None
 ) -> tuple[Any, ...]:
     """
     Read the ``predictions`` of a response.
 
+    :param kind: the type of one prediction.
     :param name: of the request, for messages.
     :param inputs: how many were sent: one prediction for each of them is expected, in their order.
-    :raises MalformedAnswerError: not that many, in no order, or one that cannot be read.
+    :raises MalformedResponseError: not that many, in no order, or one that cannot be read.
     """
     listed = body.get(PREDICTION.payload_field)
     if not isinstance(listed, list) or not all(isinstance(one, Mapping) for one in listed):
@@ -276,8 +277,8 @@ def read_predictions(
     read = []
     for position, one in enumerate(in_order(listed, name)):
         try:
-            read.append(answer.read(one))
-        except MalformedAnswerError as err:
+            read.append(kind.read(one))
+        except MalformedResponseError as err:
             raise refused(f"{name}: prediction {position}: {err}") from None
     return tuple(read)
 
@@ -326,7 +327,7 @@ def _is_count(value: object) -> bool:
 
 
 def _vector_field(sent: Mapping[str, Any]) -> str | None:
-    """No page shows this answer. By the chunking answer it is ``vector``; else the only list of numbers."""
+    """No page shows this response. As in that of chunking it is ``vector``; else the only list of numbers."""
     if _is_vector(sent.get("vector")):
         return "vector"
     lists = [name for name, value in sent.items() if _is_vector(value)]

@@ -41,7 +41,7 @@ from lucidworks_provider.client.secrets import blank
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.use_cases import Items, P, PredictionOptions, naming_models, read_items
 from lucidworks_provider.client.validation import refused
-from lucidworks_provider.errors import InputError, MalformedAnswerError, RequestRefusedError
+from lucidworks_provider.errors import InputError, MalformedResponseError, RequestRefusedError
 
 Inputs = Sequence[str | Mapping[str, Any]]
 T = TypeVar("T")
@@ -56,14 +56,14 @@ def predict(options: PredictionOptions[P], inputs: Inputs) -> Call[tuple[P, ...]
     :raises UnknownResourceError: no such use case or model; names near ones where the service lists them.
     """
     items = read_items(inputs, options)
-    return _predict(options, items, lambda answer: read_answer(answer, options, len(items)))
+    return _predict(options, items, lambda response: read_response(response, options, len(items)))
 
 
 def predict_items(options: PredictionOptions[P], items: Items) -> Call[tuple[bytes, tuple[P, ...]]]:
     """:func:`predict` for items that are validated already; the result has the unparsed body, too."""
 
-    def parse(answer: Response) -> tuple[bytes, tuple[P, ...]]:
-        return answer.body, read_answer(answer, options, len(items))
+    def parse(response: Response) -> tuple[bytes, tuple[P, ...]]:
+        return response.body, read_response(response, options, len(items))
 
     return _predict(options, items, parse)
 
@@ -111,7 +111,7 @@ def get_prediction(job_id: str, options: PredictionOptions[Any] | None = None) -
     def steps(settings: LucidworksSettings) -> Steps[PredictionResult]:
         body = yield from poll_job(PREDICTION, job_id).steps(settings)
         # Not parsed by the exchange, whose retries would request a result that may be returned only once.
-        kind = Prediction if options is None else options.known.answer
+        kind = Prediction if options is None else options.known.prediction
         result = read_result(parse_object(body, f"Prediction job {job_id}"), job_id, kind)
         return result if options is None else replace(result, message=blank(result.message, options.secrets))
 
@@ -129,7 +129,7 @@ def tokenize(options: PredictionOptions[Any], inputs: Inputs) -> Call[Tokens]:
     build = _post(
         options, items, f"Tokenize with {options.model_id}", "/ai/tokenization", endpoint="tokenize"
     )
-    return endpoint(build, lambda answer: read_tokens(answer, len(items)))
+    return endpoint(build, lambda response: read_tokens(response, len(items)))
 
 
 def preview_prompt(options: PredictionOptions[Any], inputs: Inputs) -> Call[Prompt]:
@@ -181,21 +181,21 @@ def _post(
     return build
 
 
-def read_answer(answer: Response, options: PredictionOptions[P], inputs: int) -> tuple[P, ...]:
+def read_response(response: Response, options: PredictionOptions[P], inputs: int) -> tuple[P, ...]:
     """
     The predictions of a synchronous response, one for each input.
 
-    :raises MalformedAnswerError: not one for each, or not readable.
+    :raises MalformedResponseError: not one for each, or not readable.
     """
     name = f"Predict {options.use_case} with {options.model_id}"
-    body = read_object(answer, name)
+    body = read_object(response, name)
     # The status of a job is not documented here; a service that fails with a 200 may use it.
     seen = state_of(body, PREDICTION)
     if seen.state is JobState.FAILED and not body.get(PREDICTION.payload_field):
-        raise RequestRefusedError(f"{name}: status {seen.status}: {seen.message}", status=answer.status)
+        raise RequestRefusedError(f"{name}: status {seen.status}: {seen.message}", status=response.status)
     if PREDICTION.payload_field not in body:
-        name = f"{name} (HTTP {answer.status}: {vendor_message(answer.body)})"
-    return read_predictions(body, options.known.answer, name, inputs=inputs)
+        name = f"{name} (HTTP {response.status}: {vendor_message(response.body)})"
+    return read_predictions(body, options.known.prediction, name, inputs=inputs)
 
 
 def check_asynchronous(options: PredictionOptions[Any]) -> None:
@@ -228,14 +228,14 @@ class PredictionResult:
 
 
 def read_result(
-    body: Mapping[str, Any], job_id: str, answer: type[Prediction] = Prediction, inputs: int | None = None
+    body: Mapping[str, Any], job_id: str, kind: type[Prediction] = Prediction, inputs: int | None = None
 ) -> PredictionResult:
     """
-    Read a decoded GET answer.
+    Read a decoded response to a GET.
 
-    :param answer: the type of one prediction.
+    :param kind: the type of one prediction.
     :param inputs: how many were submitted, if known.
-    :raises MalformedAnswerError: not one prediction for each input, or not readable.
+    :raises MalformedResponseError: not one prediction for each input, or not readable.
     """
     seen = state_of(body, PREDICTION, job_id)
     name = f"Prediction job {job_id}"
@@ -244,7 +244,7 @@ def read_result(
         raise refused(f"{name}: the response is about job {seen.other_job}")
     read: tuple[Any, ...] = ()
     if seen.has_payload and seen.state is not JobState.FAILED:
-        read = read_predictions(top_level(body, PREDICTION), answer, name, inputs=inputs)
+        read = read_predictions(top_level(body, PREDICTION), kind, name, inputs=inputs)
     return PredictionResult(job_id, seen.state, seen.status, seen.message, read)
 
 
@@ -262,24 +262,24 @@ class Tokens:
     sent: Mapping[str, Any] = field(repr=False)
 
 
-def read_tokens(answer: Response, inputs: int) -> Tokens:
+def read_tokens(response: Response, inputs: int) -> Tokens:
     """
     The tokens of each input.
 
     In the published example all tokens are in one text; that is one token here.
 
-    :raises MalformedAnswerError: not one list for each input.
+    :raises MalformedResponseError: not one list for each input.
     """
-    body = read_object(answer, "Tokenize")
+    body = read_object(response, "Tokenize")
     listed = body.get("generatedTokens")
     texts = [
         one.get("tokens") if isinstance(one, Mapping) else one
         for one in (listed if isinstance(listed, list) else [])
     ]
     if len(texts) != inputs or not all(isinstance(one, list | str) for one in texts):
-        raise MalformedAnswerError(
-            f"Tokenize: `generatedTokens` is not a list of {inputs} lists; it starts: {excerpt(answer.body)!r}",
-            status=answer.status,
+        raise MalformedResponseError(
+            f"Tokenize: `generatedTokens` is not a list of {inputs} lists; it starts: {excerpt(response.body)!r}",
+            status=response.status,
         )
     tokens = tuple(
         (one,) if isinstance(one, str) else tuple(map(str, one)) for one in texts if one is not None
@@ -296,16 +296,16 @@ class Prompt:
     sent: Mapping[str, Any] = field(repr=False)
 
 
-def read_prompt(answer: Response) -> Prompt:
+def read_prompt(response: Response) -> Prompt:
     """
     The prompt.
 
-    :raises MalformedAnswerError: no ``prompt``.
+    :raises MalformedResponseError: no ``prompt``.
     """
-    body = read_object(answer, "Preview a prompt")
+    body = read_object(response, "Preview a prompt")
     text = body.get("prompt")
     if not isinstance(text, str):
-        raise MalformedAnswerError(
-            f"Preview a prompt: no `prompt`; it starts: {excerpt(answer.body)!r}", status=answer.status
+        raise MalformedResponseError(
+            f"Preview a prompt: no `prompt`; it starts: {excerpt(response.body)!r}", status=response.status
         )
     return Prompt(text, TokensUsed.read(body.get("tokensUsed")), body)

@@ -3,7 +3,7 @@
 The use cases of the Prediction API: options, types of results, and which ones the service lists.
 
 ==============================  ==============================================  ================  =====
-use case                        ``use_case_config``                             answer            async
+use case                        ``use_case_config``                             prediction        async
 ==============================  ==============================================  ================  =====
 ``embedding``                   ``dataType`` (query, passage)                   Embedding         no
 ``classification``              ``labels`` (required)                           Classification    no
@@ -75,7 +75,7 @@ from lucidworks_provider.errors import (
     ForbiddenError,
     InputError,
     LucidworksError,
-    MalformedAnswerError,
+    MalformedResponseError,
     RequestRefusedError,
     UnknownResourceError,
 )
@@ -135,36 +135,39 @@ class UseCase:
     :param options: what ``use_case_config`` may hold.
     :param required: names of it without which the service cannot work, with the reason.
     :param model_options: what ``model_config`` may hold.
-    :param answer: the type of one prediction.
+    :param prediction: the type of one prediction.
     :param asynchronous: whether the Async Prediction API has a page for it.
     """
 
     options: Options = field(default_factory=dict)
     required: Mapping[str, str] = field(default_factory=dict)
     model_options: Options = field(default_factory=lambda: GENERATIVE_OPTIONS)
-    answer: type[Prediction] = Prediction
+    prediction: type[Prediction] = Prediction
     asynchronous: bool = True
 
 
 USE_CASES: Mapping[str, UseCase] = {
     "embedding": UseCase(
-        {"dataType": one_of(*DATA_TYPES)}, model_options=MODEL_OPTIONS, answer=Embedding, asynchronous=False
+        {"dataType": one_of(*DATA_TYPES)},
+        model_options=MODEL_OPTIONS,
+        prediction=Embedding,
+        asynchronous=False,
     ),
     "classification": UseCase(
         {"labels": _LABELS, "topK": whole(1), "similarityCutoff": number()},
         {"labels": "the texts are sorted by them"},
-        answer=Classification,
+        prediction=Classification,
         asynchronous=False,
     ),
     "passthrough": UseCase({"useSystemPrompt": SWITCH, "dataType": TEXT}),
     "rag": UseCase(
         {"memoryUuid": TEXT, "extractRelevantContent": SWITCH, "answerNotFoundMessage": TEXT},
-        answer=RagAnswer,
+        prediction=RagAnswer,
     ),
     "summarization": UseCase({"maxWords": whole(1)}),
-    "keyword-extraction": UseCase({"maxKeywords": whole(1)}, answer=Keywords),
-    "ner": UseCase({"entityTypeMap": _TYPE_MAP}, answer=Entities),
-    "faq-enrichment": UseCase(answer=Faq),
+    "keyword-extraction": UseCase({"maxKeywords": whole(1)}, prediction=Keywords),
+    "ner": UseCase({"entityTypeMap": _TYPE_MAP}, prediction=Entities),
+    "faq-enrichment": UseCase(prediction=Faq),
     "standalone-query-rewriter": UseCase(
         {"memoryUuid": TEXT},
         {"memoryUuid": "it rewrites by an earlier conversation; take it from a rag answer"},
@@ -585,7 +588,7 @@ _EXPECTED_LIST = (
 )
 
 
-def read_use_cases(answer: Response) -> dict[str, tuple[str, ...]]:
+def read_use_cases(response: Response) -> dict[str, tuple[str, ...]]:
     """
     The models of each use case.
 
@@ -593,26 +596,26 @@ def read_use_cases(answer: Response) -> dict[str, tuple[str, ...]]:
     list of ``{"useCase": …, "models": […]}``, or an object with that list as ``useCases``. A model is its id, or an
     object with ``modelId``.
 
-    :raises MalformedAnswerError: another shape; says which fields and types were received.
+    :raises MalformedResponseError: another shape; says which fields and types were received.
     """
-    check_status(answer, "List use cases")
-    decoded = parse_json(answer.body)
+    check_status(response, "List use cases")
+    decoded = parse_json(response.body)
     entries = decoded.get("useCases") if isinstance(decoded, Mapping) else decoded
     if decoded is None:
         raise _unknown_list(
-            answer, f"the response is not JSON, or null, and starts with {excerpt(answer.body)!r}"
+            response, f"the response is not JSON, or null, and starts with {excerpt(response.body)!r}"
         )
     if not isinstance(entries, list):
-        raise _unknown_list(answer, f"the response is {_shape(decoded)}")
+        raise _unknown_list(response, f"the response is {_shape(decoded)}")
     listed: dict[str, tuple[str, ...]] = {}
     for position, entry in enumerate(entries):
         fields = entry if isinstance(entry, Mapping) else {}
         name, models = fields.get("useCase"), fields.get("models")
         if not _is_name(name) or not isinstance(models, list):
-            raise _unknown_list(answer, f"entry {position} is {_shape(entry)}")
+            raise _unknown_list(response, f"entry {position} is {_shape(entry)}")
         ids: list[Any] = [one.get("modelId") if isinstance(one, Mapping) else one for one in models]
         if wrong := [one for one, model_id in zip(models, ids, strict=True) if not _is_name(model_id)]:
-            raise _unknown_list(answer, f"a model of entry {position} is {_shape(wrong[0])}")
+            raise _unknown_list(response, f"a model of entry {position} is {_shape(wrong[0])}")
         listed[name] = (*listed.get(name, ()), *ids)
     return listed
 
@@ -621,9 +624,9 @@ def _is_name(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _unknown_list(answer: Response, received: str) -> MalformedAnswerError:
-    return MalformedAnswerError(
-        f"List use cases: {received}; expected {_EXPECTED_LIST}.", status=answer.status
+def _unknown_list(response: Response, received: str) -> MalformedResponseError:
+    return MalformedResponseError(
+        f"List use cases: {received}; expected {_EXPECTED_LIST}.", status=response.status
     )
 
 

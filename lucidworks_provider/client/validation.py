@@ -41,7 +41,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.errors import EmptyResultError, MalformedAnswerError
+from lucidworks_provider.errors import EmptyResultError, MalformedResponseError
 
 if TYPE_CHECKING:
     from lucidworks_provider.client.chunking import Chunk, ChunkingOptions, ChunkingResult
@@ -75,7 +75,7 @@ def check_chunks(
 
     :param lenient: warn where the result may be good.
     :raises EmptyResultError: there is no chunk.
-    :raises MalformedAnswerError: not retryable; it is not the result of this request.
+    :raises MalformedResponseError: not retryable; it is not the result of this request.
     """
     chunks, job = result.chunks, f"Chunking job {result.job_id}"
     if not any(chunk.text.strip() for chunk in chunks):
@@ -116,7 +116,7 @@ def check_vectors(
     :param what: has the vectors, for messages.
     :param lenient: warn where the vectors may be good.
     :return: warnings.
-    :raises MalformedAnswerError: not retryable.
+    :raises MalformedResponseError: not retryable.
     """
     vectors = list(vectors)
     lengths = {len(vector) for vector in vectors}
@@ -141,9 +141,9 @@ def check_vectors(
     return warnings
 
 
-def refused(message: str) -> MalformedAnswerError:
+def refused(message: str) -> MalformedResponseError:
     """An error that is not retryable: another request would cost the same again."""
-    error = MalformedAnswerError(f"{message}.", status=200)
+    error = MalformedResponseError(f"{message}.", status=200)
     error.retryable = False
     return error
 
@@ -161,7 +161,7 @@ def in_order(predictions: Sequence[Mapping[str, Any]], name: str) -> Sequence[Ma
 
     A full permutation, from 0 or from 1, is followed; one and the same number everywhere says nothing.
 
-    :raises MalformedAnswerError: not retryable; other numbers, or not for each prediction.
+    :raises MalformedResponseError: not retryable; other numbers, or not for each prediction.
     """
     given = [one.get("index") for one in predictions]
     if len(set(map(str, given))) <= 1:
@@ -253,7 +253,7 @@ def _of_another_text(
     """
     Warnings about chunks whose letters are not in the text.
 
-    :raises MalformedAnswerError: they are of another text.
+    :raises MalformedResponseError: they are of another text.
     """
     share = _share_of_words(strange, text)
     if share >= LEAST_SHARE and not other_job:

@@ -19,7 +19,7 @@ from lucidworks_provider.corpus.journal import BodyLocation
 from lucidworks_provider.corpus.plan import Candidate, SegmentRequest
 from lucidworks_provider.corpus.run_database import Row
 from lucidworks_provider.documents.document import Reason
-from lucidworks_provider.errors import EmptyResultError, InputError, MalformedAnswerError
+from lucidworks_provider.errors import EmptyResultError, InputError, MalformedResponseError
 from lucidworks_provider.jobs.columns import ChunkColumns, stored_chunk_schema
 from lucidworks_provider.storage import read_file, writing
 
@@ -262,7 +262,7 @@ class PartWriter:
             self._columns.add(candidate.document.id, chunks, spans, candidate.content_hash)
         except EmptyResultError as err:
             raise RejectedError(Reason.EMPTY_RESULT, str(err)) from None
-        except MalformedAnswerError as err:
+        except MalformedResponseError as err:
             raise RejectedError(Reason.MALFORMED, str(err)) from None
         file = candidate.file
         about = (candidate.document.id, candidate.content_hash, file.size, file.etag, file.path)

@@ -530,7 +530,7 @@ class JobRunner:
         if self._texts_by_job.setdefault(job, text) != text:
             raise RejectedError(
                 Reason.MALFORMED,
-                f"The service answered the submission with job {job}, which is another document's.",
+                f"For this submission the service returned job {job}, which is another document's.",
             )
 
     async def _wait(self, job: str, store: JournalResultStore) -> PollOutcome:

@@ -188,18 +188,18 @@ def _timeline(stats: Mapping[str, Any]) -> dict[str, Any] | None:
     rates = [step.documents / step.seconds for step in drawn]
     in_flight = [step.in_flight for step in drawn]
     note = f"Up to {max(rates):,.1f} documents a second, up to {max(in_flight):,} jobs in flight"
-    note += f", {stats['throttled']:,} answers of 429." if stats["throttled"] else ", no 429."
+    note += f", {stats['throttled']:,} responses with 429." if stats["throttled"] else ", no 429."
     panels: list[tuple[str, str, Sequence[float], int]]
     panels = [("documents a second", "accent", rates, 3), ("jobs in flight", "muted", in_flight, 1)]
     if stats["throttled"]:
         refused = [step.throttled / step.seconds for step in drawn]
-        panels.append(("answers of 429 a second", "warn", refused, 1))
+        panels.append(("responses with 429 a second", "warn", refused, 1))
     return {
         "title": title,
         "note": note,
         "chart": timeline(drawn, panels),
         "alt": f"Lines over {duration(stats['seconds'])}. {note}",
-        "heads": ("from", "documents a second", "jobs in flight, at most", "answers of 429"),
+        "heads": ("from", "documents a second", "jobs in flight, at most", "responses with 429"),
         "rows": [
             (
                 duration(step.start),

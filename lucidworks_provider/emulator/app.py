@@ -74,7 +74,7 @@ def create_app(settings: EmulatorSettings | None = None) -> Starlette:
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:
-    """Answer and log what no endpoint serves: a wrong path is a client's error worth seeing in the log."""
+    """Refuse and log what no endpoint serves: a wrong path is a client's error worth seeing in the log."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     state: EmulatorState = request.app.state.emulator
     state.log.add(LogRecord(state.clock(), request.method, request.url.path, status=status))

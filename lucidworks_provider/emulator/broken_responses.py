@@ -26,7 +26,7 @@ _PAYLOADS = ("chunkedData", "predictions")
 
 
 def altered(whole: Response, fault: Fault) -> Response:
-    """The answer with its content changed; an error, and what has nothing to change, stays as it is."""
+    """The response with its content changed; an error, and what has nothing to change, stays as it is."""
     if whole.status_code != 200:
         return whole
     body = _CHANGES[fault.kind](json.loads(bytes(whole.body)), fault)
@@ -142,7 +142,7 @@ _CHANGES: dict[str, _Change] = {
     "status": lambda body, fault: body | {"status": fault.value or "FAILED", "message": _INJECTED},
     "error-body": lambda body, fault: {"error": fault.value or _INJECTED},
     "other-id": _each(_IDS, lambda: str(uuid4())),
-    "previous-answer": _previous,
+    "previous-response": _previous,
     "same-id": _same_id,
     "id-name": _id_name,
     "no-id": _no_id,
@@ -243,7 +243,7 @@ def zstandard(data: bytes) -> bytes:
 
 
 class _Hinted(Response):
-    """An interim answer (103 Early Hints) before the answer."""
+    """An interim response (103 Early Hints) before the response."""
 
     def __init__(self, whole: Response) -> None:
         super().__init__()

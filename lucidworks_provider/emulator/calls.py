@@ -113,7 +113,7 @@ class Endpoint:
         began = time.perf_counter()
         response: Response | None = None
         try:
-            response = await self._answer(request, state, record)
+            response = await self._respond(request, state, record)
             if response is not None:
                 record.status = response.status_code
         except ClientDisconnect:
@@ -128,9 +128,9 @@ class Endpoint:
         else:
             await response(scope, receive, send)
 
-    async def _answer(self, request: Request, state: EmulatorState, record: LogRecord) -> Response | None:
-        """Return the answer, or None to drop the connection."""
-        # Read everything first: an early answer to a large upload would reset the connection instead.
+    async def _respond(self, request: Request, state: EmulatorState, record: LogRecord) -> Response | None:
+        """Return the response, or None to drop the connection."""
+        # Read everything first: an early response to a large upload would reset the connection instead.
         await request.body()
         fault = state.faults.take(self.name)
         call = Call(request, state, record, fault)

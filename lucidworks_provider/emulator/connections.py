@@ -2,7 +2,7 @@
 """
 Access to the connection below a request, to drop it or to write past the server.
 
-ASGI has no word for it: an application that returns without answering makes the server say 500.
+ASGI has no word for it: an application that returns without a response makes the server say 500.
 """
 
 from __future__ import annotations

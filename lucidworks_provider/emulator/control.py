@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _GONE = "GONE"
 _Order: TypeAlias = dict[str, Any]
 _Control: TypeAlias = "Callable[[EmulatorState, Request, _Order], object]"
-"""Gives the JSON to answer with; the last argument is the body of a POST or PATCH, else empty."""
+"""Gives the JSON of the response; the last argument is the body of a POST or PATCH, else empty."""
 
 
 def settings(state: EmulatorState, request: Request, order: _Order) -> object:
@@ -153,7 +153,7 @@ def reset(state: EmulatorState, request: Request, order: _Order) -> object:
 
 
 def _route(path: str, handler: _Control, *methods: str) -> Route:
-    async def answer(request: Request) -> Response:
+    async def respond(request: Request) -> Response:
         try:
             body = await request.body() if request.method in {"POST", "PATCH"} else b""
             order = load_json(body) if body else {}
@@ -165,7 +165,7 @@ def _route(path: str, handler: _Control, *methods: str) -> Route:
         except ValueError as wrong:  # wrong values and unknown names of enumerations
             return JSONResponse({"message": str(wrong)}, 400)
 
-    return Route(f"/_emulator{path}", answer, methods=list(methods))
+    return Route(f"/_emulator{path}", respond, methods=list(methods))
 
 
 ROUTES = [

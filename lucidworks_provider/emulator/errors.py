@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 
 class ApiError(Exception):
-    """An answer that is not 200, in the shape ``{"status", "error", "message"}`` [A]."""
+    """A response that is not 200, in the shape ``{"status", "error", "message"}`` [A]."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -26,7 +26,7 @@ class ApiError(Exception):
 
 
 class OAuthError(ApiError):
-    """An answer of the token endpoint, in the shape of RFC 6749 section 5.2 [A]."""
+    """A response of the token endpoint, in the shape of RFC 6749 section 5.2 [A]."""
 
     def __init__(
         self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None

@@ -53,7 +53,7 @@ _KINDS = {
         disconnect-after error-after slow drip endless reset br zstd early-hints quoted-keys envelope
     """,
     "submit submit-prediction": "never-ending same-id id-name no-id",
-    "poll poll-prediction": "status error-body other-id previous-answer",
+    "poll poll-prediction": "status error-body other-id previous-response",
     "submit submit-prediction poll poll-prediction": "error-job",
     "poll poll-prediction predict": "null-payload empty-payload",
     "submit poll": "legacy-shape",
@@ -87,7 +87,7 @@ class Fault:
     An injected fault; ``match`` None means any endpoint.
 
     :param retry_after: seconds; with ``as_date`` the header is a moment so far from now.
-    :param value: what some kinds put into the answer, e.g. the word of ``status``.
+    :param value: what some kinds put into the response, e.g. the word of ``status``.
     """
 
     kind: str
@@ -97,7 +97,7 @@ class Fault:
     as_date: bool = False
     delay: float = 0.0
     value: str = ""
-    # Of the first answer, where later ones repeat something of it.
+    # Of the first response, where later ones repeat something of it.
     kept: dict[str, Any] | None = None
 
     @classmethod

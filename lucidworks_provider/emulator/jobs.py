@@ -4,7 +4,7 @@ The asynchronous jobs and their four documented states (section 6.3).
 
 A job stays ``SUBMITTED`` for a number of polls and a time, is ``READY`` with its results exactly once, and
 ``RETRIEVED`` from then on. No intermediate state is listed by the vendor, so a running job shows
-``SUBMITTED`` [A]. Retention and the answer for an unknown id are not documented [A]: 24 hours, then as if the
+``SUBMITTED`` [A]. Retention and the response for an unknown id are not documented [A]: 24 hours, then as if the
 id had never existed.
 """
 
@@ -166,7 +166,7 @@ _FORCED_ERROR = "The job was made to fail."
 def accept(
     call: Call, kind: JobKind, work: Future[JobResult] | None, *, error: str | None = None
 ) -> Response:
-    """Make a job and answer with its id; ``error`` makes one that fails. Every documented success is a 200."""
+    """Make a job and respond with its id; ``error`` makes one that fails. Every documented success is a 200."""
     job = call.state.jobs.add(kind, work, call.settings)
     job.legacy = call.settings.legacy_shape or call.suffers("legacy-shape")
     if call.suffers("error-job"):

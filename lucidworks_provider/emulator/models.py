@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The models the emulator knows (section 12), and how many chunks one answer may hold.
+The models the emulator knows (section 12), and how many chunks one response may hold.
 
 Sizes are documented per class (small 384, base 768, large 1024); the ids are those seen verbatim in vendor
 pages.
@@ -85,7 +85,7 @@ def find_model(model_id: str, deployments: Collection[str], *, strict: bool) -> 
 
 
 def max_chunks(dimension: int, *, quantized: bool) -> int:
-    """Return the maximum number of chunks of one answer; between two rows the larger dimension counts [A]."""
+    """Return the maximum number of chunks of one response; between two rows the larger dimension counts [A]."""
     for size, with_bytes, with_floats in _CHUNK_TABLE:
         if dimension <= size:
             return with_bytes if quantized else with_floats

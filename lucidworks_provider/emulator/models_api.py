@@ -235,7 +235,7 @@ def metrics_json(model: Model, now: float) -> dict[str, float]:
 
 
 def deployment_json(deployment: Deployment, now: float, state: str | None = None) -> dict[str, object]:
-    """Return a deployment, in a state that only an answer to the deletion has if one is given."""
+    """Return a deployment, in a state that only a response to the deletion has if one is given."""
     shown = {**deployment.order, **_short_json(deployment, now), "createdBy": deployment.created_by}
     if state is not None:
         shown["state"] = state
@@ -281,7 +281,7 @@ def _time(seconds: float) -> str:
 
 async def list_models(call: Call) -> Response:
     _check_customer(call)
-    return _answer(call, [_shown(call, one) for one in call.state.registry.models()])
+    return _respond(call, [_shown(call, one) for one in call.state.registry.models()])
 
 
 async def create_model(call: Call) -> Response:
@@ -300,7 +300,7 @@ async def create_model(call: Call) -> Response:
     )
     call.state.registry.add(model)
     call.record.model = model.model_id
-    return _answer(call, _shown(call, model))
+    return _respond(call, _shown(call, model))
 
 
 async def get_model(call: Call) -> Response:
@@ -312,7 +312,7 @@ async def get_model(call: Call) -> Response:
     shown = _shown(call, model)
     if metrics == "true":
         shown["metrics"] = metrics_json(model, call.state.clock())
-    return _answer(call, shown)
+    return _respond(call, shown)
 
 
 async def list_model_deployments(call: Call) -> Response:
@@ -346,7 +346,7 @@ async def deploy(call: Call) -> Response:
     )
     call.state.registry.add(deployment)
     call.record.deployment = deployment.deployment_id
-    return _answer(call, deployment_json(deployment, now))
+    return _respond(call, deployment_json(deployment, now))
 
 
 async def undeploy(call: Call) -> Response:
@@ -367,11 +367,11 @@ async def undeploy(call: Call) -> Response:
         raise ApiError(404, "There is no such deployment.")
     deployment.delete(now, seconds=settings.undeploy_seconds, fails=settings.undeploy_fails)
     state = DELETE_FAILED if settings.undeploy_fails else DELETED
-    return _answer(call, deployment_json(deployment, now, state))
+    return _respond(call, deployment_json(deployment, now, state))
 
 
-def _answer(call: Call, shown: object) -> Response:
-    """Answer with a model or a deployment, or a list of them, less what the switches hide and rewrite."""
+def _respond(call: Call, shown: object) -> Response:
+    """Respond with a model or a deployment, or a list of them, less what the switches hide and rewrite."""
     copy = rewrite(shown, call.settings.rewritten_texts)
     for path in call.settings.hidden_fields.get(call.record.endpoint, ()):
         remove_field(copy, path.split("."))
@@ -399,4 +399,4 @@ def _shown(call: Call, model: Model) -> dict[str, object]:
 
 def _list(call: Call, deployments: list[Deployment]) -> Response:
     now = call.state.clock()
-    return _answer(call, [deployment_json(one, now) for one in deployments])
+    return _respond(call, [deployment_json(one, now) for one in deployments])

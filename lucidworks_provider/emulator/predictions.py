@@ -33,7 +33,7 @@ from lucidworks_provider.emulator.use_cases import (
 )
 from lucidworks_provider.emulator.vectors import VectorOptions
 
-# Below this a request is answered on the spot: handing it to a thread would cost more than a vector or two.
+# Below this a request is served on the spot: handing it to a thread would cost more than a vector or two.
 _SMALL_BATCH, _SMALL_TEXTS = 2, 4_096
 
 
@@ -72,7 +72,7 @@ async def preview_prompt(call: Call) -> Response:
     """Show the prompt of the pass-through use case; keys are required, but no model is called."""
     ask = await _ask(call, USE_CASES["passthrough"])
     prompt = prompt_of(ask, 0)
-    if len(ask.items) > 1:  # the answer is not a list, so it has room for one prompt [A]
+    if len(ask.items) > 1:  # the response is not a list, so it has room for one prompt [A]
         raise InvalidValue("batch: the preview shows one prompt, so one item is required.")
     tokens = count_tokens(prompt)
     counts = {"promptTokens": tokens, "completionTokens": 0, "totalTokens": tokens}

@@ -5,7 +5,7 @@ Rules for values: what a field of a request, a setting or a fault may be.
 A rule is a function that returns the checked value, a table with the rules of an object's fields, or a list with the
 rule of its elements. A field is optional unless its rule is :class:`Default` or :func:`required`.
 
-The vendor documents no answer to a wrong field. The emulator refuses everything it does not know [A], since a
+The vendor documents no response to a wrong field. The emulator refuses everything it does not know [A], since a
 misspelt option that is silently ignored is the error a test should find; the setting ``unknown_options`` makes
 it ignore fields it does not know, never values of a wrong type. A null is a value of a wrong type, not an absence.
 """

@@ -62,7 +62,7 @@ def running(
     state: EmulatorState = app.state.emulator
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=2048) as listener:
-        # asyncio sets it only on sockets that name their protocol, which these do not; without it each answer
+        # asyncio sets it only on sockets that name their protocol, which these do not; without it each response
         # on a kept connection waits 40 ms for the other side's delayed acknowledgement.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         config = uvicorn.Config(

@@ -94,8 +94,8 @@ class EmulatorSettings:
     dead_token: str = _setting("401", one_of("401", "403"))
     scope_check: bool = _setting(True, boolean, "refuse a token of another scope")
     query_only: bool = _setting(False, boolean, "token parameters in the query only, not in a form body")
-    pending_polls: int = _setting(1, integer(0), "polls answered SUBMITTED")
-    pending_seconds: float = _setting(0.0, _seconds, "seconds for which polls are answered SUBMITTED")
+    pending_polls: int = _setting(1, integer(0), "polls that return SUBMITTED")
+    pending_seconds: float = _setting(0.0, _seconds, "seconds for which polls return SUBMITTED")
     retrieved: str = _setting(
         "empty", one_of("empty", "payload", "404"), "later polls get empty, payload or 404"
     )

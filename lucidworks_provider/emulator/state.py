@@ -27,7 +27,7 @@ _REMEMBERED = 50_000
 
 @dataclass
 class LogRecord:
-    """One request; ``status`` stays None when the connection was dropped without an answer."""
+    """One request; ``status`` stays None when the connection was dropped without a response."""
 
     time: float
     method: str

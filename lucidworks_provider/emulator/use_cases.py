@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The nine use cases: what their requests may hold, and how the emulator makes their answers up (section 5).
+The nine use cases: what their requests may hold, and how the emulator makes their predictions up (section 5).
 
 A use case turns an :class:`Ask` into an :data:`Answerer`: everything that can be refused is refused then, in
 the event loop, and the answerer, which may run in a worker thread, only computes.
@@ -356,7 +356,7 @@ def _standalone_query_rewriter(ask: Ask) -> Answerer:
     """
     Put the words of the conversation's last question into the query.
 
-    The query itself is not remembered, so a repeated request gets the same answer [A].
+    The query itself is not remembered, so a repeated request gets the same response [A].
     """
     memory_uuid = ask.config["memoryUuid"]
     if memory_uuid not in ask.memory:
@@ -380,7 +380,7 @@ def _rewritten(query: str, question: str) -> str:
 
 
 def _each(answer: Callable[[Ask, int], str]) -> Callable[[Ask], Answerer]:
-    """Nothing is left to be refused, so each item is answered on its own."""
+    """Nothing is left to be refused, so each item is computed on its own."""
     return lambda ask: partial(answer, ask)
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The test of a connection: whether each host answers, and accepts a token of its scope.
+The test of a connection: whether each host responds, and accepts a token of its scope.
 
 It runs in the API server and must be quick and harmless: a new token would invalidate that of running tasks. So the
 shared token is used if there is one, and no request is repeated.
@@ -20,7 +20,7 @@ from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.errors import (
     LucidworksError,
-    MalformedAnswerError,
+    MalformedResponseError,
     RateLimitError,
     TokenRefusedError,
     UnknownResourceError,
@@ -87,8 +87,8 @@ def _run(settings: LucidworksSettings, check: EndpointCheck, source: TokenSource
     access = "the shared access token" if live else f"a new access token of {settings.auth_url}"
     try:
         with closing(SyncTransport(settings)) as transport:
-            answer = transport.send(check.listing.request, token)
-        read_blanked(check.listing.parse, answer, token, settings.client_secret)
+            response = transport.send(check.listing.request, token)
+        read_blanked(check.listing.parse, response, token, settings.client_secret)
     except LucidworksError as err:
         return explain(err, access, assumed=check.assumed)
     return True, f"works with {access}."
@@ -110,7 +110,7 @@ def explain(err: LucidworksError, access: str, *, assumed: bool) -> tuple[bool, 
                 f"responds, but the list of use cases is not at use_cases_path ({err.status}). Whether it "
                 f"accepts {access} was not tested."
             )
-        case MalformedAnswerError() if assumed:
+        case MalformedResponseError() if assumed:
             return (
                 True,
                 f"responds, but not with a known list. Whether it accepts {access} was not tested. {err}",

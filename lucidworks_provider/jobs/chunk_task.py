@@ -87,7 +87,7 @@ class ChunkFile(ResultFile):
         Append a document's chunks.
 
         :param kept: its columns that are passed through; see :class:`~lucidworks_provider.jobs.rows.Rows`.
-        :raises MalformedAnswerError: vectors of another length than before, not of the requested quantisation, or
+        :raises MalformedResponseError: vectors of another length than before, not of the requested quantisation, or
             with values that the file cannot store.
         """
         counts = self.counts

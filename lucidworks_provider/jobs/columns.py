@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.client.chunking import Chunk, ChunkingOptions
 from lucidworks_provider.client.validation import Span
-from lucidworks_provider.errors import MalformedAnswerError
+from lucidworks_provider.errors import MalformedResponseError
 from lucidworks_provider.jobs.rows import kept_arrays
 
 if TYPE_CHECKING:
@@ -205,12 +205,12 @@ def check_dimension(document_id: str, chunks: Sequence[Chunk], before: int) -> i
     The length of all vectors of a document.
 
     :param before: of the documents before it, 0 when there was no vector.
-    :raises MalformedAnswerError: they are of another length, or of several.
+    :raises MalformedResponseError: they are of another length, or of several.
     """
     dimension = before
     for found in {len(chunk.vector) for chunk in chunks}:
         if dimension not in {0, found}:
-            raise MalformedAnswerError(
+            raise MalformedResponseError(
                 f"Document {document_id!r} has vectors of {found} numbers, the ones before it of {dimension}.",
                 status=200,
             )
@@ -223,7 +223,7 @@ def check_quantised(document_id: str, chunks: Sequence[Chunk], method: str | Non
     Check the numbers of quantised vectors.
 
     :param method: the requested ``vectorQuantizationMethod``.
-    :raises MalformedAnswerError: a number is not whole, or out of range.
+    :raises MalformedResponseError: a number is not whole, or out of range.
     """
     if method is None:
         return
@@ -231,7 +231,7 @@ def check_quantised(document_id: str, chunks: Sequence[Chunk], method: str | Non
     for chunk in chunks:
         # A vector of a thousand numbers has at most 256 that differ.
         if not all(low <= value <= high and value == int(value) for value in set(chunk.vector)):
-            raise MalformedAnswerError(
+            raise MalformedResponseError(
                 f"Document {document_id!r}: {method} was requested, but its vectors are not whole numbers from "
                 f"{low} to {high}.",
                 status=200,
@@ -302,7 +302,7 @@ class ChunkColumns:
 
         :param spans: one for each chunk.
         :param kept: the document's columns that are passed through; see :class:`~lucidworks_provider.jobs.rows.Rows`.
-        :raises MalformedAnswerError: vectors of another length than before, not of the requested quantisation or
+        :raises MalformedResponseError: vectors of another length than before, not of the requested quantisation or
             beyond float32, or a text that is not valid; then nothing was added.
         """
         if not chunks:
@@ -413,8 +413,8 @@ def _finite(vector: Sequence[float]) -> bool:
     return all(map(math.isfinite, vector))
 
 
-def unfit(document_id: str, what: str) -> MalformedAnswerError:
+def unfit(document_id: str, what: str) -> MalformedResponseError:
     """The error for a document that cannot be written."""
-    return MalformedAnswerError(
+    return MalformedResponseError(
         f"Document {document_id!r} has a value that the file cannot hold: {what}", status=200
     )

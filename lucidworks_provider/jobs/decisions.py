@@ -174,7 +174,7 @@ def unanswered_wait(times: int, poll_interval: float, jitter: Callable[[], float
 
 def unseen_patience(durations: Sequence[float]) -> float:
     """
-    Seconds for which the service may answer 404 for a new job.
+    Seconds for which the service may return 404 for a new job.
 
     :param durations: seconds that other jobs of this application took.
     """

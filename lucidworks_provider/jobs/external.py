@@ -78,7 +78,7 @@ def read_body(body: bytes, kind: JobKind, job_id: str) -> ParsedBody:
     """
     Check that a body is the result of a job; the value is the body itself.
 
-    :raises MalformedAnswerError: it is not, or not of this job.
+    :raises MalformedResponseError: it is not, or not of this job.
     """
     name = f"{kind.name.capitalize()} job {job_id}"
     result = state_of(parse_object(body, name), kind, job_id)

@@ -26,11 +26,11 @@ from lucidworks_provider.client.http.messages import Call
 from lucidworks_provider.client.jobs import SMALL_BODY, JobKind, JobState, PollResult, parse_poll, poll_job
 from lucidworks_provider.client.models import Deployment, Progress
 from lucidworks_provider.errors import (
-    AnswerError,
     ContentEncodingError,
     ForbiddenError,
     LucidworksError,
     RequestRefusedError,
+    ResponseError,
     UnknownResourceError,
 )
 from lucidworks_provider.jobs.decisions import (
@@ -172,7 +172,7 @@ class JobPoller(Poller):
                 return PollResult(JobState.RESULT)
         return await self._stored(result, body)
 
-    async def _refused(self, err: AnswerError) -> PollResult:
+    async def _refused(self, err: ResponseError) -> PollResult:
         if 300 <= err.status < 400 and err.status not in _NOT_NOW:
             raise err
         self.forbidden = err if isinstance(err, ForbiddenError) else None
@@ -467,7 +467,7 @@ async def get_state(
     # A GET of one deployment is not documented.
     own = None
     if model_id is not None:
-        with contextlib.suppress(AnswerError):
+        with contextlib.suppress(ResponseError):
             own = _find(await hook.acall(list_model_deployments(model_id), attempts=1), resource_id)
     if own is not None and own.state:
         return own

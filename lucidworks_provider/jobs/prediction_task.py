@@ -56,7 +56,7 @@ from lucidworks_provider.errors import (
     ForbiddenError,
     InputError,
     LucidworksError,
-    MalformedAnswerError,
+    MalformedResponseError,
     RateLimitError,
     StorageError,
     TokenError,
@@ -115,9 +115,9 @@ def rows_of(batch: Batch, predictions: Sequence[Prediction]) -> list[dict[str, A
 
 
 def _pairs(batch: Batch, predictions: Sequence[Prediction]) -> Iterator[tuple[Input, Prediction | None]]:
-    answers = iter(predictions)
+    results = iter(predictions)
     for one in batch.inputs:
-        yield one, None if isinstance(one, Rejected) else next(answers)
+        yield one, None if isinstance(one, Rejected) else next(results)
 
 
 def _row(
@@ -186,12 +186,12 @@ def check_vectors(
     :param dimension: length of the vectors before these, if there were any.
     :param warnings: gets those about vectors that are accepted.
     :return: length of these.
-    :raises MalformedAnswerError: they do not.
+    :raises MalformedResponseError: they do not.
     """
     vectors = [one.vector for one in predictions if isinstance(one, Embedding) and one.error is None]
     asked = (options.model_config or {}).get("dimReductionSize")
     for warning in validation.check_vectors(
-        vectors, options.quantization, asked, "the answer", lenient=lenient
+        vectors, options.quantization, asked, "the response", lenient=lenient
     ):
         warnings.add("%s", warning)
     for vector in vectors:
@@ -243,7 +243,7 @@ class PredictionFile(ResultFile):
         Append a batch.
 
         :param predictions: of the inputs that were sent.
-        :raises MalformedAnswerError: values that the file cannot hold.
+        :raises MalformedResponseError: values that the file cannot hold.
         """
         counts = self.counts
         dimension = check_vectors(
@@ -484,9 +484,9 @@ class PredictionTask(JobTask[PredictionFile]):
     def parse(self, body: bytes, position: int, job_id: str) -> ParsedBody:
         """The value is a prediction for each input."""
 
-        def read(answer: Response) -> PredictionResult:
-            sent = parse_object(answer.body, f"Prediction job {job_id}")
-            return read_result(sent, job_id, self.options.known.answer, self._known[position][1])
+        def read(response: Response) -> PredictionResult:
+            sent = parse_object(response.body, f"Prediction job {job_id}")
+            return read_result(sent, job_id, self.options.known.prediction, self._known[position][1])
 
         result = read_blanked(read, Response(200, {}, body), *self.options.secrets)
         return ParsedBody(result.state, result.status, self.redact(result.message), result.predictions)
@@ -584,7 +584,7 @@ class SyncBatchRunner:
                     continue
                 except LucidworksError as err:
                     failed.add(batch, err)
-                    failures += err.retryable or isinstance(err, MalformedAnswerError)
+                    failures += err.retryable or isinstance(err, MalformedResponseError)
                     if not self.results or _is_common(err) or failures >= _MAX_FAILURES:
                         queue.stop()
                     continue
@@ -617,7 +617,7 @@ class SyncBatchRunner:
             return None
         try:
             body, _ = await self._predict(items)
-        except MalformedAnswerError:
+        except MalformedResponseError:
             await in_thread(store.mark_rejected)
             raise
         except ContentEncodingError as err:
@@ -642,15 +642,15 @@ class SyncBatchRunner:
         Append the rows of a batch.
 
         :raises StorageError: its stored response does not exist.
-        :raises MalformedAnswerError: its response is not valid. It is quarantined, so that another attempt sends the
-            batch again.
+        :raises MalformedResponseError: its response is not valid. It is quarantined, so that another attempt sends
+            the batch again.
         """
         if not batch.sent:
             file.add(batch, ())
             return
         try:
             file.add(batch, self._read(batch))
-        except MalformedAnswerError as err:
+        except MalformedResponseError as err:
             stored = self._stored(batch)
             stored.mark_rejected()
             kept = stored.reject()
@@ -666,9 +666,9 @@ class SyncBatchRunner:
         if body is None:
             raise StorageError(f"{stored.uri} no longer exists; a retry sends the batch again.")
 
-        def read(answer: Response) -> tuple[Prediction, ...]:
-            sent = parse_object(answer.body, batch.name)
-            return read_predictions(sent, self.options.known.answer, batch.name, inputs=len(batch.sent))
+        def read(response: Response) -> tuple[Prediction, ...]:
+            sent = parse_object(response.body, batch.name)
+            return read_predictions(sent, self.options.known.prediction, batch.name, inputs=len(batch.sent))
 
         return read_blanked(read, Response(200, {}, body), *self.options.secrets)
 

@@ -595,7 +595,7 @@ def resume(found: JobRecord | None, *, fingerprint: str, generation: int, size: 
 
 def set_state(state: TaskStateStore | None, name: str, value: str) -> bool:
     """
-    Write into the task state store, if there is one and Airflow's API server answers.
+    Write into the task state store, if there is one and Airflow's API server responds.
 
     :return: whether it was written.
     """

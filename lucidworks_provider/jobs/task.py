@@ -26,7 +26,7 @@ from lucidworks_provider.errors import (
     InputError,
     JobFailedError,
     LucidworksError,
-    MalformedAnswerError,
+    MalformedResponseError,
     NoJobIdError,
     ResultGoneError,
     StorageError,
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 MAX_JOBS = 32_000
 # POSTs in flight: the connections of a loop's client. A killed process loses the ids of so many jobs at most.
 SUBMISSIONS = 8
-# Times that a POST without an answer is repeated by the policy `resubmit`.
+# Times that a POST without a response is repeated by the policy `resubmit`.
 RESUBMISSIONS = 3
 # Bytes of bodies that are read ahead of the result file.
 _READ_AHEAD_BYTES = 32_000_000
@@ -156,7 +156,7 @@ class JobTask(ABC, Generic[File]):
     Base class of the kinds of tasks.
 
     :param hook: performs the POSTs.
-    :param resubmit_unknown: whether a POST without an answer is repeated (a job may then exist twice).
+    :param resubmit_unknown: whether a POST without a response is repeated (a job may then exist twice).
     """
 
     kind: ClassVar[JobKind]
@@ -193,7 +193,7 @@ class JobTask(ABC, Generic[File]):
 
     @abstractmethod
     def parse(self, body: bytes, position: int, job_id: str) -> ParsedBody:
-        """:raises MalformedAnswerError: the body is not a response of the service."""
+        """:raises MalformedResponseError: the body is not a response of the service."""
 
     @abstractmethod
     def open(self) -> AbstractContextManager[File]:
@@ -201,7 +201,7 @@ class JobTask(ABC, Generic[File]):
 
     @abstractmethod
     def add(self, file: File, position: int, value: Any) -> None:
-        """Append a part's result to the file; raises MalformedAnswerError."""
+        """Append a part's result to the file; raises MalformedResponseError."""
 
     def manifest(self, file: File) -> dict[str, Any]:
         """What the task returns."""
@@ -365,9 +365,9 @@ class JobTask(ABC, Generic[File]):
         :return: the manifest.
         :raises JobFailedError: a body has the status ERROR.
         :raises EmptyResultError: a body has no result; it is not deleted.
-        :raises MalformedAnswerError: results are not valid for the input; their bodies are quarantined.
+        :raises MalformedResponseError: results are not valid for the input; their bodies are quarantined.
         """
-        unusable: dict[int, MalformedAnswerError] = {}
+        unusable: dict[int, MalformedResponseError] = {}
         results = self.store.results
         sizes = results.stored(record.jobs)
         bodies = read_ahead(
@@ -380,7 +380,7 @@ class JobTask(ABC, Generic[File]):
             for position, body in enumerate(bodies):
                 try:
                     self.add(file, position, self._read(record, file, position, body))
-                except MalformedAnswerError as err:
+                except MalformedResponseError as err:
                     unusable[position] = err
             if unusable:
                 raise self._reject(record, unusable)
@@ -415,7 +415,9 @@ class JobTask(ABC, Generic[File]):
             f"{self._job(record, position)}: the status is {read.status!r}, without a result."
         )
 
-    def _reject(self, record: JobRecord, errors: Mapping[int, MalformedAnswerError]) -> MalformedAnswerError:
+    def _reject(
+        self, record: JobRecord, errors: Mapping[int, MalformedResponseError]
+    ) -> MalformedResponseError:
         """Quarantine bodies, which may be the only copies; another attempt submits their parts again."""
         messages = []
         for position, err in errors.items():
@@ -428,7 +430,7 @@ class JobTask(ABC, Generic[File]):
         more = f" And {len(messages) - _DESCRIBED} more." if len(messages) > _DESCRIBED else ""
         then = "A retry" if retryable else "Clearing the task"
         first = next(iter(errors.values()))
-        error = MalformedAnswerError(
+        error = MalformedResponseError(
             f"{' '.join(messages[:_DESCRIBED])}{more} {then} submits again.", status=first.status
         )
         error.retryable = retryable
@@ -461,11 +463,11 @@ class JobTask(ABC, Generic[File]):
         Reject an id that another part has: one of the two would get the other's result.
 
         :param other: the part that had the id first; it may be the same one.
-        :raises MalformedAnswerError: not retryable.
+        :raises MalformedResponseError: not retryable.
         """
         if other != position and not self.same_input(position, other):
             raise refused(
-                f"{self.name(position)}: The service answered the submission with job {job_id}, which is the job "
+                f"{self.name(position)}: For this submission the service returned job {job_id}, which is the job "
                 f"of {self.name(other)}"
             )
         log.debug("%s: job %s", self.name(position), job_id)

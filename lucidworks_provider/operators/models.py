@@ -16,11 +16,11 @@ from lucidworks_provider.client.options import check_choice, check_option, whole
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import (
     AmbiguousResourceError,
-    AnswerError,
     ForbiddenError,
     JobFailedError,
     LucidworksError,
     RequestRefusedError,
+    ResponseError,
     SubmissionUnknownError,
     UnknownResourceError,
 )
@@ -541,7 +541,7 @@ class LucidworksUndeployModelOperator(_ModelOperator):
 
         try:
             state = self.hook.call(delete_deployment(self.deployment_id))
-        except AnswerError as err:
+        except ResponseError as err:
             # Deleted meanwhile, or the endpoint does not exist: check the list.
             found = None if err.retryable else self._find()
             if err.retryable or (found is not None and found.progress is not Progress.GONE):

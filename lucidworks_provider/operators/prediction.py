@@ -355,9 +355,9 @@ class LucidworksPredictionOperator(_Predicting):
 
         rows: list[dict[str, Any]] = []
         dimension: int | None = None
-        answers = iter(predicted)
+        responses = iter(predicted)
         for batch in runner.batches:
-            predictions = next(answers) if batch.sent else ()
+            predictions = next(responses) if batch.sent else ()
             dimension = check_vectors(
                 predictions, runner.options, dimension, lenient=runner.policy.lenient, warnings=warnings
             )

@@ -18,7 +18,7 @@ from lucidworks_provider.errors import (
     EmptyResultError,
     InputError,
     JobFailedError,
-    MalformedAnswerError,
+    MalformedResponseError,
     ResultGoneError,
 )
 from lucidworks_provider.operators.base import (
@@ -191,7 +191,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         if body is not None:
             try:
                 parsed = read_body(body, task.job_kind, self.job_id)
-            except MalformedAnswerError as err:
+            except MalformedResponseError as err:
                 kept = stored.reject()
                 err.args = (f"{err} The response is kept in {kept}.", *err.args[1:])
                 raise

@@ -23,7 +23,7 @@ from lucidworks_provider.client.chunking import (
 from lucidworks_provider.client.http.messages import Response
 from lucidworks_provider.client.jobs import CHUNKING, JobState, poll_request, read_submission
 from lucidworks_provider.client.settings import parse_settings
-from lucidworks_provider.errors import InputError, MalformedAnswerError, NoJobIdError, RequestRefusedError
+from lucidworks_provider.errors import InputError, MalformedResponseError, NoJobIdError, RequestRefusedError
 
 BASE = "https://app.example"
 SETTINGS = parse_settings("c", login="i", password="s", host=None, extra={"application_url": BASE})
@@ -127,11 +127,11 @@ def test_polling_quotes_the_id() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "error", "words"),
     [
-        (200, b'{"status": "SUBMITTED"}', MalformedAnswerError, "chunkingId"),
+        (200, b'{"status": "SUBMITTED"}', MalformedResponseError, "chunkingId"),
         (200, b'{"status": "ERROR", "message": "no capacity"}', RequestRefusedError, "no capacity"),
-        (200, b'{"chunkingId": true}', MalformedAnswerError, "chunkingId"),
-        (200, b"<html>login</html>", MalformedAnswerError, "<html>login"),
-        (200, b'{"chunkingId": "1', MalformedAnswerError, "HTTP 200"),
+        (200, b'{"chunkingId": true}', MalformedResponseError, "chunkingId"),
+        (200, b"<html>login</html>", MalformedResponseError, "<html>login"),
+        (200, b'{"chunkingId": "1', MalformedResponseError, "HTTP 200"),
         (200, b'{"requestId": "r-1", "status": "SUBMITTED"}', NoJobIdError, "requestId"),
         (200, b'{"id": "a", "jobId": "b"}', NoJobIdError, "HTTP 200"),
         (200, b'{"traceId": "a", "data": {"correlation_id": "b"}}', NoJobIdError, "traceId"),
@@ -166,7 +166,7 @@ def test_a_lone_id_under_another_name_is_taken(
     assert "in another field" in caplog.text
 
 
-def test_the_id_in_an_answer_that_was_cut_is_taken() -> None:
+def test_the_id_in_a_response_that_was_cut_is_taken() -> None:
     assert read_submission(Response(200, {}, b'{"chunkingId": "abc", "sta'), CHUNKING) == "abc"
 
 
@@ -221,13 +221,13 @@ INFINITE, LARGE = float("inf"), 10**400
     ],
 )
 def test_results_that_do_not_fit_together_are_errors(vectors: list[Any], words: str) -> None:
-    with pytest.raises(MalformedAnswerError, match=words) as caught:
+    with pytest.raises(MalformedResponseError, match=words) as caught:
         read(vectors=[{"vector": vector} for vector in vectors])
     assert "job-7" in str(caught.value)
 
 
 def test_chunks_that_are_no_list_are_an_error() -> None:
-    with pytest.raises(MalformedAnswerError, match="not a list of texts"):
+    with pytest.raises(MalformedResponseError, match="not a list of texts"):
         read(chunks="One. Two.")
 
 

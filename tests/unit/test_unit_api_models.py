@@ -45,7 +45,7 @@ from lucidworks_provider.errors import (
     ConfigurationError,
     ForbiddenError,
     InputError,
-    MalformedAnswerError,
+    MalformedResponseError,
     ServiceError,
     UnknownResourceError,
 )
@@ -267,19 +267,19 @@ def test_lists(wrap: Any) -> None:
     "body", [b"<html>", b'"text"', b"{}", b"null", [1], {"a": [], "b": []}, [{"name": "no id"}], b"[{", b""]
 )
 def test_what_is_no_list_is_named(body: Any, read: Any, name: str) -> None:
-    with pytest.raises(MalformedAnswerError, match=name):
+    with pytest.raises(MalformedResponseError, match=name):
         read(answer(body))
 
 
 @pytest.mark.parametrize(("read", "name"), [(read_model, "[Mm]odel"), (read_deployment, "[Dd]eployment")])
 @pytest.mark.parametrize("body", [b"", b"[", b"<html>", [], {}, {"id": None}, {"id": " "}, {"id": True}])
 def test_what_is_no_model_is_named(body: Any, read: Any, name: str) -> None:
-    with pytest.raises(MalformedAnswerError, match=name):
+    with pytest.raises(MalformedResponseError, match=name):
         read(answer(body))
 
 
 def test_the_id_of_something_else_is_no_models_id() -> None:
-    with pytest.raises(MalformedAnswerError):
+    with pytest.raises(MalformedResponseError):
         read_model(answer({"state": "TRAINING", "createdBy": {"id": "user-1"}}))
 
 
@@ -295,12 +295,12 @@ def test_statuses(status: int, error: type[Exception]) -> None:
 @pytest.mark.parametrize(
     ("body", "state"), [({"id": "d", "state": "DELETED"}, "DELETED"), (b"", None), ([], None), ({}, None)]
 )
-def test_a_deletion_needs_no_answer(body: Any, state: str | None) -> None:
+def test_a_deletion_needs_no_response(body: Any, state: str | None) -> None:
     assert read_undeployment(answer(body)) == state
 
 
-def test_a_page_is_no_answer_to_a_deletion() -> None:
-    with pytest.raises(MalformedAnswerError, match="a page"):
+def test_a_page_is_no_response_to_a_deletion() -> None:
+    with pytest.raises(MalformedResponseError, match="a page"):
         read_undeployment(answer(b" <html>please log in</html>"))
 
 
@@ -320,11 +320,11 @@ def test_credentials_are_not_kept_however_deep_they_are(shown: dict[str, Any]) -
     assert CANARY not in repr((read, dict(read.sent)))
 
 
-def test_a_broken_answer_shows_no_credentials() -> None:
+def test_a_broken_response_shows_no_credentials() -> None:
     key = json.dumps({"type": "service_account", "private_key": CANARY})
     body = json.dumps({"id": "x", "trainingDataCredentials": {"serviceAccountKey": key}}).encode()
     for read in (read_model, read_models):
-        with pytest.raises(MalformedAnswerError) as caught:
+        with pytest.raises(MalformedResponseError) as caught:
             read(answer(body[:-2]))
         assert CANARY not in str(caught.value)
 
@@ -590,7 +590,9 @@ def shown(name: str, **fields: Any) -> Deployment:
         (None, [], [shown("a")], {}),
     ],
 )
-def test_deployments_of_a_model_from_three_answers(own: Any, itself: Any, every: Any, expected: Any) -> None:
+def test_deployments_of_a_model_from_three_responses(
+    own: Any, itself: Any, every: Any, expected: Any
+) -> None:
     joined = join_deployments("m1", own, itself, every)
     assert {one.id: (one.model_id, one.region) for one in joined} == expected
 

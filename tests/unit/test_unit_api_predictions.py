@@ -241,7 +241,7 @@ def test_of_an_unknown_use_case_nothing_is_refused() -> None:
         "useCaseConfig": {"topk": 1, "labels": ""},
         "modelConfig": {"temperature": 9, "topk": "x", "api_key": KEY},
     }
-    assert (options.known.answer, options.known.asynchronous) == (Prediction, True)
+    assert (options.known.prediction, options.known.asynchronous) == (Prediction, True)
 
 
 @pytest.mark.parametrize("use_case", USE_CASES)
@@ -281,7 +281,7 @@ def test_previews_take_the_options_of_what_they_preview() -> None:
 
 
 @pytest.mark.parametrize("placeholder", ["x", "key", "prompt", "placeholder", "YOUR_API_KEY"])
-def test_a_placeholder_for_a_key_is_not_blanked_in_answers(placeholder: str) -> None:
+def test_a_placeholder_for_a_key_is_not_blanked_in_responses(placeholder: str) -> None:
     options = use_cases.passthrough("gpt-4o", model_config={"apiKey": placeholder})
     told = Response(
         200, {}, json.dumps({"prompt": f"Explain the key x of your prompt, {placeholder}."}).encode()

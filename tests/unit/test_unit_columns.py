@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lucidworks_provider.client.chunking import Chunk, ChunkingOptions
 from lucidworks_provider.client.validation import Span
-from lucidworks_provider.errors import MalformedAnswerError
+from lucidworks_provider.errors import MalformedResponseError
 from lucidworks_provider.jobs.columns import ChunkColumns, chunk_schema
 
 FLOATS = ChunkingOptions("sentence", "gte-small")
@@ -134,7 +134,7 @@ def test_a_document_that_does_not_fit_leaves_nothing_behind(
     if "before it of 2" in words:
         columns.add("first", [chunk([1, 2])], [(0, 4)], "h")
     before = (columns.rows, columns.nbytes, columns.dimension)
-    with pytest.raises(MalformedAnswerError, match=words):
+    with pytest.raises(MalformedResponseError, match=words):
         columns.add("bad", bad, [(0, 4)] * len(bad), "h")
     assert (columns.rows, columns.nbytes, columns.dimension) == before
     columns.add("good", [chunk([1, 2])], [(0, 4)], "h")
@@ -157,7 +157,7 @@ def test_a_whole_number_is_rounded_as_any_other() -> None:
 
 def test_a_dimension_that_is_known_is_held() -> None:
     columns = ChunkColumns(FLOATS, with_hash=False, dimension=3)
-    with pytest.raises(MalformedAnswerError, match="vectors of 2 numbers, the ones before it of 3"):
+    with pytest.raises(MalformedResponseError, match="vectors of 2 numbers, the ones before it of 3"):
         columns.add("a", [chunk([1.0, 2.0])], [(0, 4)])
     columns.add("a", [chunk([1.0, 2.0, 3.0])], [(0, 4)])
     assert taken(columns).num_rows == 1

@@ -412,7 +412,7 @@ def polls_within(seconds: float, *seen: PollResult) -> int:
     return world.polls
 
 
-def test_a_service_that_does_not_answer_is_asked_ever_more_seldom() -> None:
+def test_a_service_that_does_not_respond_is_asked_ever_more_seldom() -> None:
     # 0.5 to 1 s, 1 to 2 s, … up to 15 to 30 s.
     assert 5 <= polls_within(60.0, UNREADABLE) <= 9
     assert polls_within(60.0, PENDING) == pytest.approx(1200, abs=2)

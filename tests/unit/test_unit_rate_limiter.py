@@ -97,7 +97,7 @@ def test_a_429_between_two_accepted_requests_is_not_in_a_row() -> None:
     assert limiter.stats.paused == 0
 
 
-def test_a_request_without_an_answer_does_not_stop_the_others_for_ever() -> None:
+def test_a_request_without_a_response_does_not_stop_the_others_for_ever() -> None:
     limiter = AdaptiveRateLimiter()
     slow = [limiter.sent(0.0) for _ in range(3)]
     limiter.refused(slow[0], 0.1, 1.0, 0.0)
@@ -139,7 +139,7 @@ def test_processes_do_not_resume_in_the_same_instant() -> None:
     assert limiter.wait(1.0) == pytest.approx(11.0)
 
 
-def test_a_probe_without_an_answer_is_replaced() -> None:
+def test_a_probe_without_a_response_is_replaced() -> None:
     limiter = paused(0.0)
     limiter.lost(limiter.sent(1.0), 1.1)
     assert limiter.wait(1.1) == 0
@@ -151,7 +151,7 @@ def test_a_probe_without_an_answer_is_replaced() -> None:
     assert limiter.state is State.PROBING
 
 
-def test_answers_from_before_a_pause_end_nothing() -> None:
+def test_responses_from_before_a_pause_end_nothing() -> None:
     limiter = AdaptiveRateLimiter()
     early = [limiter.sent(0.0) for _ in range(4)]
     for permit in early[:2]:

@@ -216,7 +216,7 @@ def test_charts_take_their_colours_from_the_page() -> None:
     assert classes == {"grid", "bars", "mark", "accent", "muted", "warn", "area", "line"}
     assert all(f"svg .{name} {{" in html for name in classes)
     # Words are text, not shapes.
-    words = {"500", "1,000", "2,000", "200 ms", "documents a second", "answers of 429 a second"}
+    words = {"500", "1,000", "2,000", "200 ms", "documents a second", "responses with 429 a second"}
     assert words <= set(Page(html).texts)
 
 

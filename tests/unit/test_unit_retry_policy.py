@@ -21,7 +21,7 @@ OURS = [
 
 
 def an(error: type[LucidworksError]) -> LucidworksError:
-    return error("words", **({"status": 418} if issubclass(error, errors.AnswerError) else {}))
+    return error("words", **({"status": 418} if issubclass(error, errors.ResponseError) else {}))
 
 
 @pytest.mark.parametrize("error", OURS, ids=lambda one: one.__name__)

@@ -21,7 +21,7 @@ from lucidworks_provider.client.secrets import (
     secrets_in,
     without_secrets,
 )
-from lucidworks_provider.errors import LucidworksError, MalformedAnswerError
+from lucidworks_provider.errors import LucidworksError, MalformedResponseError
 
 KEY = "sk-abcdef0123456789wxyz1234"
 ACCOUNT = {
@@ -136,7 +136,7 @@ def test_a_large_body_is_searched_in_time() -> None:
 def test_a_result_is_not_altered_and_an_error_is_blanked_before_it_is_cut() -> None:
     def read(answer: Response) -> bytes:
         if b"result" not in answer.body:
-            raise MalformedAnswerError(vendor_message(answer.body)[:300], status=200)
+            raise MalformedResponseError(vendor_message(answer.body)[:300], status=200)
         return answer.body
 
     body = f'{{"result": "with {KEY}"}}'.encode()
@@ -207,7 +207,7 @@ def test_a_quoted_secret_is_blanked_however_it_is_written(secret: str, write: An
     assert answer.body == b"<p>*** is wrong</p>"
 
 
-def test_a_large_answer_is_cleaned_too() -> None:
+def test_a_large_response_is_cleaned_too() -> None:
     quoting = Response(400, {}, b"x" * 200_000 + b"canary-of-a-token")
     assert b"canary" not in redact(quoting, "canary-of-a-token").body
     inner = json.dumps({"key": 'a"canary'})

@@ -28,7 +28,7 @@ from lucidworks_provider import storage
 from lucidworks_provider.client.chunking import Chunk, ChunkingOptions
 from lucidworks_provider.client.jobs import CHUNKING
 from lucidworks_provider.client.validation import locate
-from lucidworks_provider.errors import InputError, MalformedAnswerError, StorageError
+from lucidworks_provider.errors import InputError, MalformedResponseError, StorageError
 from lucidworks_provider.jobs import record as job_record
 from lucidworks_provider.jobs.chunk_task import chunk_file
 from lucidworks_provider.jobs.polling import wait_for_jobs
@@ -472,7 +472,7 @@ def test_a_value_that_does_not_fit_is_named_and_no_file_is_left(
     tmp_path: Path, name: str, options: ChunkingOptions, vectors: list[list[float]], message: str
 ) -> None:
     documents = [("doc", "x", [chunk("x", None, vector)]) for vector in vectors]
-    with pytest.raises(MalformedAnswerError, match=message):
+    with pytest.raises(MalformedResponseError, match=message):
         write_chunks(f"{tmp_path}/{name}", *documents, options=options)
     assert list(tmp_path.iterdir()) == []
 

@@ -22,7 +22,7 @@ from lucidworks_provider.errors import (
     InputError,
     JobFailedError,
     LucidworksError,
-    MalformedAnswerError,
+    MalformedResponseError,
     NoJobIdError,
     ResultGoneError,
     StorageError,
@@ -178,7 +178,7 @@ def test_parts_are_submitted_several_at_a_time_each_after_its_intent(stage: Stag
     assert len(stage.state.writes) <= PARTS + 1, "no more than one for each part, and the first"
 
 
-def test_answers_that_arrive_during_a_write_share_the_next_one(stage: Stage) -> None:
+def test_responses_that_arrive_during_a_write_share_the_next_one(stage: Stage) -> None:
     stage.state.seconds = 0.03
     stage.attempt()
     assert len(stage.state.writes) <= PARTS // 2
@@ -364,7 +364,7 @@ def test_a_failure_stops_submissions_and_keeps_the_ids_of_those_in_flight(
 
 def test_an_id_that_another_part_has_is_an_error(stage: Stage) -> None:
     stage.service.answer = lambda position: f"job-{position % 20}"
-    with pytest.raises(MalformedAnswerError, match=r"Part 2\d: .* job of Part \d") as caught:
+    with pytest.raises(MalformedResponseError, match=r"Part 2\d: .* job of Part \d") as caught:
         stage.attempt()
     assert not caught.value.retryable
     assert len(set(stage.record.jobs.values())) == len(stage.record.jobs)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lucidworks_provider.client.chunking import Chunk, ChunkingOptions, ChunkingResult
 from lucidworks_provider.client.jobs import JobState
 from lucidworks_provider.client.validation import CheckedChunks, check_chunks, check_vectors
-from lucidworks_provider.errors import EmptyResultError, MalformedAnswerError
+from lucidworks_provider.errors import EmptyResultError, MalformedResponseError
 
 TEXT = "The quick brown fox jumps. It sees a lazy dog! Then it sleeps."
 PARTS = ("The quick brown fox jumps.", "It sees a lazy dog!", "Then it sleeps.")
@@ -110,13 +110,13 @@ def test_chunks_that_were_rewritten_are_covered_as_far_as_the_spans_tell() -> No
 
 @pytest.mark.parametrize("span", [None, (0, 26)])
 def test_chunks_of_another_text_are_refused(span: tuple[int, int] | None) -> None:
-    with pytest.raises(MalformedAnswerError, match="of another text") as caught:
+    with pytest.raises(MalformedResponseError, match="of another text") as caught:
         check([chunk(part, span) for part in OTHER])
     assert not caught.value.retryable
 
 
 def test_some_chunks_of_another_text_are_refused() -> None:
-    with pytest.raises(MalformedAnswerError, match="in 2 of 3 chunks"):
+    with pytest.raises(MalformedResponseError, match="in 2 of 3 chunks"):
         check([chunk(PARTS[0]), *map(chunk, OTHER)])
 
 
@@ -125,7 +125,7 @@ def test_the_result_of_another_job_is_taken_where_it_fits() -> None:
     assert (checked.gap, len(checked.warnings)) == (None, 1)
     nearly = [chunk(part.replace("fox", "cat")) for part in PARTS]
     assert check(nearly).gap is not None
-    with pytest.raises(MalformedAnswerError, match="about job k"):
+    with pytest.raises(MalformedResponseError, match="about job k"):
         check(nearly, other_job="k")
 
 
@@ -135,19 +135,19 @@ def test_what_may_be_good_is_a_warning_where_it_is_asked_for() -> None:
     assert checked.gap is not None
     nearly = [chunk(part.replace("fox", "cat")) for part in PARTS]
     assert any("about job k" in one for one in check(nearly, other_job="k", lenient=True).warnings)
-    with pytest.raises(MalformedAnswerError, match="about job k"):
+    with pytest.raises(MalformedResponseError, match="about job k"):
         check([chunk(part) for part in OTHER], other_job="k", lenient=True)
     assert check_vectors([[3, -24]], None, 3, "It", lenient=True) == [
         "It: dimReductionSize 3 was requested, and the vectors have 2 numbers.",
         "It: whole numbers up to 24 in all vectors, although no quantization was requested.",
     ]
-    with pytest.raises(MalformedAnswerError, match="have 1, 2 numbers"):
+    with pytest.raises(MalformedResponseError, match="have 1, 2 numbers"):
         check_vectors([[0.5, 0.5], [0.5]], None, None, "It", lenient=True)
 
 
 def test_an_error_that_may_be_wrong_says_how_to_go_on() -> None:
     for refused in (lambda: check([chunk(OTHER[0])]), lambda: check_vectors([[3, 4]], None, None, "It")):
-        with pytest.raises(MalformedAnswerError, match='set on_mismatch="warn"'):
+        with pytest.raises(MalformedResponseError, match='set on_mismatch="warn"'):
             refused()
 
 
@@ -167,7 +167,7 @@ def test_several_items_are_taken_if_they_cover_the_text_once(
     if taken:
         assert check(chunks, items=items).gap is None
     else:
-        with pytest.raises(MalformedAnswerError, match="exactly once"):
+        with pytest.raises(MalformedResponseError, match="exactly once"):
             check(chunks, items=items)
 
 
@@ -209,7 +209,7 @@ def test_vectors_are_compared_with_what_was_asked(
     if refused is None:
         assert check_vectors(vectors, quantization, dimension, "It") == []
         return
-    with pytest.raises(MalformedAnswerError, match=refused) as caught:
+    with pytest.raises(MalformedResponseError, match=refused) as caught:
         check_vectors(vectors, quantization, dimension, "It")
     assert not caught.value.retryable
 

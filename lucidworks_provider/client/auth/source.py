@@ -126,7 +126,7 @@ class RefreshBackoff:
     Stops requests for new tokens when a 401 is not about the token.
 
     A 401 usually means that another system has requested a token, and the next one works. An application that is not
-    entitled to a model, or an Application ID of other credentials, answers 401 to every token, and each new token
+    entitled to a model, or an Application ID of other credentials, gets a 401 with every token, and each new token
     invalidates the one that other processes use. So tokens that are refused one after the other, without an accepted
     call in between, are counted. From ``REFUSED_IN_A_ROW`` on this process requests a new one only after a pause that
     doubles each time. Tokens that other processes have shared are used meanwhile.
@@ -183,7 +183,7 @@ class TokenCache:
 
     held: CachedToken | None = None
     refused: tuple[str, ...] = field(default=(), repr=False)
-    # Those of `refused` that were answered with 403.
+    # Those of `refused` that got a 403.
     after_403: tuple[str, ...] = field(default=(), repr=False)
     # Endpoints that accepted the token in use.
     endpoints: set[str] = field(default_factory=set)
@@ -216,7 +216,7 @@ class TokenCache:
         Record a 403: either the token was invalidated, or the application is not entitled to the endpoint.
 
         :return: whether it is refused, as after a 401: this endpoint accepted it before, and it did not itself
-            replace a token that was answered with 403. So 403s cost at most one refresh in a token's lifetime.
+            replace a token that was refused with 403. So 403s cost at most one refresh in a token's lifetime.
         """
         held = self.held
         if (
@@ -232,7 +232,7 @@ class TokenCache:
         return True
 
     def accepted(self, value: str, endpoint: str) -> None:
-        """Record that an endpoint answered a call with this token with neither 401 nor 403."""
+        """Record a response of an endpoint to a call with this token that is neither 401 nor 403."""
         if self.held is not None and self.held.token.value == value:
             self.endpoints.add(endpoint)
             if self.backoff.refusals:
@@ -369,7 +369,7 @@ class TokenSource:
         """
         An access token; from memory while it is fresh.
 
-        :param refused: the token that was answered with 401, so that it is not returned again.
+        :param refused: the token that was refused with 401, so that it is not returned again.
         """
         if refused is not None:
             self.invalidate(refused)
@@ -438,7 +438,7 @@ class TokenSource:
             self._cache.refuse(value, self._monotonic())
 
     def accepted(self, value: str, endpoint: str) -> None:
-        """Record that an endpoint answered a call with this token with neither 401 nor 403."""
+        """Record a response of an endpoint to a call with this token that is neither 401 nor 403."""
         with self._lock:
             self._cache.accepted(value, endpoint)
 
@@ -482,7 +482,7 @@ class TokenSource:
         try:
             value = self._acquire(self._cache.acquire(self._store.settle, self._clocks))
             while value in self._cache.refused:
-                # A call was answered with 401 meanwhile.
+                # A call was refused with 401 meanwhile.
                 value = self._acquire(self._cache.acquire(self._store.settle, self._clocks))
         except LucidworksError as err:
             self._failure_backoff = self._failure_backoff_after(err)
@@ -665,8 +665,8 @@ def request_time(settings: LucidworksSettings) -> float | None:
     with closing(
         SyncTransport(replace(settings, timeout=min(settings.timeout, _CLOCK_TIMEOUT)))
     ) as transport:
-        answer: Response = transport.send(request)
-    return server_time(answer)
+        response: Response = transport.send(request)
+    return server_time(response)
 
 
 def forget_sources() -> None:

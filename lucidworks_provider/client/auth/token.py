@@ -26,7 +26,7 @@ from lucidworks_provider.client.http.messages import (
     parse_object,
     vendor_message,
 )
-from lucidworks_provider.errors import AuthenticationError, InputError, MalformedAnswerError
+from lucidworks_provider.errors import AuthenticationError, InputError, MalformedResponseError
 
 MINUTE = 60.0
 ALLOWED = 20
@@ -145,7 +145,7 @@ class AccessToken:
     :param refresh_at: when the next one is requested.
     :param expires_at: when it stops being accepted.
     :param revocations: of earlier tokens.
-    :param after_403: it replaced a token that was answered with 403 before its time.
+    :param after_403: it replaced a token that was refused with 403 before its time.
     """
 
     value: str = field(repr=False)
@@ -292,7 +292,7 @@ def parse_token_response(response: Response) -> TokenResponse:
     Parse the response of the token endpoint.
 
     :raises AuthenticationError: the credentials or the scope were refused.
-    :raises MalformedAnswerError: a success without an access token.
+    :raises MalformedResponseError: a success without an access token.
     """
     check_token_status(response, _NAME)
     body = parse_object(response.body, _NAME, status=response.status)
@@ -302,7 +302,7 @@ def parse_token_response(response: Response) -> TokenResponse:
         raise AuthenticationError(f"{_NAME}: HTTP {response.status}: {message}", status=response.status)
     if not isinstance(access_token, str) or not _TOKEN.fullmatch(access_token.strip()):
         # The body is not shown, as it may contain a token with another name.
-        raise MalformedAnswerError(
+        raise MalformedResponseError(
             f"{_NAME}: HTTP {response.status} without an `access_token`; fields: {sorted(body)!r}",
             status=response.status,
         )

@@ -94,7 +94,7 @@ class AsyncTransport:
         async with self._connection:
             # After the connection: a permit is for immediate use.
             permit = None if queue is None else await queue.aacquire()
-            answer = update_pause = None
+            response = update_pause = None
             sent = time.monotonic()
             try:
                 async with self._session.request(
@@ -104,12 +104,12 @@ class AsyncTransport:
                     headers=headers_of(request, access_token),
                     proxy=self._proxy(url),
                     allow_redirects=False,
-                ) as response:
-                    body = await self._body(response, request)
-                sent_back = {k.lower(): v for k, v in response.headers.items()}
-                if encoding := _encoding(response):
+                ) as received:
+                    body = await self._body(received, request)
+                sent_back = {k.lower(): v for k, v in received.headers.items()}
+                if encoding := _encoding(received):
                     sent_back["content-encoding"] = encoding
-                answer = Response(response.status, sent_back, body)
+                response = Response(received.status, sent_back, body)
             except (aiohttp.ClientError, OSError, TimeoutError, TransportError) as err:
                 error = (
                     err
@@ -120,14 +120,14 @@ class AsyncTransport:
                 raise error from None
             finally:
                 if queue is not None and permit is not None:
-                    update_pause = queue.answered(permit, answer)
+                    update_pause = queue.ended(permit, response)
         if update_pause is not None:
             # Not awaited: a cancellation meanwhile would lose a response that may come only once.
             update = asyncio.ensure_future(in_thread(update_pause))
             self._pause_updates.add(update)
             update.add_done_callback(self._pause_updates.discard)
-        self._ended(request, answer.status, sent)
-        return answer
+        self._ended(request, response.status, sent)
+        return response
 
     def _ended(self, request: Request, outcome: int | str, sent: float) -> None:
         metrics.request(request.endpoint, outcome, time.monotonic() - sent)

@@ -22,15 +22,15 @@ from lucidworks_provider.client.http.large_json import LARGE_BODY, WithoutVector
 from lucidworks_provider.client.secrets import MASK, blank, is_secret_name
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
-    AnswerError,
     AuthenticationError,
     ContentEncodingError,
     ForbiddenError,
     InputError,
     LucidworksError,
-    MalformedAnswerError,
+    MalformedResponseError,
     RateLimitError,
     RequestRefusedError,
+    ResponseError,
     ServiceError,
     TokenRefusedError,
     UnknownResourceError,
@@ -280,7 +280,7 @@ def read_object(response: Response, name: str) -> dict[str, Any]:
     The JSON object of a successful response.
 
     :param name: the request's name, for the message.
-    :raises AnswerError: one of its subclasses, by the status or the body.
+    :raises ResponseError: one of its subclasses, by the status or the body.
     """
     check_status(response, name)
     return parse_object(response.body, name, status=response.status)
@@ -341,7 +341,7 @@ def parse_object(body: bytes, name: str, *, status: int = 200, packed: bool = Fa
     """Decode a JSON object; ``packed`` as in :func:`parse_json`."""
     decoded = parse_json(body, packed=packed)
     if not isinstance(decoded, dict):
-        raise MalformedAnswerError(
+        raise MalformedResponseError(
             f"{name}: HTTP {status} with a body that is not a JSON object. It starts: {excerpt(body)!r}",
             status=status,
         )
@@ -399,7 +399,7 @@ def check_token_status(response: Response, name: str) -> None:
         check_status(response, name)
     except ContentEncodingError:
         raise
-    except AnswerError as err:
+    except ResponseError as err:
         if err.retryable and response.status != 401:
             raise
         raise AuthenticationError(str(err), status=response.status) from None

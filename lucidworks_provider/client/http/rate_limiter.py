@@ -2,7 +2,7 @@
 """
 When a process may send requests to an application whose rate limit is unknown.
 
-The limit may be shared with other processes, and a gateway may answer 429 at random. Three classes share the work:
+The limit may be shared with other processes, and a gateway may send 429s at random. Three classes share the work:
 :class:`AdaptiveRateLimiter` decides, without a clock, a lock or I/O, as times are parameters; :class:`SharedPause`
 agrees on pauses with the other processes of the deployment; :class:`RequestQueue` lets the threads and coroutines of
 this process wait.
@@ -12,9 +12,9 @@ state           what may be sent
 ==============  ==============================================================================================
 ``FREE``        everything: no limit is known
 ``LIMITED``     ``rate`` requests a second, evenly
-``SUSPECTING``  nothing until a request in flight is answered: two 429s in a row were received
+``SUSPECTING``  nothing until a request in flight has ended: two 429s in a row were received
 ``PAUSED``      nothing until the pause ends; then one process sends one request, the probe
-``PROBING``     nothing until the probe is answered; a 429 starts the next pause
+``PROBING``     nothing until the probe has ended; a 429 starts the next pause
 ==============  ==============================================================================================
 
 *One 429* delays its own request by its ``Retry-After``; the caller does that. *Two in a row* stop all requests until
@@ -143,7 +143,7 @@ class AdaptiveRateLimiter:
         self.paused = 0.0
         self._shared, self._alone = shared, alone
         # Requests are numbered as they are sent; the number is the permit.
-        self._sent = self._answered = self._accepted = 0
+        self._sent = self._ended = self._accepted = 0
         # The last 429: its permit, how many there were in a row, and how many requests were accepted before it.
         self._refused_permit, self._in_a_row, self._accepted_before = -1, 0, 0
         self._score = 0.0
@@ -219,7 +219,7 @@ class AdaptiveRateLimiter:
 
     def accepted(self, permit: int, now: float) -> bool:
         """Count any response but a 429; return whether the shared pause is over."""
-        self._answered += 1
+        self._ended += 1
         self._accepted += 1
         if permit <= self._refused_permit:
             return False
@@ -231,7 +231,7 @@ class AdaptiveRateLimiter:
 
     def lost(self, permit: int, now: float) -> None:
         """Count a request without a response. If it was the probe, the next request is."""
-        self._answered += 1
+        self._ended += 1
         if self.state is State.PROBING and permit == self._probe:
             self.state, self._until = State.PAUSED, now
         self._check_suspicion(now)
@@ -244,7 +244,7 @@ class AdaptiveRateLimiter:
         :return: the seconds of a pause that begins, if one does.
         """
         self.refusals += 1
-        self._answered += 1
+        self._ended += 1
         self._in_a_row += 1
         is_limit = self._is_limit(permit, now)
         self._refused_permit = max(permit, self._refused_permit)
@@ -265,7 +265,7 @@ class AdaptiveRateLimiter:
 
     def _check_suspicion(self, now: float) -> None:
         """Probe soon if no response is outstanding."""
-        if self.state is State.SUSPECTING and self._answered >= self._sent:
+        if self.state is State.SUSPECTING and self._ended >= self._sent:
             self.state, self._until = State.PAUSED, now + PROBE_DELAY
 
     def _resume(self, now: float) -> None:
@@ -409,7 +409,7 @@ def _best_effort(
 
 class SharedPause:
     """
-    One pause of an application for all processes of a deployment, while the service answers every request with 429.
+    One pause of an application for all processes of a deployment, while the service refuses every request with 429.
 
     A deployment is many short processes: if each sent its own probe, fifty tasks would receive fifty 429s per
     ``Retry-After``. So one process claims the right to probe, in the store that also shares the access token.
@@ -543,7 +543,7 @@ class RequestQueue:
             return self._limiter.refused_for(time.monotonic())
 
     def acquire(self) -> int:
-        """Wait for the permit to send one request; pass it to :meth:`answered` afterwards."""
+        """Wait for the permit to send one request; pass it to :meth:`ended` afterwards."""
         permit, _ = self._try_acquire()
         if permit is not None:
             return permit
@@ -572,7 +572,7 @@ class RequestQueue:
                 else:
                     self._agree(await in_thread(self._ask))
 
-    def answered(self, permit: int, response: Response | None) -> Callable[[], object] | None:
+    def ended(self, permit: int, response: Response | None) -> Callable[[], object] | None:
         """
         Count the response to a request.
 

@@ -68,14 +68,14 @@ class SyncTransport:
         if queue is None:
             return self._send(request, access_token)
         permit = queue.acquire()
-        answer = update_pause = None
+        response = update_pause = None
         try:
-            answer = self._send(request, access_token)
+            response = self._send(request, access_token)
         finally:
-            update_pause = queue.answered(permit, answer)
+            update_pause = queue.ended(permit, response)
         if update_pause is not None:
             update_pause()
-        return answer
+        return response
 
     def _send(self, request: Request, access_token: str | None) -> Response:
         proxy = proxy_for(request.url)
@@ -201,10 +201,10 @@ class BearerAuth(requests.auth.AuthBase):
                     file.seek(position)
                 used = other or self._tokens.get()
                 again.headers["Authorization"] = f"Bearer {used}"
-                answer = response.connection.send(again, **kwargs)
-                answer.history.append(response)
-                answer.request = again
-                response = answer
+                received = response.connection.send(again, **kwargs)
+                received.history.append(response)
+                received.request = again
+                response = received
             return response
 
         r.register_hook("response", on_response)

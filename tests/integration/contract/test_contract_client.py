@@ -395,7 +395,7 @@ def test_predictions_are_the_documented_ones(
 ) -> None:
     options, inputs = options_of(use_case, full=full), inputs_of(use_case)
     answers = performed(hook, mode, predict(options, inputs))
-    assert [type(one) for one in answers] == [USE_CASES[use_case].answer] * len(inputs)
+    assert [type(one) for one in answers] == [USE_CASES[use_case].prediction] * len(inputs)
     [exchange] = wire.seen
     judge().request(exchange)
     judge().answer(exchange)
@@ -419,7 +419,7 @@ def test_prediction_jobs_are_the_documented_ones(
     job_id = performed(hook, mode, submit_prediction(options, inputs))
     while not (result := performed(hook, mode, get_prediction(job_id, options))).predictions:
         pass
-    assert [type(one) for one in result.predictions] == [USE_CASES[use_case].answer] * len(inputs)
+    assert [type(one) for one in result.predictions] == [USE_CASES[use_case].prediction] * len(inputs)
     submission, *polls = wire.seen
     for exchange in wire.seen:
         judge().request(exchange)
@@ -581,7 +581,7 @@ def test_the_documents_requests_can_be_asked(path: str, name: str, value: dict[s
 
 
 @pytest.mark.parametrize(("path", "name", "value"), examples("answer"), ids=str)
-def test_the_documents_answers_are_read_without_loss(path: str, name: str, value: dict[str, Any]) -> None:
+def test_the_documents_responses_are_read_without_loss(path: str, name: str, value: dict[str, Any]) -> None:
     answer = Response(200, {}, json.dumps(value).encode())
     if path.startswith("/ai/tokenization"):
         read = read_tokens(answer, 1)
@@ -590,8 +590,10 @@ def test_the_documents_answers_are_read_without_loss(path: str, name: str, value
     elif "predictionId" in value and "predictions" not in value:
         assert read_submission(answer, PREDICTION) == value["predictionId"]
     else:
-        answer_type = USE_CASES[use_case_of(path, name)].answer
-        result = read_result(value, value.get("predictionId", "j"), answer_type, len(value["predictions"]))
+        prediction_type = USE_CASES[use_case_of(path, name)].prediction
+        result = read_result(
+            value, value.get("predictionId", "j"), prediction_type, len(value["predictions"])
+        )
         assert [one.sent for one in result.predictions] == value["predictions"]
         for one in result.predictions:
             assert one.sent.items() <= one.row().items()

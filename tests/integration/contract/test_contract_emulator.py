@@ -360,7 +360,7 @@ def test_rate_limit(vendor: Vendor, match: str) -> None:
         {"chunkingId": str(uuid4()), "status": "READY", "chunkedData": {}},
     ],
 )
-def test_the_judge_refuses_wrong_answers(vendor: Vendor, body: dict[str, Any]) -> None:
+def test_the_judge_refuses_wrong_responses(vendor: Vendor, body: dict[str, Any]) -> None:
     vendor.log_in()
     exchange = vendor.poll(json.loads(vendor.submit().data)["chunkingId"])
     exchange.data = json.dumps(body).encode()

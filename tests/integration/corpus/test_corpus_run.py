@@ -608,7 +608,7 @@ class TestCrashes:
         assert delta["resubmitted"] == 1
         assert world.texts() == texts
 
-    def test_a_submission_without_an_answer_is_sent_again_and_counted(self, world: World) -> None:
+    def test_a_submission_without_a_response_is_sent_again_and_counted(self, world: World) -> None:
         texts = fill(world, 4)
         lost: list[str] = []
 
@@ -835,7 +835,7 @@ class TestCrashes:
         assert not (world.output / "journal").exists()
         assert not keep_raw or _bodies_in(world.output / "raw") == set(texts.values())
 
-    def test_answers_of_a_document_with_a_late_piece_are_kept(self, world: World) -> None:
+    def test_responses_of_a_document_with_a_late_piece_are_kept(self, world: World) -> None:
         text = "".join(f"Sentence {number} of a long document. " for number in range(60))
         world.write("long.txt", text)
         world.service.answer = lambda text, body: _without_result(

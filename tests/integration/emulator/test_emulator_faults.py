@@ -62,7 +62,7 @@ def test_dropped_after_the_operation_leaves_an_orphan_and_eats_a_result(caller: 
     assert caller.poll(orphan["job_id"]).json()["status"] == "RETRIEVED"
 
 
-def test_dropped_token_answer_still_kills_the_old_token(caller: Caller) -> None:
+def test_dropped_token_response_still_kills_the_old_token(caller: Caller) -> None:
     caller.fault("disconnect-after", "token")
     with pytest.raises(requests.ConnectionError):
         caller.ask_token()
@@ -85,7 +85,7 @@ def test_html_cut_json_and_slow(caller: Caller) -> None:
     assert time.perf_counter() - began >= 0.2
 
 
-def test_answers_that_break_on_their_way(caller: Caller) -> None:
+def test_responses_that_break_on_their_way(caller: Caller) -> None:
     caller.fault("reset", "submit")
     with pytest.raises(requests.exceptions.ChunkedEncodingError, match="reset by peer"):
         caller.submit()
@@ -114,7 +114,7 @@ def test_an_encoding_that_nobody_asked_for(caller: Caller, kind: str) -> None:
     assert len(caller.control("GET", "/jobs")) == 1
 
 
-def test_early_hints_come_before_the_answer(caller: Caller) -> None:
+def test_early_hints_come_before_the_response(caller: Caller) -> None:
     host, port = caller.emulator.url.removeprefix("http://").split(":")
     caller.fault("early-hints", "usecases")
     with socket.create_connection((host, int(port)), timeout=10) as connection:

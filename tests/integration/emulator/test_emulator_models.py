@@ -392,7 +392,7 @@ def test_faults_log_counts_and_reset(caller: Caller) -> None:
 # A service that hides, rewrites and lacks
 
 
-def test_fields_that_an_answer_leaves_out(caller: Caller) -> None:
+def test_fields_that_a_response_leaves_out(caller: Caller) -> None:
     order = {**ORDER, "region": "us", "config": CONFIG}
     model = good(caller.customer("POST", "models", json=order))["id"]
     pass_time(caller, 1000)

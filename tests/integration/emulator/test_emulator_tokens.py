@@ -29,7 +29,7 @@ def use(caller: Caller, token: str) -> int:
     return caller.call("GET", "/ai/usecases", token).status_code
 
 
-def test_documented_answer_and_jwt(caller: Caller) -> None:
+def test_documented_response_and_jwt(caller: Caller) -> None:
     answer = caller.ask_token()
     body = answer.json()
     assert answer.status_code == 200
@@ -59,7 +59,7 @@ def test_one_live_token_per_client_and_scope(caller: Caller) -> None:
     assert use(caller, model) == 403  # alive, but of the wrong scope
 
 
-def test_a_dead_token_may_be_answered_with_403(caller: Caller) -> None:
+def test_a_dead_token_may_be_refused_with_403(caller: Caller) -> None:
     caller.control("PATCH", "/settings", dead_token="403")
     first = caller.ask_token().json()["access_token"]
     second = caller.ask_token().json()["access_token"]

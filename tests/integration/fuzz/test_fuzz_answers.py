@@ -44,7 +44,7 @@ from lucidworks_provider.client.models import (
     read_models,
     read_undeployment,
 )
-from lucidworks_provider.client.predictions import read_answer, read_prompt, read_tokens
+from lucidworks_provider.client.predictions import read_prompt, read_response, read_tokens
 from lucidworks_provider.client.predictions import read_result as read_prediction_result
 from lucidworks_provider.client.use_cases import read_items, read_use_cases
 from lucidworks_provider.client.validation import check_chunks
@@ -136,7 +136,7 @@ def write_predictions(use_case: str) -> Callable[[Response], object]:
     items = read_items([given if use_case == "rag" else "A text."], options)
 
     def read(answer: Response) -> object:
-        found = read_answer(answer, options, 1)
+        found = read_response(answer, options, 1)
         with tempfile.TemporaryDirectory() as folder:
             with prediction_file(f"{folder}/x.jsonl", options) as file:
                 file.add(Batch(0, 0, items), found)
@@ -309,7 +309,7 @@ def shown(text: str) -> None:
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_an_answer_is_read_or_refused(name: str) -> None:
+def test_a_response_is_read_or_refused(name: str) -> None:
     sample, read = READERS[name]
 
     @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))

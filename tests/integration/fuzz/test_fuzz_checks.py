@@ -21,7 +21,7 @@ from lucidworks_provider.client import use_cases
 from lucidworks_provider.client.chunking import ChunkingOptions, read_result
 from lucidworks_provider.client.http.messages import Response, parse_object
 from lucidworks_provider.client.jobs import CHUNKING, JobState, parse_poll
-from lucidworks_provider.client.predictions import read_answer
+from lucidworks_provider.client.predictions import read_response
 from lucidworks_provider.client.validation import check_chunks, check_vectors
 from lucidworks_provider.errors import LucidworksError
 
@@ -109,7 +109,7 @@ def embedding(rng: random.Random) -> tuple[str, dict[str, Any]]:
 def embedding_rows(count: str, body: bytes) -> list[Any] | None:
     """As :func:`chunk_rows`."""
     try:
-        read = read_answer(Response(200, {}, body), EMBEDDING, int(count))
+        read = read_response(Response(200, {}, body), EMBEDDING, int(count))
         if any(one.error for one in read) or check_vectors([one.vector for one in read], None, 4, "It"):
             return None
     except LucidworksError:

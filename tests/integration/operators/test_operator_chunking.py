@@ -339,13 +339,13 @@ def test_a_job_in_error_names_document_job_and_reason_and_a_retry_submits_it_aga
     assert submissions(service) == [1, 1, 2]
 
 
-def test_one_error_answer_does_not_fail_a_job(service: Service, task: Attempts) -> None:
+def test_one_error_response_does_not_fail_a_job(service: Service, task: Attempts) -> None:
     service.fault("poll", "error-job")
     assert task.run()["documents"] == 3
 
 
 @both_stores
-def test_the_policy_for_a_submission_without_an_answer(
+def test_the_policy_for_a_submission_without_a_response(
     service: Service, task: Attempts, caplog: pytest.LogCaptureFixture
 ) -> None:
     service.fault("submit", "disconnect-after")
@@ -534,7 +534,7 @@ def test_repeated_submissions_wait_as_long_as_the_service_asks(service: Service,
     assert time.monotonic() - begin >= 1.0
 
 
-def test_jobs_without_an_answer_do_not_hold_up_the_others(service: Service, task: Attempts) -> None:
+def test_jobs_without_a_response_do_not_hold_up_the_others(service: Service, task: Attempts) -> None:
     service.settings(pending_polls=0)
     service.fault("poll", "503", times=10)
     begin = time.monotonic()

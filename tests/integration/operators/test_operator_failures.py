@@ -66,7 +66,7 @@ def raised(error: Exception, method: str = "execute", **options: Any) -> BaseExc
 
 
 def an(kind: type[LucidworksError]) -> LucidworksError:
-    return kind("words", **({"status": 418} if issubclass(kind, errors.AnswerError) else {}))
+    return kind("words", **({"status": 418} if issubclass(kind, errors.ResponseError) else {}))
 
 
 OURS = [one for one in vars(errors).values() if inspect.isclass(one) and issubclass(one, LucidworksError)]

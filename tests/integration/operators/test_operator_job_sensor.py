@@ -16,7 +16,7 @@ from lucidworks_provider.client.chunking import submit_chunking
 from lucidworks_provider.client.http.messages import Call, endpoint
 from lucidworks_provider.client.jobs import poll_request
 from lucidworks_provider.client.predictions import submit_prediction
-from lucidworks_provider.errors import InputError, MalformedAnswerError, StorageError
+from lucidworks_provider.errors import InputError, MalformedResponseError, StorageError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.jobs import record
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
@@ -193,7 +193,7 @@ def test_the_result_of_another_job_is_an_error(
     other, job_id = submit("chunking"), submit("chunking")
     mixed_up = rewritten(lambda body: body.replace(job_id.encode(), other.encode()))
     monkeypatch.setattr("lucidworks_provider.client.jobs.poll_job", mixed_up)
-    with pytest.raises(MalformedAnswerError, match=f"about job {other}"):
+    with pytest.raises(MalformedResponseError, match=f"about job {other}"):
         sensor.run(job_id=job_id, **({} if with_path else {"result_path": None}))
     assert not sensor.path.exists()
     if with_path:

@@ -248,7 +248,7 @@ def test_a_retry_finds_what_the_first_try_made(service: ModelService) -> None:
 
 
 @pytest.mark.parametrize("kind", ["disconnect-after", "cut-json"])
-def test_an_answer_that_is_lost_is_looked_for(service: ModelService, kind: str, logs: Logs) -> None:
+def test_a_response_that_is_lost_is_looked_for(service: ModelService, kind: str, logs: Logs) -> None:
     service.fault("create-model", kind)
     model_id = str(train().execute(CONTEXT))
     assert service.trained() == [model_id]
@@ -504,7 +504,7 @@ def test_a_failed_deployment_can_be_deleted(service: ModelService) -> None:
     assert service.deployed() == []
 
 
-def test_a_lost_answer_to_a_deletion(service: ModelService) -> None:
+def test_a_lost_response_to_a_deletion(service: ModelService) -> None:
     deployment_id = deployed(service)
     service.settings(undeploy_seconds=0)
     service.fault("undeploy", "disconnect-after")
@@ -647,7 +647,7 @@ def test_a_literal_key_is_in_no_log_and_no_row(service: ModelService, logs: Logs
 
 
 @pytest.mark.parametrize("kind", ["cut-json", "html"])
-def test_an_answer_that_quotes_the_key(service: ModelService, kind: str, logs: Logs) -> None:
+def test_a_response_that_quotes_the_key(service: ModelService, kind: str, logs: Logs) -> None:
     service.settings(echo_credentials=True)
     service.fault("create-model", kind)
     service.fault("list-models", kind, times=3)

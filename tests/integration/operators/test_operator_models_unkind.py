@@ -141,7 +141,7 @@ def hidden_in(endpoints: list[str], *fields: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("showing", LISTS)
-def test_one_of_three_answers_shows_the_region_of_a_deployment(service: Service, showing: str) -> None:
+def test_one_of_three_responses_shows_the_region_of_a_deployment(service: Service, showing: str) -> None:
     model = trained()
     service.settings(hidden_fields=hidden_in([one for one in LISTS if one != showing], "region"))
     first = deploy(model).execute(attempt())
@@ -193,7 +193,7 @@ LOST = ["disconnect-after", "error-after", "cut-json", "reset"]
     ("kind", "texts"),
     [(kind, SIMILAR[0]) for kind in LOST] + [("error-after", texts) for texts in SIMILAR[1:]],
 )
-def test_a_training_without_an_answer_is_found_in_other_words(
+def test_a_training_without_a_response_is_found_in_other_words(
     service: Service, kind: str, texts: dict[str, str]
 ) -> None:
     service.settings(rewritten_texts=texts)
@@ -219,7 +219,7 @@ def test_what_may_be_ours_in_foreign_words_is_an_error_before_a_second_post(
     ("kind", "texts"),
     [(kind, {"us": "us-east1"}) for kind in LOST] + [("error-after", {"us": "southcarolina"})],
 )
-def test_a_deployment_without_an_answer(service: Service, kind: str, texts: dict[str, str]) -> None:
+def test_a_deployment_without_a_response(service: Service, kind: str, texts: dict[str, str]) -> None:
     model = trained()
     service.settings(rewritten_texts=texts, deploy_seconds=0.2)
     service.fault("deploy", kind)

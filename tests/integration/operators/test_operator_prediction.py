@@ -45,7 +45,7 @@ from lucidworks_provider.errors import (
     InputError,
     JobFailedError,
     LucidworksError,
-    MalformedAnswerError,
+    MalformedResponseError,
     RateLimitError,
     RequestRefusedError,
     ServiceError,
@@ -354,7 +354,7 @@ def test_unknown_names_are_answered_with_the_nearest_ones(
 
 
 @pytest.mark.parametrize(
-    ("kind", "reason"), [("500", "ServiceError, HTTP 500"), ("html", "MalformedAnswerError, HTTP 200")]
+    ("kind", "reason"), [("500", "ServiceError, HTTP 500"), ("html", "MalformedResponseError, HTTP 200")]
 )
 def test_what_concerns_all_batches_is_not_tried_with_each(
     service: Service,
@@ -458,7 +458,7 @@ def test_a_batch_that_is_refused_to_the_end_ends_the_task(
     assert sync.run(batch_size=1)["predictions"] == 10
 
 
-def test_failures_with_answers_in_between_hold_up_nobody(service: Service, sync: Attempts) -> None:
+def test_failures_with_responses_in_between_hold_up_nobody(service: Service, sync: Attempts) -> None:
     def reply(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         text = body["batch"][0]["text"]
         return (500, {}) if int(text[5]) % 2 else (200, {"predictions": [{"response": text}]})
@@ -551,7 +551,7 @@ def test_whatever_ends_it_once_the_result_is_written_a_retry_returns_that(
 
 
 @both_stores
-def test_what_could_not_be_removed_fails_nothing_and_answers_nothing_later(
+def test_what_could_not_be_removed_fails_nothing_and_is_not_used_later(
     service: Service, sync: Attempts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuses(uri: str) -> None:
@@ -675,7 +675,7 @@ def test_another_number_of_predictions_is_paid_for_once(
 
     server = service.answers(reply)
     words = f"Inputs 4 to 7: .*{4 + missing} predictions for 4 inputs"
-    with pytest.raises(MalformedAnswerError, match=words):
+    with pytest.raises(MalformedResponseError, match=words):
         sync.run(**where)
     assert len(server.heard) == (2 if where else 3)
     if not where:
@@ -683,11 +683,11 @@ def test_another_number_of_predictions_is_paid_for_once(
         assert len(server.heard) == 4, "a retry asks for the wrong ones again"
 
 
-def test_answers_that_nobody_can_read_are_not_paid_for_with_every_batch(
+def test_responses_that_nobody_can_read_are_not_paid_for_with_every_batch(
     service: Service, sync: Attempts
 ) -> None:
     server = service.answers(lambda path, body: (200, {"results": []}))
-    with pytest.raises(MalformedAnswerError, match=r"3 of 10 batches failed.*no list of `predictions`"):
+    with pytest.raises(MalformedResponseError, match=r"3 of 10 batches failed.*no list of `predictions`"):
         sync.run(batch_size=1)
     assert len(server.heard) == 3
 
@@ -713,7 +713,7 @@ def test_vectors_that_do_not_belong_together_are_asked_for_again(
     )
     good = {"vector": [-127, 127]}
     server = service.answers(predictions(good, {"vector": wrong}, good, good))
-    with pytest.raises(MalformedAnswerError, match=f"Inputs 4 to 7: .*{words}.*kept in .*unusable"):
+    with pytest.raises(MalformedResponseError, match=f"Inputs 4 to 7: .*{words}.*kept in .*unusable"):
         run()
     assert not sync.path.exists()
     assert run()["predictions"] == 10
@@ -723,7 +723,7 @@ def test_vectors_that_do_not_belong_together_are_asked_for_again(
 
 def test_vectors_that_do_not_belong_together_are_not_returned(service: Service, sync: Attempts) -> None:
     service.answers(predictions({"vector": [0.5]}, {"vector": [0.5, 2]}, {"vector": [0.5]}))
-    with pytest.raises(MalformedAnswerError, match="vector of 2 numbers after one of 1"):
+    with pytest.raises(MalformedResponseError, match="vector of 2 numbers after one of 1"):
         sync.run(use_case="embedding", result_path=None)
 
 
@@ -741,7 +741,7 @@ ODD = {
 }
 
 
-def test_fields_of_another_type_than_documented_cost_no_answer(service: Service, sync: Attempts) -> None:
+def test_fields_of_another_type_than_documented_cost_no_prediction(service: Service, sync: Attempts) -> None:
     inputs = [{"text": "Why?", "documents": [GERMANY]}] * 2
     service.answers(predictions({}, ODD, {}, ODD))
     for path in (sync.path, sync.path.with_suffix(".parquet")):
@@ -1011,7 +1011,7 @@ def test_input_that_changes_during_the_wait_is_not_mixed_up(jobs: Attempts) -> N
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
-def test_a_jobs_answer_with_another_number_of_predictions_is_set_aside_and_submitted_again(
+def test_a_jobs_response_with_another_number_of_predictions_is_set_aside_and_submitted_again(
     service: Service, jobs: Attempts, deferrable: bool
 ) -> None:
     short = [True]
@@ -1029,7 +1029,7 @@ def test_a_jobs_answer_with_another_number_of_predictions_is_set_aside_and_submi
 
     server = service.answers(reply)
     words = r"Inputs 4 to 7 \(job job-\S+\): .*3 predictions for 4 inputs.*kept in"
-    with pytest.raises(MalformedAnswerError, match=words):
+    with pytest.raises(MalformedResponseError, match=words):
         jobs.run(deferrable=deferrable)
     short.clear()
     jobs.run(deferrable=deferrable)

@@ -73,9 +73,9 @@ CHUNKING: dict[str, Case] = {
     "no chunks": Case(("poll", "no-chunks"), **EMPTY),
     "in an envelope": Case(("poll", "envelope")),
     "id of another job": Case(("poll", "other-id"), warns="is about job"),
-    "previous answer for ever": Case(("poll", "previous-answer"), **OTHER),
-    # The second answer took another job's result with it.
-    "previous answer once": Case(("poll", "previous-answer"), {"times": 2}, posts=2),
+    "previous response for ever": Case(("poll", "previous-response"), **OTHER),
+    # The second response took another job's result with it.
+    "previous response once": Case(("poll", "previous-response"), {"times": 2}, posts=2),
     "one id for all": Case(("submit", "same-id"), chunk="is the job of Document", corpus="malformed"),
     "id under another name": Case(("submit", "id-name"), warns="in another field", counts=False),
     "no id": Case(("submit", "no-id"), chunk="without a usable", corpus="failed"),
@@ -240,7 +240,7 @@ def test_a_corpus_and_its_next_night(
     assert len(posts(service) - {1}) == 0
 
 
-def test_a_corpus_counts_every_429_and_every_request_without_an_answer(
+def test_a_corpus_counts_every_429_and_every_request_without_a_response(
     service: Service, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     service.fault("submit", "429", times=5, retry_after=0.1)
@@ -353,8 +353,8 @@ JOBS: dict[str, Case] = {
     "payload empty": Case(("poll-prediction", "empty-payload"), chunk="no result"),
     "in an envelope": Case(("poll-prediction", "envelope")),
     "id of another job": Case(("poll-prediction", "other-id"), chunk="about job"),
-    "previous answer for ever": Case(("poll-prediction", "previous-answer"), chunk="about job"),
-    "previous answer once": Case(("poll-prediction", "previous-answer"), {"times": 2}, posts=2),
+    "previous response for ever": Case(("poll-prediction", "previous-response"), chunk="about job"),
+    "previous response once": Case(("poll-prediction", "previous-response"), {"times": 2}, posts=2),
     "one id for all": Case(("submit-prediction", "same-id"), chunk="is the job of Input"),
     "id under another name": Case(
         ("submit-prediction", "id-name"), {"value": "job_id"}, warns="in another field"

@@ -90,7 +90,7 @@ def test_a_server_that_hangs(server: RedisServer, *, connected: bool) -> None:
         USES[number](store)
 
 
-def test_a_host_that_never_answers(server: RedisServer) -> None:
+def test_a_host_that_never_responds(server: RedisServer) -> None:
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(0)
@@ -145,7 +145,7 @@ def test_a_connection_that_leads_nowhere(
     ],
     ids=["no redis", "a cluster's node", "loading"],
 )
-def test_a_port_where_something_else_answers(
+def test_a_port_where_something_else_responds(
     server: RedisServer, answer: bytes, error: type[Exception]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:

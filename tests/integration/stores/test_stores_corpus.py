@@ -129,7 +129,7 @@ def test_requests_of_an_unchanged_night(catalogue: Catalogue, store: Store) -> N
     assert sum(counts.values()) <= MOST_REQUESTS[store.uri[:2]], counts
 
 
-def test_three_nights_with_the_answers_kept(catalogue: Catalogue) -> None:
+def test_three_nights_with_the_responses_kept(catalogue: Catalogue) -> None:
     three_nights(catalogue, keep_raw=True)
     assert len(names_in(f"{catalogue.corpus.output}/raw")) == 2
 

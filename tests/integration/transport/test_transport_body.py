@@ -23,7 +23,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize("head", [CHUNKED, answer(body=b"", length=1 << 40), b"HTTP/1.1 200 OK\r\n\r\n"])
-def test_an_answer_without_an_end(mode: Mode, head: bytes) -> None:
+def test_a_response_without_an_end(mode: Mode, head: bytes) -> None:
     sent = 0
 
     def endless(connection: socket.socket) -> None:
@@ -43,7 +43,7 @@ def test_an_answer_without_an_end(mode: Mode, head: bytes) -> None:
         assert sent < http_body.MOST_BYTES + (16 << 20)
 
 
-def test_a_small_answer_that_unpacks_to_a_large_one(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_response_that_unpacks_to_a_large_one(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_body, "MOST_BYTES", 100_000)
     with (
         scripted(answer(body=gzip.compress(b"x" * 10_000_000), Content_Encoding="gzip")) as server,
@@ -53,7 +53,7 @@ def test_a_small_answer_that_unpacks_to_a_large_one(mode: Mode, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_an_answer_that_drips(mode: Mode, chunked: bool) -> None:
+def test_a_response_that_drips(mode: Mode, chunked: bool) -> None:
     def drip(connection: socket.socket) -> None:
         connection.sendall(CHUNKED + b"1000\r\n" if chunked else answer(body=b"", length=4096))
         for _ in range(100):
@@ -67,7 +67,7 @@ def test_an_answer_that_drips(mode: Mode, chunked: bool) -> None:
         assert time.monotonic() - began < 2
 
 
-def test_an_answer_that_takes_long_because_it_is_large(mode: Mode) -> None:
+def test_a_response_that_takes_long_because_it_is_large(mode: Mode) -> None:
     def slowly(connection: socket.socket) -> None:
         connection.sendall(answer(body=b"", length=40_000))
         for _ in range(8):
@@ -89,7 +89,7 @@ def test_an_answer_that_takes_long_because_it_is_large(mode: Mode) -> None:
     ],
     ids=["empty", "no-content", "small", "gzip", "chunked"],
 )
-def test_every_other_answer_is_read_as_it_is(mode: Mode, wire: bytes) -> None:
+def test_every_other_response_is_read_as_it_is(mode: Mode, wire: bytes) -> None:
     wanted = b""
     if wire.startswith(CHUNKED):
         wanted = b'{"a": 1}        '

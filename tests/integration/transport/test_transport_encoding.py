@@ -143,14 +143,14 @@ def test_an_unreadable_token_is_no_reason_to_ask_for_more(mode: Mode, emulator: 
 
 @pytest.mark.parametrize("status", [100, 102, 103, 199])
 @pytest.mark.parametrize("number", [1, 3])
-def test_interim_answers_are_skipped(mode: Mode, status: int, number: int, serve: Serve) -> None:
+def test_interim_responses_are_skipped(mode: Mode, status: int, number: int, serve: Serve) -> None:
     hints = HINTS.replace(b"103", str(status).encode()) * number
     server = serve(lambda connection: connection.sendall(hints + answer(body=b'{"a": 1}')))
     found = send(mode, settings(server.url), get(server.url))
     assert (found.status, found.body, found.headers.get("link")) == (200, b'{"a": 1}', None)
 
 
-def test_interim_answers_through_a_proxy(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interim_responses_through_a_proxy(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         scripted(lambda connection: connection.sendall(HINTS + answer(body=b'{"a": 1}'))) as server,
         proxying() as proxy,
@@ -160,7 +160,7 @@ def test_interim_answers_through_a_proxy(mode: Mode, monkeypatch: pytest.MonkeyP
     assert proxy.heard
 
 
-def test_interim_answers_without_an_end(mode: Mode) -> None:
+def test_interim_responses_without_an_end(mode: Mode) -> None:
     if mode == "async":
         pytest.skip("aiohttp limits the time between bytes alone")
     hints = HINTS * (sync.MOST_INTERIM + 1)

@@ -42,7 +42,7 @@ from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
     ConfigurationError,
     LucidworksError,
-    MalformedAnswerError,
+    MalformedResponseError,
     NotSentError,
     RequestRefusedError,
     SubmissionUnknownError,
@@ -308,7 +308,7 @@ def test_unknown_host(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
         send(mode, settings("https://nothing.invalid"), get("https://nothing.invalid/x"))
 
 
-def test_no_answer_in_time(mode: Mode, serve: Serve) -> None:
+def test_no_response_in_time(mode: Mode, serve: Serve) -> None:
     server = serve(lambda connection: time.sleep(1))
     began = time.monotonic()
     with pytest.raises(TransportError, match=r"no response within 0\.2 s") as caught:
@@ -317,7 +317,7 @@ def test_no_answer_in_time(mode: Mode, serve: Serve) -> None:
     assert not isinstance(caught.value, NotSentError)
 
 
-def test_a_slow_answer_that_keeps_coming_is_waited_for(mode: Mode, serve: Serve) -> None:
+def test_a_slow_response_that_keeps_coming_is_waited_for(mode: Mode, serve: Serve) -> None:
     def trickle(connection: socket.socket) -> None:
         for byte in answer(body=b'{"a": 1}', Connection="close").partition(b"\r\n\r\n"):
             connection.sendall(byte)
@@ -343,7 +343,7 @@ def _reset(connection: socket.socket) -> None:
     ],
     ids=["closed", "reset", "cut", "cut-chunk", "garbage", "bad-gzip"],
 )
-def test_broken_answers(mode: Mode, step: Any, serve: Serve) -> None:
+def test_broken_responses(mode: Mode, step: Any, serve: Serve) -> None:
     server = serve(step)
     with pytest.raises(TransportError) as caught:
         send(mode, settings(server.url), get(server.url))
@@ -405,7 +405,7 @@ def test_dropped_by_the_emulator(mode: Mode, emulator: RunningEmulator) -> None:
         submit(mode, hook)
 
 
-def test_large_answer(mode: Mode, serve: Serve) -> None:
+def test_large_response(mode: Mode, serve: Serve) -> None:
     body = b"x" * 30_000_000
     server = serve(answer(body=body))
     assert send(mode, settings(server.url), get(server.url)).body == body
@@ -415,7 +415,7 @@ def test_large_answer(mode: Mode, serve: Serve) -> None:
 def test_a_success_that_is_no_json_object(mode: Mode, content: bytes, application: Application) -> None:
     application(answer(body=content, Content_Type="text/html"))
     hook = LucidworksHook()
-    with pytest.raises(MalformedAnswerError) as caught:
+    with pytest.raises(MalformedResponseError) as caught:
         call(mode, hook, get_chunking("441eb3be-7de6-470a-8141-e416a15c7db1"))
     assert "HTTP 200" in str(caught.value)
     assert repr(content.decode()) in str(caught.value)

@@ -49,12 +49,12 @@ def refuse(queue: RequestQueue, seconds: float = 0.3) -> None:
     """A pause: two 429s in a row, and one more in answer to the probe."""
     refused = Response(429, {"retry-after": str(seconds)}, b"")
     for permit in [queue.acquire(), queue.acquire()]:
-        queue.answered(permit, refused)
-    queue.answered(queue.acquire(), refused)
+        queue.ended(permit, refused)
+    queue.ended(queue.acquire(), refused)
 
 
 def pass_probe(queue: RequestQueue) -> None:
-    queue.answered(queue.acquire(), ACCEPTED)
+    queue.ended(queue.acquire(), ACCEPTED)
 
 
 def test_the_time_for_which_everything_is_refused() -> None:
@@ -62,7 +62,7 @@ def test_the_time_for_which_everything_is_refused() -> None:
     refuse(queue, 0.01)
     for _ in range(REFUSED_PROBES - 1):
         assert queue.refused_for == 0, "other processes may have been faster"
-        queue.answered(queue.acquire(), refused)
+        queue.ended(queue.acquire(), refused)
     assert 0 < queue.refused_for < 5
     pass_probe(queue)
     assert queue.refused_for == 0
@@ -118,7 +118,7 @@ async def test_first_come_first_served() -> None:
         await asyncio.sleep(number / 1000)
         permit = await queue.aacquire()
         served.append(number)
-        queue.answered(permit, ACCEPTED)
+        queue.ended(permit, ACCEPTED)
 
     await asyncio.gather(*(one(number) for number in range(20)))
     assert served == list(range(20))
@@ -131,7 +131,7 @@ def test_threads_and_loops_wait_in_one_queue() -> None:
     def note(number: int, permit: int) -> None:
         with lock:
             served.append(number)
-        queue.answered(permit, ACCEPTED)
+        queue.ended(permit, ACCEPTED)
 
     def in_thread(number: int) -> None:
         note(number, queue.acquire())
@@ -167,7 +167,7 @@ async def test_a_probe_that_is_cancelled_is_replaced() -> None:
     other = asyncio.create_task(queue.aacquire())
     await asyncio.sleep(0.05)
     assert not other.done()
-    queue.answered(probe, None)
+    queue.ended(probe, None)
     assert await asyncio.wait_for(other, 1) == probe + 1
 
 
@@ -221,7 +221,7 @@ async def test_what_is_known_of_a_limit_is_shown(emulator: RunningEmulator) -> N
 
 
 @pytest.mark.parametrize("gone", ["cancelled", "broken"])
-async def test_a_request_without_an_answer_gives_its_turn_back(gone: str) -> None:
+async def test_a_request_without_a_response_gives_its_turn_back(gone: str) -> None:
     def hang_up(connection: Any) -> None:
         time.sleep(0 if gone == "broken" else 1)
 
@@ -346,7 +346,7 @@ def test_the_fleet_is_asked_before_a_probe_and_told_what_came_of_it(mode: Mode, 
     assert (threading.get_ident() in fleet.threads) == (mode == "sync"), "an event loop is not held up"
 
 
-async def test_an_answer_does_not_wait_until_the_fleet_was_told(fleet: Fleet) -> None:
+async def test_a_response_does_not_wait_until_the_fleet_was_told(fleet: Fleet) -> None:
     """Who is cancelled then would lose it, and a result may be readable once."""
     fleet.slow.clear()
     with scripted(*TWICE, answer()) as server:
@@ -377,7 +377,7 @@ def test_it_costs_next_to_nothing_while_nothing_is_limited() -> None:
     def once() -> None:
         queue = queue_for(request, one)
         assert queue is not None
-        queue.answered(queue.acquire(), ACCEPTED)
+        queue.ended(queue.acquire(), ACCEPTED)
 
     # To reach: 5 microseconds; a runner may be slow. The best of several, since others use the machine.
     assert min(timeit.repeat(once, number=2000, repeat=5)) / 2000 < 10e-6

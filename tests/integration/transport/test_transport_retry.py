@@ -112,7 +112,7 @@ def test_a_submission_that_may_have_arrived_is_not_repeated(
     assert len(emulator.state.jobs.all()) == (kind in {"disconnect-after", "cut-json"})
 
 
-def test_a_submission_without_an_answer_is_not_repeated(
+def test_a_submission_without_a_response_is_not_repeated(
     mode: Mode, emulator: RunningEmulator, connect: Connect
 ) -> None:
     connect(emulator.url, timeout=0.3)

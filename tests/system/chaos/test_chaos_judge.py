@@ -31,7 +31,7 @@ def call(begin: float, end: float, endpoint: str = "submit", **more: Any) -> dic
     return line | {"job_id": "j", "job_status": "SUBMITTED", "fault": None} | more
 
 
-def test_an_answer_at_stake_counts_once_however_many_kills_may_have_taken_it() -> None:
+def test_a_response_at_stake_counts_once_however_many_kills_may_have_taken_it() -> None:
     log = [
         call(9.9, 10.2),
         call(9.9, 10.2, job_id=None),  # refused: no job, so nothing to lose

@@ -394,7 +394,7 @@ def outage(fleet: Fleet) -> None:
         time.sleep(seconds)
     during = fleet.seen("outage")
     run.ends()
-    what = f"Variables answer 503 for {seconds} s"
+    what = f"Variables return 503 for {seconds} s"
     fleet.tell(f"{what}: failed tasks", "0", f"{run.failed()} ({during.calls} calls)", good=not run.failed())
     extra = len(during.refreshes) - len(before.refreshes)
     fleet.tell(f"{what}: refreshes", "0", extra, good=extra == 0)

@@ -24,9 +24,9 @@ from lucidworks_provider.client.prediction_types import (
     TokensUsed,
     read_predictions,
 )
-from lucidworks_provider.client.predictions import read_answer, read_prompt, read_result, read_tokens
+from lucidworks_provider.client.predictions import read_prompt, read_response, read_result, read_tokens
 from lucidworks_provider.client.use_cases import nearest, read_use_cases
-from lucidworks_provider.errors import MalformedAnswerError, RequestRefusedError
+from lucidworks_provider.errors import MalformedResponseError, RequestRefusedError
 
 MODEL = "llama-3-8b-instruct"
 MEMORY = "53417d2f-6b0e-47e4-8610-e6842b84a87b"
@@ -54,7 +54,7 @@ def test_the_published_classification() -> None:
         "labels": {"Harry Potter": 0.3681640625, "Lord of the Rings": 0.40380859375},
         "response": "Lord of the Rings: 0.40, Harry Potter: 0.37",
     }
-    [read] = read_answer(answer({"predictions": [sent]}), use_cases.classification("m", labels=["a"]), 1)
+    [read] = read_response(answer({"predictions": [sent]}), use_cases.classification("m", labels=["a"]), 1)
     assert isinstance(read, Classification)
     assert (read.label, list(read.labels)) == ("Lord of the Rings", ["Lord of the Rings", "Harry Potter"])
     assert (read.response, read.tokens_used) == (sent["response"], TokensUsed(input=10, labels=26))
@@ -66,7 +66,7 @@ def test_the_published_pass_through() -> None:
         "response": "The first President of the United States was George Washington.",
         "tokensUsed": {"promptTokens": 148, "completionTokens": 27, "totalTokens": 175},
     }
-    [read] = read_answer(answer({"predictions": [sent]}), PASS, 1)
+    [read] = read_response(answer({"predictions": [sent]}), PASS, 1)
     assert (read.response, read.tokens_used.sum, read.row()) == (sent["response"], 175, sent)
     assert read.tokens_used == TokensUsed(prompt=148, completion=27, total=175)
 
@@ -96,7 +96,7 @@ RAG_SENT = {
     ],
 )
 def test_the_published_rag_answer_with_both_shapes_of_sources(sources: object, read_as: object) -> None:
-    [read] = read_answer(answer({"predictions": [RAG_SENT | {"sources": sources}]}), RAG, 1)
+    [read] = read_response(answer({"predictions": [RAG_SENT | {"sources": sources}]}), RAG, 1)
     assert isinstance(read, RagAnswer)
     assert (read.answer, read.answer_found, read.memory_uuid) == (RAG_SENT["answer"], True, MEMORY)
     assert read.sources == read_as
@@ -125,7 +125,7 @@ def test_rag_fields_of_another_shape_are_not_guessed_at(change: dict[str, Any]) 
     ],
 )
 def test_a_vector_under_any_name(sent: dict[str, Any], vector: tuple[float, ...]) -> None:
-    [read] = read_answer(
+    [read] = read_response(
         answer({"predictions": [sent | {"tokensUsed": {"inputTokens": 3}}]}), use_cases.embedding("m"), 1
     )
     assert isinstance(read, Embedding)
@@ -143,7 +143,7 @@ def test_a_vector_under_any_name(sent: dict[str, Any], vector: tuple[float, ...]
     ],
 )
 def test_an_embedding_without_one_vector_is_an_error(sent: dict[str, Any]) -> None:
-    with pytest.raises(MalformedAnswerError, match="prediction 1: a prediction without a vector"):
+    with pytest.raises(MalformedResponseError, match="prediction 1: a prediction without a vector"):
         read_predictions({"predictions": [{"vector": [1]}, sent]}, Embedding, "It")
 
 
@@ -151,7 +151,7 @@ def test_an_embedding_without_one_vector_is_an_error(sent: dict[str, Any]) -> No
     "labels", [7, [["a", "b"]], [None], {"a": "0.5"}, {"a": None}, {"a": NAN}, {"a": True}]
 )
 def test_a_classification_without_scores_is_an_error(labels: object) -> None:
-    with pytest.raises(MalformedAnswerError, match="prediction 0: a prediction without scores"):
+    with pytest.raises(MalformedResponseError, match="prediction 0: a prediction without scores"):
         one(Classification, {"labels": labels})
 
 
@@ -210,7 +210,7 @@ def test_an_empty_error_is_none(nothing: object) -> None:
 def test_an_index_tells_the_order_or_nothing(given: list[Any], order: str | None) -> None:
     sent = [{"response": text, "index": at} for text, at in zip("abc", given, strict=True)]
     if order is None:
-        with pytest.raises(MalformedAnswerError, match="does not define an order") as caught:
+        with pytest.raises(MalformedResponseError, match="does not define an order") as caught:
             read_predictions({"predictions": sent}, Prediction, "It")
         assert not caught.value.retryable
     else:
@@ -327,9 +327,9 @@ def test_token_counts_that_cannot_be_read_count_as_not_said(counts: object, tota
         (None, "not a JSON object"),
     ],
 )
-def test_an_answer_with_another_number_of_predictions_is_an_error(body: object, words: str) -> None:
-    with pytest.raises(MalformedAnswerError, match=words) as caught:
-        read_answer(answer(body), PASS, 1)
+def test_a_response_with_another_number_of_predictions_is_an_error(body: object, words: str) -> None:
+    with pytest.raises(MalformedResponseError, match=words) as caught:
+        read_response(answer(body), PASS, 1)
     assert f"Predict passthrough with {MODEL}" in str(caught.value)
     assert caught.value.retryable is ("JSON" in words), "what the model has answered is not paid for twice"
 
@@ -355,13 +355,13 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_numbers_and_texts_that_are_none_are_errors(parser: None, body: bytes) -> None:
-    with pytest.raises(MalformedAnswerError):
-        read_answer(Response(200, {}, body), use_cases.embedding("m"), 1)
+    with pytest.raises(MalformedResponseError):
+        read_response(Response(200, {}, body), use_cases.embedding("m"), 1)
 
 
 def test_deep_json_is_an_error_and_no_crash(parser: None) -> None:
-    with pytest.raises(MalformedAnswerError):
-        read_answer(Response(200, {}, DEEP), PASS, 1)
+    with pytest.raises(MalformedResponseError):
+        read_response(Response(200, {}, DEEP), PASS, 1)
     for text in ("[" * 100_000, "```json" + "{" * 100_000):
         for kind in (Keywords, Entities, Faq):
             assert kind.read({"response": text, "keywords": None}).response == text
@@ -382,19 +382,19 @@ def test_deep_json_is_an_error_and_no_crash(parser: None) -> None:
         ({"status": "ARCHIVED", "predictions": [RAG_SENT]}, JobState.PENDING, 1),
     ],
 )
-def test_a_jobs_answer(body: dict[str, Any], state: JobState, read: int) -> None:
+def test_a_jobs_response(body: dict[str, Any], state: JobState, read: int) -> None:
     result = read_result(body, "j", RagAnswer, 1)
     assert (result.state, len(result.predictions)) == (state, read)
     assert parse_poll(json.dumps(body).encode(), PREDICTION).state is state
 
 
 def test_a_job_gives_one_prediction_for_each_input() -> None:
-    with pytest.raises(MalformedAnswerError, match="Prediction job j-7: 1 predictions for 2 inputs"):
+    with pytest.raises(MalformedResponseError, match="Prediction job j-7: 1 predictions for 2 inputs"):
         read_result({"status": "READY", "predictions": [RAG_SENT]}, "j-7", RagAnswer, 2)
 
 
 def test_a_result_of_another_job_is_refused() -> None:
-    with pytest.raises(MalformedAnswerError, match="about job k"):
+    with pytest.raises(MalformedResponseError, match="about job k"):
         read_result({"predictionId": "k", "status": "READY", "predictions": [RAG_SENT]}, "j", RagAnswer, 1)
 
 
@@ -421,7 +421,7 @@ def test_tokens_in_lists_and_in_one_text(listed: object, texts: tuple[tuple[str,
     "listed", [None, {}, [], [{"tokens": ["a"]}], [{"tokens": None}, {"tokens": []}], [1, 2], "ab"]
 )
 def test_tokens_of_other_inputs_are_an_error(listed: object) -> None:
-    with pytest.raises(MalformedAnswerError, match="not a list of 2 lists"):
+    with pytest.raises(MalformedResponseError, match="not a list of 2 lists"):
         read_tokens(answer({"generatedTokens": listed}), 2)
 
 
@@ -430,7 +430,7 @@ def test_a_prompt_stands_at_the_top() -> None:
     read = read_prompt(answer({"tokensUsed": COUNTS, "prompt": text}))
     assert (read.text, read.tokens_used.prompt) == (text, 148)
     for body in ({}, {"prompt": None}, {"predictions": [{"prompt": "x"}]}):
-        with pytest.raises(MalformedAnswerError, match="no `prompt`"):
+        with pytest.raises(MalformedResponseError, match="no `prompt`"):
             read_prompt(answer(body))
 
 
@@ -505,14 +505,14 @@ def test_use_cases_in_the_assumed_shapes(body: object, read: dict[str, tuple[str
 )
 def test_use_cases_in_another_shape_are_an_error(body: object, received: str) -> None:
     with pytest.raises(
-        MalformedAnswerError, match=f"^List use cases: .*{re.escape(received)}.*; expected a JSON array"
+        MalformedResponseError, match=f"^List use cases: .*{re.escape(received)}.*; expected a JSON array"
     ):
         read_use_cases(answer(body))
 
 
 def test_the_error_about_the_shape_contains_no_value() -> None:
     secret = "sk-" + "a1B2" * 8
-    with pytest.raises(MalformedAnswerError) as raised:
+    with pytest.raises(MalformedResponseError) as raised:
         read_use_cases(answer({"apiKey": "hunter2hunter2", secret: "x", "text": "Two people fit."}))
     assert "`apiKey` (a text), `***` (a text), `text` (a text)" in str(raised.value)
     assert "hunter2" not in str(raised.value)
@@ -521,7 +521,7 @@ def test_the_error_about_the_shape_contains_no_value() -> None:
 @pytest.mark.parametrize("body", [b"<html>", b"", b"null", b"[" * 100_000])
 def test_a_list_of_use_cases_that_is_no_json(body: bytes) -> None:
     with pytest.raises(
-        MalformedAnswerError, match="List use cases: the response is not JSON, or null, and starts with '"
+        MalformedResponseError, match="List use cases: the response is not JSON, or null, and starts with '"
     ):
         read_use_cases(Response(200, {}, body))
 
@@ -555,4 +555,4 @@ def test_a_failure_with_a_success_status_is_told_in_the_services_words() -> None
     body = b'{"status": "ERROR", "message": "the model is asleep"}'
     words = "Predict passthrough with m: status ERROR: the model is asleep"
     with pytest.raises(RequestRefusedError, match=words):
-        read_answer(Response(200, {}, body), use_cases.passthrough("m"), 1)
+        read_response(Response(200, {}, body), use_cases.passthrough("m"), 1)

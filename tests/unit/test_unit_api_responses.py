@@ -20,13 +20,13 @@ from lucidworks_provider.client.http.messages import (
 )
 from lucidworks_provider.client.jobs import CHUNKING, SMALL_BODY, JobState, parse_poll
 from lucidworks_provider.errors import (
-    AnswerError,
     AuthenticationError,
     ForbiddenError,
     InputError,
-    MalformedAnswerError,
+    MalformedResponseError,
     RateLimitError,
     RequestRefusedError,
+    ResponseError,
     ServiceError,
     TokenRefusedError,
     UnknownResourceError,
@@ -170,7 +170,7 @@ def test_the_reason_of_a_failure(body: dict[str, Any], words: str) -> None:
         (100, RequestRefusedError, False),
     ],
 )
-def test_the_table_of_statuses(status: int, error: type[AnswerError], retryable: bool) -> None:
+def test_the_table_of_statuses(status: int, error: type[ResponseError], retryable: bool) -> None:
     with pytest.raises(error) as caught:
         check_status(Response(status, {}, b'{"message": "vendor words"}'), "Do it")
     assert type(caught.value) is error
@@ -263,7 +263,7 @@ def test_refused_credentials_are_not_retryable(status: int) -> None:
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"access_token": ""}', b'{"access_token": 5}', b"[]"])
 def test_a_success_without_a_token_is_malformed(body: bytes) -> None:
-    with pytest.raises(MalformedAnswerError):
+    with pytest.raises(MalformedResponseError):
         parse_token_response(Response(200, {}, body))
 
 
