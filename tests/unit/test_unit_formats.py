@@ -118,7 +118,7 @@ def test_the_note_of_a_run(catalogue: Path) -> None:
     record = read_run_record(str(catalogue), 7)
     assert record is not None
     assert (record.version, record.task["generation"], record.returned["documents"]) == (0, 2, 2)
-    assert asdict(record) == json.loads(NOTE) | {"transactions": {}, "base": 0, "parts": ()}
+    assert asdict(record) == json.loads(NOTE) | {"transactions": {}, "base": 0, "parts": (), "sent": (0, 0)}
     assert run_numbers(str(catalogue)) == [7]
 
 

@@ -14,6 +14,7 @@ from airflow.sdk import ExceptionRetryPolicy
 
 import lucidworks_provider
 from lucidworks_provider import errors
+from lucidworks_provider.decorators import CallingOperator
 from lucidworks_provider.errors import (
     ConfigurationError,
     InputError,
@@ -39,7 +40,8 @@ TASKS = sorted(
     (
         one
         for one in subclasses(BaseOperator)
-        if one.__module__.startswith("lucidworks_provider.") and "execute" in vars(one)
+        # Without CallingOperator, the base of the decorated operators, which come with an operator.
+        if one.__module__.startswith("lucidworks_provider.") and one is not CallingOperator
     ),
     key=lambda kind: kind.__name__,
 )

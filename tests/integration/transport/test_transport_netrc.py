@@ -186,6 +186,6 @@ def test_a_request_without_credentials(mode: Mode, serve: Serve) -> None:
 
 
 def test_calls_of_the_hook(mode: Mode, application: Application) -> None:
-    server = application(answer(body='{"useCases": {}}'))
+    server = application(answer(body='{"useCases": []}'))
     call(mode, LucidworksHook(), list_use_cases())
     assert authorizations(server) == [bearer()]
