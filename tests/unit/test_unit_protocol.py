@@ -306,7 +306,7 @@ def conversation_of(
     return protocol.acquire(
         held=held,
         refused=() if refused is None else (refused,),
-        settle=VariableTokenStore.settle,
+        settle=world.settle,
         clocks=Clocks(lambda: world.now, lambda: world.now, lambda: True),
         monitor=monitor,
         new_owner=lambda: "client",
@@ -370,6 +370,23 @@ def test_a_newer_token_found_under_the_own_claim_is_not_superseded() -> None:
     fresh = token_of(world)
     said = talk(conversation, Snapshot(fresh, claim), None, Snapshot(fresh, RELEASED))
     assert said == [ReleaseClaim(claim), READ, Outcome(fresh)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "then"),
+    [(LEASE - 0.1, [Refresh(ANY)]), (LEASE, [READ, READ, SLEEP])],
+    ids=["in time", "late"],
+)
+def test_a_lease_that_may_have_run_out_is_read_again(seconds: float, then: list[Any]) -> None:
+    """In Redis another process may have it by now, and a write that finds that changes nothing."""
+    world = World(atomic=True)
+    conversation = conversation_of(world)
+    *_, written = talk(conversation, None, FREE)
+    assert isinstance(written, WriteClaim)
+    renewed = talk(conversation, None, Snapshot(None, written.claim))
+    assert renewed == [READ, WriteClaim(ANY)]
+    world.now += seconds
+    assert talk(conversation, None, *[OTHERS] * (len(then) - 1)) == then
 
 
 def test_a_store_that_shows_nothing_of_what_was_written_counts_as_down() -> None:

@@ -54,6 +54,7 @@ and sends the replies.
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field, replace
@@ -269,6 +270,7 @@ class _Context:
     slow_reads: int = 0
     read_nothing: bool = False
     read_at: float = field(init=False)
+    claimed_at: float = math.inf
 
     def usable(self, token: AccessToken | None) -> AccessToken | None:
         if token is None or token.value in self.refused or self.clocks.server() >= token.expires_at:
@@ -428,6 +430,7 @@ def _claim(
     context: _Context, before: Snapshot, claim: Claim, delay: float
 ) -> Generator[Command, Reply, Snapshot | Outcome | None]:
     """Take the claim: the snapshot that shows it, an outcome without it, or None to start again."""
+    context.claimed_at = context.clocks.monotonic()
     reply = yield WriteClaim(claim)
     if isinstance(reply, Failed):
         # On Airflow 2 a Variable is deleted and inserted, and of two that do it at once one fails.
@@ -470,8 +473,9 @@ def _refresh(
     reply = yield WriteClaim(claim)
     if isinstance(reply, Failed):
         return _without_store(context, reply)
-    if context.settle and context.clocks.monotonic() - context.read_at >= LEASE:
-        # The store is slow for this host: another process may have replaced the claim since it was read back.
+    # If the store is slow for this host, another process may have replaced the claim: in a Variable since it was read
+    # back, in Redis, where a claim expires, since it was written.
+    if context.clocks.monotonic() - (context.read_at if context.settle else context.claimed_at) >= LEASE:
         again = yield from context.read()
         if again != Snapshot(seen.token, claim):
             if isinstance(again, Snapshot) and again.claim == claim:
