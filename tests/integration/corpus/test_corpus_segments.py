@@ -231,7 +231,7 @@ class TestIntents:
 
         found = reopened(tmp_path)
         kinds = [(record.kind, record.key.document_id) for record in found.load() if record.key]
-        assert kinds[3:] == [("submitted", "a"), ("withdrawn", "c")]
+        assert kinds[3:] == [("submitted", "a"), ("withdrawn", "b"), ("withdrawn", "c")]
         assert (found.submissions, found.resubmissions) == (1, 0)
 
 
