@@ -71,11 +71,11 @@ def _within_package(frame: FrameType | None) -> Iterator[FrameType]:
 @contextmanager
 def variables_in_memory() -> Any:
     """Airflow's Variables, without a database: the processes that share them are not the subject."""
-    from lucidworks_provider.hooks import stores
+    from lucidworks_provider.hooks.stores import variables
 
     kept: dict[str, str] = {}
-    stores.get_variable = kept.get  # type: ignore[assignment]
-    stores.set_variable = lambda key, value, description: kept.update({key: value})
+    variables.get_variable = kept.get  # type: ignore[assignment]
+    variables.set_variable = lambda key, value, description: kept.update({key: value})
     yield
 
 

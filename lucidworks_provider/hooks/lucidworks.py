@@ -22,6 +22,7 @@ from lucidworks_provider.client.settings import (
 )
 from lucidworks_provider.errors import ConfigurationError, LucidworksError
 from lucidworks_provider.get_provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
+from lucidworks_provider.hooks.stores import AirflowStores, reading_connection
 from lucidworks_provider.threads import import_in_thread
 
 if TYPE_CHECKING:
@@ -75,8 +76,6 @@ class LucidworksAuthHook(BaseHook):
         :raises ConfigurationError: names the field that is missing or wrong.
         """
         if self._settings is None:
-            from lucidworks_provider.hooks.stores import reading_connection
-
             with reading_connection(self.lucidworks_conn_id):
                 conn = self.get_connection(self.lucidworks_conn_id)
                 self._settings = self._read(conn, conn.extra_dejson)
@@ -89,8 +88,6 @@ class LucidworksAuthHook(BaseHook):
                 get_async_connection,
                 get_async_extra_dejson,
             )
-
-            from lucidworks_provider.hooks.stores import reading_connection
 
             with reading_connection(self.lucidworks_conn_id):
                 conn = await get_async_connection(self.lucidworks_conn_id, hook=type(self))
@@ -346,9 +343,6 @@ def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:
         raise ConfigurationError(
             f"Connection {conn_id!r}: the extra is not a JSON object; write it as {{...}}."
         )
-    # The stores need tenacity, whose import a DAG file should not pay for.
-    from lucidworks_provider.hooks.stores import AirflowStores
-
     return parse_settings(
         conn_id,
         login=conn.login,

@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import BaseHook
 
 from lucidworks_provider.client.secrets import redact_in_logs
 from lucidworks_provider.errors import ConfigurationError
+from lucidworks_provider.hooks.stores import reading_connection
 
 # Names of a key in the extra of a connection, after its password.
 _KEYS = ("api_key", "apiKey", "openai_api_key", "key")
@@ -47,8 +48,6 @@ def service_account_key(conn_id: str) -> str:
 
 
 def _read(conn_id: str) -> tuple[str | None, dict[str, Any]]:
-    from lucidworks_provider.hooks.stores import reading_connection
-
     with reading_connection(conn_id):
         conn = BaseHook.get_connection(conn_id)
         extra = conn.extra_dejson

@@ -25,7 +25,7 @@ from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Clocks, Fa
 from lucidworks_provider.client.auth.source import TOLERANCE, ServerClock, TokenCache
 from lucidworks_provider.client.auth.token import AccessToken, TokenResponse
 from lucidworks_provider.errors import LucidworksError, ServiceError, TokenRefusedError, TokenStoreError
-from lucidworks_provider.hooks.stores import VariableTokenStore
+from lucidworks_provider.hooks.stores.variables import VariableTokenStore
 from lucidworks_provider.retrying import ATTEMPTS, LONGEST_WAIT, TOKEN_ROUNDS
 
 Steps = Generator[float, None, Any]

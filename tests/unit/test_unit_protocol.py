@@ -45,7 +45,7 @@ from lucidworks_provider.client.auth.token import (
     TokenResponse,
 )
 from lucidworks_provider.errors import TokenContestedError, TokenError, TokenStoreError
-from lucidworks_provider.hooks.stores import VariableTokenStore
+from lucidworks_provider.hooks.stores.variables import VariableTokenStore
 
 LIFETIME = 3600.0
 STORES = pytest.mark.parametrize("atomic", [False, True], ids=["variable", "redis"])

@@ -25,7 +25,7 @@ from protocol_world import Call, Clock, Process, Weather, World
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth import protocol as commands
 from lucidworks_provider.client.auth.source import TokenCache
-from lucidworks_provider.hooks.stores import VariableTokenStore
+from lucidworks_provider.hooks.stores.variables import VariableTokenStore
 
 seconds = st.one_of(st.floats(0.001, 1.0), st.floats(1.0, 10.0), st.sampled_from([30.0, 70.0, 700.0, 3400.0]))
 

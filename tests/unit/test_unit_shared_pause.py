@@ -22,9 +22,10 @@ from lucidworks_provider.client.http.rate_limiter import (
 )
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import TokenStoreError
-from lucidworks_provider.hooks import stores as variable_stores
-from lucidworks_provider.hooks.stores import AirflowStores, VariablePauseStore
+from lucidworks_provider.hooks.stores import AirflowStores
+from lucidworks_provider.hooks.stores import variables as variable_stores
 from lucidworks_provider.hooks.stores.redis import RedisPauseStore
+from lucidworks_provider.hooks.stores.variables import VariablePauseStore
 
 
 class Board:

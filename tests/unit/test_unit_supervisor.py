@@ -16,7 +16,8 @@ from airflow.sdk.execution_time import task_runner
 
 from lucidworks_provider.errors import ConfigurationError, TokenStoreError
 from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
-from lucidworks_provider.hooks.stores import get_variable, has_foreign_channel, set_variable
+from lucidworks_provider.hooks.stores import has_foreign_channel
+from lucidworks_provider.hooks.stores.variables import get_variable, set_variable
 
 
 class Channel:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The stores that the processes of a deployment share, in Airflow Variables, and which processes reach them.
+The stores that the processes of a deployment share, in Airflow Variables or in Redis, and which processes reach them.
 
 On Airflow 3 a task reads and writes through a channel to its supervisor, one socket for one process. A child of the
 task process cannot use it:
@@ -15,33 +15,28 @@ child                                  its channel
 
 A spawned child of a task cannot import Airflow 3 unless ``_AIRFLOW__AS_LIBRARY`` is set: its environment has an
 invalid database URL. A supervisor forks its task process as well, which then opens a channel of its own.
+
+The hooks import this module at once: its handler of forks must be registered before a task forks.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import stat
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from socket import socket
 from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Snapshot, TokenStore
-from lucidworks_provider.client.auth.token import AccessToken, TokenCipher, TokenIdentity
-from lucidworks_provider.client.http.rate_limiter import END_KEPT, MAX_PAUSE, PauseRecord, PauseStore
-from lucidworks_provider.errors import ConfigurationError, TokenStoreError
+from lucidworks_provider.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from lucidworks_provider.client.auth.protocol import TokenStore
+    from lucidworks_provider.client.auth.token import TokenIdentity
+    from lucidworks_provider.client.http.rate_limiter import PauseStore
     from lucidworks_provider.client.settings import LucidworksSettings
 
-log = logging.getLogger(__name__)
-
-# Seconds by which the clocks of two hosts may differ.
-SKEW = 2.0
 _NAME = "SUPERVISOR_COMMS"
 # The channel of the process that this one was forked from.
 _inherited: Any = None
@@ -56,11 +51,15 @@ class AirflowStores:
 
         :raises ConfigurationError: ``redis`` without a ``redis_conn_id``.
         """
+        from lucidworks_provider.client.auth.token import TokenCipher
+
         cipher = TokenCipher(identity, settings.client_secret)
         if settings.share_via == "redis":
             from lucidworks_provider.hooks.stores.redis import RedisTokenStore
 
             return RedisTokenStore(settings.conn_id, settings.redis_conn_id, identity, cipher)
+        from lucidworks_provider.hooks.stores.variables import VariableTokenStore
+
         return VariableTokenStore(identity, cipher)
 
     def pause_store(self, settings: LucidworksSettings, name: str) -> PauseStore:
@@ -74,182 +73,9 @@ class AirflowStores:
             from lucidworks_provider.hooks.stores.redis import RedisClient, RedisPauseStore
 
             return RedisPauseStore(RedisClient(settings.conn_id, settings.redis_conn_id, {}), name)
+        from lucidworks_provider.hooks.stores.variables import VariablePauseStore
+
         return VariablePauseStore(name)
-
-
-class VariableTokenStore:
-    """
-    The token (encrypted) and the claim, in two Variables.
-
-    Their names contain no word by which Airflow recognises secrets: each value would become a log mask, and Airflow
-    recompiles one growing expression for each mask, which stalls a triggerer within a week.
-    """
-
-    # Ten times longer than a write (17 ms).
-    settle = 0.3
-
-    _DESCRIPTION = "Encrypted access token of airflow-provider-lucidworks; created again if deleted."
-
-    def __init__(self, identity: TokenIdentity, cipher: TokenCipher) -> None:
-        self._live = f"lucidworks_live_{identity.digest}"
-        self._claim = f"lucidworks_claim_{identity.digest}"
-        self._cipher = cipher
-        self._unreadable: str | None = None
-
-    def read(self) -> Snapshot:
-        """Read the claim first, so that a token that is published before its release is not missed."""
-        claim = self._parse_claim(get_variable(self._claim))
-        text = get_variable(self._live)
-        token = None if text is None else self._cipher.open(text)
-        if text is not None and token is None and text != self._unreadable:
-            self._unreadable = text
-            log.warning(
-                "Variable %s was not written with this client secret (rotated?) or is damaged; it will be "
-                "replaced by a new one.",
-                self._live,
-            )
-        return Snapshot(token, claim)
-
-    def write_claim(self, claim: Claim) -> None:
-        set_variable(self._claim, json.dumps([claim.owner, claim.heartbeat]), self._DESCRIPTION)
-
-    def release_claim(self, claim: Claim) -> None:
-        """
-        Release the own claim.
-
-        Writes ``RELEASED`` and keeps the Variable, since a missing value and an unreadable one are alike.
-        """
-        current = self._parse_claim(get_variable(self._claim))
-        if current is None or current.owner == claim.owner:
-            self.write_claim(RELEASED)
-
-    def publish(self, token: AccessToken) -> None:
-        stored = self.read().token
-        if stored is not None and stored.issued_at > token.issued_at:
-            log.info("A newer token has been shared meanwhile; keeping that one.")
-            return
-        set_variable(self._live, self._cipher.seal(token), self._DESCRIPTION)
-
-    def after_fork(self) -> None:
-        """Nothing to replace."""
-
-    @staticmethod
-    def _parse_claim(text: str | None) -> Claim | None:
-        try:
-            match json.loads(text or "null"):
-                case [str(owner), int(heartbeat)]:
-                    return Claim(owner, heartbeat)
-        except (ValueError, RecursionError):
-            pass
-        return None
-
-
-class VariablePauseStore:
-    """
-    The pause, in a Variable, with times of the hosts' wall clocks.
-
-    A difference of clocks prolongs a pause to at most twice its length.
-    """
-
-    look_every = 1.0
-    # Seconds until a claim is read back.
-    SETTLE = 0.3
-    DESCRIPTION = "Until when airflow-provider-lucidworks sends nothing after a 429; may be deleted."
-
-    def __init__(self, name: str) -> None:
-        self._key = f"lucidworks_pause_{name}"
-
-    def read(self) -> PauseRecord:
-        now = time.time()
-        try:
-            owner, until, seconds, ended = json.loads(get_variable(self._key) or "null")
-            left = min(until - now, seconds, MAX_PAUSE)
-            since = max(0.0, now - ended) if -SKEW < now - ended < END_KEPT else None
-        except (TypeError, ValueError, OverflowError, RecursionError):
-            return PauseRecord()  # not written by this package
-        return PauseRecord(str(owner), left, since) if left > 0 else PauseRecord(ended=since)
-
-    def claim(self, owner: str, seconds: float) -> bool:
-        # A Variable has no compare-and-set: the last of several writers has the claim.
-        self.write(owner, seconds)
-        time.sleep(self.SETTLE)
-        return self.read().owner in {"", owner}
-
-    def write(self, owner: str, seconds: float) -> None:
-        self._set(owner, round(time.time() + seconds, 3), round(seconds, 3), 0)
-
-    def end(self) -> None:
-        self._set("", 0, 0, round(time.time(), 3))
-
-    def _set(self, *record: str | float) -> None:
-        set_variable(self._key, json.dumps(record), self.DESCRIPTION)
-
-
-def get_variable(key: str) -> str | None:
-    """
-    Read a Variable; None if there is none.
-
-    :raises TokenStoreError: Airflow cannot be reached.
-    """
-    if has_foreign_channel():
-        raise _outside()
-    from airflow.providers.common.compat.sdk import Variable
-
-    try:
-        value = Variable.get(key)
-    except KeyError:  # Airflow 2
-        return None
-    except Exception as err:  # noqa: BLE001  the SDK has one error for all
-        if "VARIABLE_NOT_FOUND" in str(getattr(err, "error", "")):
-            return None
-        raise _down("read", err) from None
-    return None if value is None else str(value)
-
-
-def set_variable(key: str, value: str, description: str) -> None:
-    """
-    Write a Variable.
-
-    :raises TokenStoreError: Airflow cannot be reached.
-    """
-    if has_foreign_channel():
-        raise _outside()
-    from airflow.providers.common.compat.sdk import Variable
-
-    try:
-        Variable.set(key, value, description=description)
-    except Exception as err:  # noqa: BLE001  the store is down
-        raise _down("written", err) from None
-
-
-def _down(verb: str, err: Exception) -> TokenStoreError:
-    if isinstance(err, ImportError):
-        # Raised by the SDK in a process without a supervisor.
-        return _outside()
-    return TokenStoreError(
-        f"The Variable with the shared access token could not be {verb} ({type(err).__name__}); "
-        "check that Airflow's API server responds."
-    )
-
-
-def _outside() -> TokenStoreError:
-    if is_child_of_task():
-        error = TokenStoreError(
-            "This process cannot reach Airflow: a child process of a task (multiprocessing, "
-            "ProcessPoolExecutor, os.fork) cannot use the task's channel to the API server, so it cannot share an "
-            "access token through a Variable. Call from the task process (with threads for parallel calls), map "
-            "tasks with .expand, or set share_via to redis, with both connections in the environment or a secrets "
-            "backend. With memory, each child process invalidates the token of all others with this client id."
-        )
-    else:
-        error = TokenStoreError(
-            "This process cannot reach Airflow (a notebook, a script, a virtualenv task without Airflow), so "
-            "it cannot share an access token with workers and triggerers through a Variable. Call from a task, or "
-            "set share_via to redis, or to memory with a separate client id: with memory, each start of a process "
-            "invalidates the token of all others with this client id."
-        )
-    error.retryable = False
-    return error
 
 
 def has_foreign_channel() -> bool:

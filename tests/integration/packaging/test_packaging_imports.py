@@ -128,6 +128,9 @@ def test_there_is_no_http_library_until_it_is_used() -> None:
         roots = {name.partition(".")[0] for name in loaded}
         assert not roots & {"requests", "aiohttp", "pyarrow", "orjson", "cryptography"}, then
         assert f"{NAME}.check" not in loaded
+        if then == hook:
+            # Its handler of forks has to be registered before a task forks.
+            assert f"{NAME}.hooks.stores" in loaded
 
 
 def test_every_run_of_pytest_loads_its_plugin_so_it_is_light() -> None:

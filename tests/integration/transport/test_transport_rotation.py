@@ -12,8 +12,8 @@ import pytest
 
 from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.errors import AuthenticationError
-from lucidworks_provider.hooks import stores as variable_stores
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
+from lucidworks_provider.hooks.stores import variables as variable_stores
 
 if TYPE_CHECKING:
     from lucidworks_provider.emulator.server import RunningEmulator
