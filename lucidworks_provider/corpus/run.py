@@ -674,6 +674,9 @@ def carry_over(journal: Journal, db: RunDatabase) -> None:
         journal.end()
 
 
+_SET_SEGMENT = "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+
+
 def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> list[Part]:
     """
     Load the records of a journal into the run database.
@@ -688,7 +691,7 @@ def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> list[P
                 if files is not None and part.path and part.path not in files:
                     log.warning("%s of an unfinished run is gone; its documents are sent again.", part.path)
                     again = ((row.id, row.hash, 0, 0, "", None, None, None) for row in read_index(part.index))
-                    db.many("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", again)
+                    db.many(_SET_SEGMENT, again)
                     continue
                 parts.append(part)
                 db.add_new(read_index(part.index))
@@ -705,7 +708,7 @@ def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> list[P
                     db.run(f"DELETE FROM segments WHERE {where}", *(record.key or ()))  # noqa: S608
             case _ if record.key is not None:
                 values = (*record.key, record.job, *(record.location or (None, None, None)))
-                db.run("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *values)
+                db.run(_SET_SEGMENT, *values)
     return parts
 
 

@@ -188,8 +188,8 @@ def endpoint_with_hint(
             sentence = hint((yield replace(listing.first(settings), attempts=1)))
         except LucidworksError as err:
             # Not its text: the service may repeat a key of the refused request, which this request does not know.
-            status = getattr(err, "status", None)
-            log.info("The error below names no alternatives: %s, HTTP %s.", type(err).__name__, status)
+            status = f", HTTP {err.status}" if isinstance(err, ResponseError) else ""
+            log.info("The error below names no alternatives: %s%s.", type(err).__name__, status)
             sentence = ""
         if sentence:
             refused.args = (f"{str(refused).rstrip('.')}. {sentence}", *refused.args[1:])

@@ -354,7 +354,11 @@ def test_unknown_names_are_answered_with_the_nearest_ones(
 
 
 @pytest.mark.parametrize(
-    ("kind", "reason"), [("500", "ServiceError, HTTP 500"), ("html", "MalformedResponseError, HTTP 200")]
+    ("kind", "reason"),
+    [
+        ("500", "ServiceError, HTTP 500."),
+        ("html", "MalformedResponseError, HTTP 200."),
+    ],
 )
 def test_what_concerns_all_batches_is_not_tried_with_each(
     service: Service,
