@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+import requests
 from transport_wire import Mode, answer, connection_json, get, scripted, send, settings
 
 from lucidworks_provider.client.auth.token import TokenIdentity, token_request
@@ -379,8 +380,12 @@ def test_it_costs_next_to_nothing_while_nothing_is_limited() -> None:
         assert queue is not None
         queue.ended(queue.acquire(), ACCEPTED)
 
-    # To reach: 5 microseconds; a runner may be slow. The best of several, since others use the machine.
-    assert min(timeit.repeat(once, number=2000, repeat=5)) / 2000 < 10e-6
+    def prepare() -> None:
+        requests.Request("GET", request.url).prepare()
+
+    # In relation to a part of each request that no user notices, since machines differ: about a fifteenth of it.
+    costs = [min(timeit.repeat(part, number=500, repeat=7)) for part in (once, prepare)]
+    assert costs[0] < costs[1] / 6
 
 
 async def test_a_thousand_who_wait_for_a_connection_hold_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
