@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ class LucidworksClient:
     def __init__(self, settings: LucidworksSettings) -> None:
         self.settings = settings
         self._transport: SyncTransport | None = None
+        self._process = os.getpid()
 
     def call(self, call: Call[T], *, attempts: int | None = None) -> T:
         """
@@ -126,6 +128,9 @@ class LucidworksClient:
     def _exchange(self, exchange: Exchange[T], attempts: int | None) -> T:
         from lucidworks_provider.client.http.sync import SyncTransport
 
+        if self._process != os.getpid():
+            # In a forked child, which must not use the connections of its parent.
+            self._process, self._transport = os.getpid(), None
         transport = self._transport = self._transport or SyncTransport(self.settings)
         request = exchange.request
         state = self._begin(exchange)

@@ -114,7 +114,7 @@ class AsyncTransport:
                 error = (
                     err
                     if isinstance(err, TransportError)
-                    else failure_error(failure_of(err), err, request, self.settings)
+                    else failure_error(failure_of(err), err.__cause__ or err, request, self.settings)
                 )
                 self._ended(request, failure_outcome(error), sent)
                 raise error from None
@@ -157,11 +157,13 @@ class AsyncTransport:
 
     async def close(self) -> None:
         """Close the connections, after pending updates of the shared pause."""
-        if self._pause_updates:
-            await asyncio.wait(self._pause_updates, timeout=_PAUSE_UPDATE_TIMEOUT)
-        if self._session_connector is not None:
-            await self._session_connector.close()
-        await self._session.close()
+        try:
+            if self._pause_updates:
+                await asyncio.wait(self._pause_updates, timeout=_PAUSE_UPDATE_TIMEOUT)
+        finally:
+            if self._session_connector is not None:
+                await self._session_connector.close()
+            await self._session.close()
 
 
 def _encoding(response: aiohttp.ClientResponse) -> str:
@@ -237,8 +239,22 @@ async def _new_transport(settings: LucidworksSettings, connections: int) -> Asyn
     connector = aiohttp.TCPConnector(limit=connections, ssl=context)
     # Decompressed by BodyReader: aiohttp's errors name no encoding.
     headers = {"Accept-Encoding": ACCEPT_ENCODING}
-    session = client_session(settings, connector, headers=headers, auto_decompress=False)
+    session = client_session(
+        settings, connector, headers=headers, auto_decompress=False, middlewares=(_send_once,)
+    )
     return AsyncTransport(settings, session, context, connections)
+
+
+async def _send_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Prevent aiohttp from repeating a request whose connection broke, which would not be counted."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise  # nothing was sent
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as err:
+        raise aiohttp.ClientConnectionError from err
 
 
 def client_session(

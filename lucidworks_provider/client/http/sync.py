@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,7 +15,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, ReadTimeoutError, SSLError
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.http.messages import ACCEPT_ENCODING, Request, Response
@@ -54,7 +57,7 @@ class SyncTransport:
         # Proxies and certificates are decided in `transport`; trusting the environment would also read ~/.netrc.
         self._session.trust_env = False
         self._session.headers["Accept-Encoding"] = ACCEPT_ENCODING
-        mount_interim_adapter(self._session)
+        mount_adapter(self._session)
 
     def send(self, request: Request, access_token: str | None = None) -> Response:
         """
@@ -123,26 +126,33 @@ def _body(response: requests.Response, request: Request, settings: LucidworksSet
 
 def failure_of(err: Exception) -> tuple[Failure, object]:
     """What an error of requests, urllib3 or the operating system means, and its cause."""
-    if isinstance(err, requests.exceptions.SSLError):
-        # A broken handshake may pass; a wrong certificate or bundle does not.
-        text = str(err).lower()
-        wrong = any(word in text for word in ("certificate verify failed", "x509", "pem"))
-        return Failure.CERTIFICATE if wrong else Failure.TLS, err
+    cause = _innermost(err)
+    if not _is_of_connecting(cause):
+        timeout = isinstance(err, requests.Timeout | ReadTimeoutError)
+        return Failure.TIMEOUT if timeout else Failure.BROKEN, cause
     if isinstance(err, requests.exceptions.ProxyError):
-        return Failure.PROXY, err
-    cause = err.args[0] if err.args else None
-    reason = getattr(cause, "reason", cause)
-    # urllib3 has one error for a timeout of the handshake and of the response.
-    handshake = "handshake" in str(getattr(cause, "__cause__", None))
-    if (
-        handshake
-        or isinstance(err, requests.ConnectTimeout)
-        or isinstance(reason, NewConnectionError | ConnectTimeoutError)
-    ):
-        return Failure.CONNECTION, reason
-    if isinstance(err, requests.Timeout | ReadTimeoutError):
-        return Failure.TIMEOUT, err
-    return Failure.BROKEN, reason or err
+        return Failure.PROXY, cause
+    if not isinstance(cause, ssl.SSLError | SSLError):
+        return Failure.CONNECTION, cause
+    # A broken handshake may pass; a wrong certificate or bundle does not.
+    text = str(cause).lower()
+    wrong = any(word in text for word in ("certificate verify failed", "x509", "pem"))
+    return Failure.CERTIFICATE if wrong else Failure.TLS, cause
+
+
+def _innermost(err: BaseException) -> BaseException:
+    """Of the errors that requests and urllib3 wrap in another. Not by contexts: those may be a caller's."""
+    while not _is_of_connecting(err):
+        inner = getattr(err, "reason", None) or (err.args[-1] if err.args else None)
+        if not isinstance(inner, BaseException):
+            break
+        err = inner
+    return err
+
+
+def _is_of_connecting(err: BaseException) -> bool:
+    """Whether an error has the mark of :func:`_connecting`, so that nothing was sent."""
+    return getattr(err, "of_connecting", False)
 
 
 class BearerAuth(requests.auth.AuthBase):
@@ -242,7 +252,7 @@ class LucidworksSession(requests.Session):
         self._settings = settings
         self._scope = scope
         self.auth = BearerAuth(tokens, AllowedHosts.of(settings))
-        mount_interim_adapter(self)
+        mount_adapter(self)
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         """Like ``requests.Session.request``, with relative paths and a default timeout."""
@@ -275,12 +285,34 @@ class _FinalResponse(http.client.HTTPResponse):
         raise http.client.BadStatusLine(f"more than {MOST_INTERIM} interim responses")
 
 
+@contextmanager
+def _connecting(connection: HTTPConnection) -> Iterator[None]:
+    """Mark errors: urllib3 has the same ones before and after a request was sent."""
+    try:
+        try:
+            yield
+        except TimeoutError as err:
+            # Of the handshake, which urllib3 would take for one of the response.
+            raise ConnectTimeoutError(connection, str(err)) from err
+    except Exception as err:
+        vars(err)["of_connecting"] = True
+        raise
+
+
 class _Connection(HTTPConnection):
     response_class = _FinalResponse
+
+    def connect(self) -> None:
+        with _connecting(self):
+            super().connect()
 
 
 class _TlsConnection(HTTPSConnection):
     response_class = _FinalResponse
+
+    def connect(self) -> None:
+        with _connecting(self):
+            super().connect()
 
 
 class _Pool(HTTPConnectionPool):
@@ -305,7 +337,7 @@ class _Adapter(HTTPAdapter):
         return manager
 
 
-def mount_interim_adapter(session: requests.Session) -> None:
-    """Make a session skip interim responses."""
+def mount_adapter(session: requests.Session) -> None:
+    """Make a session skip interim responses, and mark errors of connecting."""
     for scheme in ("http://", "https://"):
         session.mount(scheme, _Adapter())

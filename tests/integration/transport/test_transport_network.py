@@ -7,10 +7,12 @@ Each test runs over requests and over aiohttp against real sockets.
 
 from __future__ import annotations
 
+import os
 import socket
+import ssl
 import struct
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,7 @@ from transport_wire import (
     get_token,
     listening,
     proxying,
+    read_request,
     scripted,
     send,
     settings,
@@ -37,6 +40,7 @@ from transport_wire import (
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.chunking import get_chunking
+from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.emulator import running
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
@@ -349,6 +353,8 @@ def test_broken_responses(mode: Mode, step: Any, serve: Serve) -> None:
         send(mode, settings(server.url), get(server.url))
     assert not isinstance(caught.value, NotSentError)
     assert caught.value.retryable
+    assert "broke (str)" not in str(caught.value)
+    assert len(server.heard) == 1
 
 
 @pytest.fixture
@@ -395,6 +401,50 @@ def test_metrics_count_what_follows_a_connection(
     with scripted(step) as server, suppress(TransportError):
         send(mode, settings(server.url, timeout=0.2), get(server.url))
     assert outcomes == [counted]
+
+
+def test_a_tls_error_after_the_handshake_is_a_broken_connection(
+    mode: Mode, outcomes: list[str], tmp_path: Path
+) -> None:
+    """A submission may have arrived, so it is not repeated."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+
+    def plain(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as secured:
+            read_request(secured.makefile("rb"))
+            os.write(secured.fileno(), answer(503))
+
+    with listening(plain) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(TransportError, match="the connection broke") as caught:
+            send(mode, settings(url, ca_bundle=str(tmp_path / "ca.pem")), get(url))
+    assert not isinstance(caught.value, NotSentError)
+    assert outcomes == ["broken"]
+
+
+def test_a_forked_child_has_connections_of_its_own(emulator: RunningEmulator, connect: Connect) -> None:
+    peers = []
+
+    def serve(connection: socket.socket) -> None:
+        peers.append(connection.getpeername())
+        with connection, connection.makefile("rb") as stream:
+            while read_request(stream):
+                connection.sendall(answer(body="[]"))
+
+    with listening(serve) as listener:
+        connect(emulator.url, application_url=f"http://127.0.0.1:{listener.getsockname()[1]}")
+        with closing(LucidworksHook()) as hook:
+            hook.call(list_use_cases())
+            if (child := os.fork()) == 0:
+                try:
+                    hook.call(list_use_cases())
+                finally:
+                    os._exit(0)
+            os.waitpid(child, 0)
+            hook.call(list_use_cases())
+    assert len(peers) == 2
 
 
 def test_dropped_by_the_emulator(mode: Mode, emulator: RunningEmulator) -> None:
