@@ -298,13 +298,7 @@ class _Service:
         """Request a token, which may invalidate the one that other processes use."""
         from requests.auth import HTTPBasicAuth
 
-        request = token_request(
-            auth_url=self.settings.auth_url,
-            auth_server_id=self.settings.auth_server_id,
-            client_id=self.settings.client_id,
-            client_secret=self.settings.client_secret,
-            scope=scope,
-        )
+        request = token_request(self.settings, scope)
         pair = HTTPBasicAuth(*(one.encode() for one in request.basic or ()))
         return self._send("POST", request.url, request.headers, params=request.params, auth=pair)
 

@@ -41,22 +41,23 @@ The errors of this package, as one tree.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from typing import Self
+import copyreg
+from typing import Any, Self
 
 
 class LucidworksError(Exception):
-    """Base of every error of this package."""
+    """
+    Base of every error of this package.
+
+    :ivar retry_after: seconds that the service asked to wait, if it did.
+    """
 
     retryable: bool = False
+    retry_after: float | None = None
 
-    def copy(self) -> Self:
-        """The same error for another caller: each may add to its message."""
-        new = type(self).__new__(type(self), *self.args)
-        vars(new).update(vars(self))
-        return new
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickled without the constructor, which has keyword arguments.
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
     def as_retryable(self) -> Self:
         """Override the class for a failure that a retry can resolve."""
@@ -88,11 +89,13 @@ class ResponseError(LucidworksError):
 
     :param message: the request, the status, and the message of the service.
     :param status: the HTTP status.
+    :param retry_after: seconds of its ``Retry-After``, if there is one.
     """
 
-    def __init__(self, message: str, *, status: int) -> None:
+    def __init__(self, message: str, *, status: int, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after = retry_after
 
 
 class RequestRefusedError(ResponseError):
@@ -114,27 +117,15 @@ class UnknownResourceError(ResponseError):
 
 
 class RateLimitError(ResponseError):
-    """
-    429: over the contract's rate limit.
-
-    :param retry_after: seconds of its ``Retry-After``, if there is one.
-    """
+    """429: over the contract's rate limit."""
 
     retryable = True
-
-    def __init__(self, message: str, *, status: int = 429, retry_after: float | None = None) -> None:
-        super().__init__(message, status=status)
-        self.retry_after = retry_after
 
 
 class ServiceError(ResponseError):
     """5xx: the service or a gateway before it failed."""
 
     retryable = True
-
-    def __init__(self, message: str, *, status: int, retry_after: float | None = None) -> None:
-        super().__init__(message, status=status)
-        self.retry_after = retry_after
 
 
 class MalformedResponseError(ResponseError):

@@ -97,8 +97,7 @@ def decide(exception: BaseException, jitter: Callable[[], float] = random.random
     name = type(exception).__name__
     if not exception.retryable:
         return RetryDecision.fail(f"{name}: a retry would fail in the same way")
-    retry_after: float | None = getattr(exception, "retry_after", None)
-    if retry_after is None:
+    if (retry_after := exception.retry_after) is None:
         return RetryDecision.retry(reason=f"{name}: may succeed later")
     longest = LONGEST_DELAY.total_seconds()
     delay = timedelta(seconds=min(retry_after * (1 + _JITTER * jitter()), longest))

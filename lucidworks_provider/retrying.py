@@ -41,8 +41,6 @@ from lucidworks_provider.errors import (
     LucidworksError,
     NotSentError,
     RateLimitError,
-    ServiceError,
-    SubmissionUnknownError,
     TokenError,
     TokenRefusedError,
     TokenStoreError,
@@ -70,7 +68,7 @@ def wait_after(retry_state: RetryCallState) -> float:
     error, attempt = _error(retry_state), retry_state.attempt_number
     if isinstance(error, TokenRefusedError):
         return 0.0
-    asked = min(_asked_wait(error) or 0.0, LONGEST_RETRY_AFTER)
+    asked = min((error and error.retry_after) or 0.0, LONGEST_RETRY_AFTER)
     # After a Retry-After, add little at first, and more with each further refusal.
     first, factor = (FIRST_WAIT / 4, 4.0) if asked else (FIRST_WAIT, 2.0)
     ceiling = min(LONGEST_WAIT, first * factor ** min(attempt - 1, 16))
@@ -103,7 +101,7 @@ def policy(
         if isinstance(error, TokenRefusedError | TokenStoreError):
             token_rounds += 1
             return token_rounds > TOKEN_ROUNDS
-        if (_asked_wait(error) or 0.0) > LONGEST_RETRY_AFTER:
+        if error and (error.retry_after or 0.0) > LONGEST_RETRY_AFTER:
             return True
         if isinstance(error, RateLimitError) and refused_for() > LONGEST_REFUSAL:
             return True
@@ -129,11 +127,6 @@ def _error(retry_state: RetryCallState) -> LucidworksError | None:
     outcome = retry_state.outcome
     error = outcome.exception() if outcome is not None else None
     return error if isinstance(error, LucidworksError) else None
-
-
-def _asked_wait(error: LucidworksError | None) -> float | None:
-    known = RateLimitError | ServiceError | SubmissionUnknownError
-    return error.retry_after if isinstance(error, known) else None
 
 
 def retry_on(

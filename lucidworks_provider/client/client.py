@@ -229,6 +229,5 @@ def _explain(err: LucidworksError, request: Request, conn_id: str) -> Lucidworks
     if request.replayable or not unknown or known:
         return err
     return SubmissionUnknownError(
-        f"{reason}. The service may have executed it, under an id that is lost.",
-        retry_after=err.retry_after if isinstance(err, ServiceError) else None,
+        f"{reason}. The service may have executed it, under an id that is lost.", retry_after=err.retry_after
     )

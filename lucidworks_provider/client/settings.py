@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from lucidworks_provider.client.options import did_you_mean
+from lucidworks_provider.client.options import did_you_mean, plain
 from lucidworks_provider.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ class SharedStores(Protocol):
     """Creates the stores that ``share_via`` names: in Airflow the hook has them."""
 
     def token_store(self, settings: LucidworksSettings, identity: TokenIdentity) -> TokenStore:
-        """Return the store of a token. :raises ConfigurationError: a field of the settings is missing."""
+        """Return the store of a token."""
 
     def pause_store(self, settings: LucidworksSettings, name: str) -> PauseStore:
-        """Return the store of an application's pause. Raises as :meth:`token_store`."""
+        """Return the store of an application's pause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +143,9 @@ class LucidworksSettings:
         return self.models_url + template.format(customer_id=self.customer_id, **segments)
 
     def segment_of(self, use_case: str) -> str:
-        """The path segment of a use case: its name, unless the connection has another."""
-        return dict(self.use_case_segments).get(use_case, use_case)
+        """The path segment of a use case: its name, unless the connection has another for it (``_`` is ``-``)."""
+        segments = {plain(name): segment for name, segment in self.use_case_segments}
+        return segments.get(plain(use_case), use_case)
 
     @property
     def application_base(self) -> str:
@@ -156,15 +157,6 @@ class LucidworksSettings:
         if self.application_url is None:
             raise _wrong(self.conn_id, "host (Application ID)", "is missing", "set it, or `application_url`")
         return self.application_url
-
-    @property
-    def use_cases_url(self) -> str:
-        """
-        URL of the list of use cases.
-
-        :raises ConfigurationError: as :attr:`application_base`.
-        """
-        return self.application_base + self.use_cases_path
 
 
 def parse_settings(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import pickle
 from datetime import timedelta
 
 import pytest
@@ -32,11 +33,19 @@ def test_an_error_says_itself_what_a_retry_is_worth(error: type[LucidworksError]
     assert decision.retry_delay is None
 
 
+@pytest.mark.parametrize("error", OURS, ids=lambda one: one.__name__)
+def test_an_error_goes_from_a_process_to_another(error: type[LucidworksError]) -> None:
+    sent = an(error)
+    sent.retry_after = 3.0
+    received = pickle.loads(pickle.dumps(sent))  # noqa: S301
+    assert (type(received), received.args, vars(received)) == (error, sent.args, vars(sent))
+
+
 def test_the_cases_of_a_user() -> None:
     assert POLICY.evaluate(JobFailedError("status ERROR"), 1, 3).action is RetryAction.FAIL
     assert POLICY.evaluate(errors.InputError("no chunker"), 1, 3).action is RetryAction.FAIL
     assert POLICY.evaluate(errors.ResultGoneError("gone"), 1, 3).action is RetryAction.RETRY
-    assert POLICY.evaluate(RateLimitError("slow"), 1, 3).action is RetryAction.RETRY
+    assert POLICY.evaluate(RateLimitError("slow", status=429), 1, 3).action is RetryAction.RETRY
 
 
 def test_an_instance_may_know_better_than_its_class() -> None:
@@ -52,7 +61,7 @@ def test_what_is_not_ours_is_left_to_airflow(error: BaseException) -> None:
 
 
 def test_the_service_says_when() -> None:
-    error = RateLimitError("slow", retry_after=200)
+    error = RateLimitError("slow", status=429, retry_after=200)
     assert decide(error, lambda: 0.0).retry_delay == timedelta(seconds=200)
     assert decide(error, lambda: 1.0).retry_delay == timedelta(seconds=250)
     assert decide(ServiceError("down", status=503, retry_after=1e300)).retry_delay == LONGEST_DELAY

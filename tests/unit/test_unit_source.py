@@ -308,11 +308,11 @@ def test_only_the_same_secret_and_identity_open_a_sealed_token() -> None:
     token = AccessToken("value", 1, 2, 3)
     sealed = TokenCipher(identity, "secret").seal(token)
     assert "value" not in sealed
-    assert TokenCipher(identity, "secret").open(sealed) == token
-    assert TokenCipher(identity, "rotated").open(sealed) is None
+    assert TokenCipher(identity, "secret").open(sealed, "it") == token
+    assert TokenCipher(identity, "rotated").open(sealed, "it") is None
     other = TokenIdentity("https://a", "s", "c", "machinelearning.model")
-    assert TokenCipher(other, "secret").open(sealed) is None
-    assert TokenCipher(identity, "secret").open("damaged") is None
+    assert TokenCipher(other, "secret").open(sealed, "it") is None
+    assert TokenCipher(identity, "secret").open("damaged", "it") is None
 
 
 def test_a_forked_child_gets_locks_of_its_own() -> None:

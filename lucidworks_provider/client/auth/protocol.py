@@ -116,9 +116,6 @@ class TokenStore(Protocol):
     def publish(self, token: AccessToken) -> None:
         """Store a token, unless the store has a newer one."""
 
-    def after_fork(self) -> None:
-        """In a forked child: replace locks and connections of the parent."""
-
 
 @dataclass(frozen=True, slots=True)
 class Clocks:

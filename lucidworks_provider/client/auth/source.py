@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from weakref import WeakKeyDictionary, WeakSet
@@ -42,15 +43,14 @@ from lucidworks_provider.client.auth.token import (
     AccessToken,
     TokenIdentity,
     TokenResponse,
-    check_scope,
     parse_token_response,
     server_time,
     token_request,
 )
-from lucidworks_provider.client.http.messages import Request, Response, read_blanked
+from lucidworks_provider.client.http.messages import SCOPES, Request, Response, read_blanked
 from lucidworks_provider.client.secrets import redact_in_logs
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.errors import AuthenticationError, LucidworksError, TokenError
+from lucidworks_provider.errors import AuthenticationError, InputError, LucidworksError, TokenError
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,6 @@ class ServerClock:
     def __init__(self) -> None:
         self._offset = 0.0
         self._synchronized = False
-        self._lock = threading.Lock()
 
     @property
     def synchronized(self) -> bool:
@@ -101,11 +100,9 @@ class ServerClock:
         if server_time is None:
             return
         offset = server_time - (before + after) / 2
-        with self._lock:
-            known, self._synchronized = self._offset, True
-            self._offset = offset if abs(offset) > TOLERANCE + (after - before) / 2 else 0.0
-            warn = self._offset != 0.0 and known == 0.0
-        if warn:
+        known, self._synchronized = self._offset, True
+        self._offset = offset if abs(offset) > TOLERANCE + (after - before) / 2 else 0.0
+        if self._offset != 0.0 and known == 0.0:
             log.warning(
                 "This host's clock is %.0f s off the identity server's. Access tokens work, because "
                 "they use the server's clock. Synchronise this host's clock (NTP).",
@@ -311,9 +308,6 @@ class MemoryStore:
     def publish(self, token: AccessToken) -> None:
         self._snapshot = Snapshot(token, self._snapshot.claim)
 
-    def after_fork(self) -> None:
-        """Nothing to replace."""
-
 
 # Includes those that only a session refers to.
 _all_sources: WeakSet[TokenSource] = WeakSet()
@@ -389,7 +383,7 @@ class TokenSource:
                 return value
             if self._failure is not None and self._failure[0] >= arrived:
                 # Callers that waited share the failure of the one that tried.
-                raise self._failure[1].copy()
+                raise copy(self._failure[1])
             return self._acquire_good()
         finally:
             self._acquiring.release()
@@ -409,7 +403,7 @@ class TokenSource:
             # Not awaited directly: a cancelled caller must not cancel the refresh.
             await asyncio.wait({flight}, timeout=None if good is None else protocol.GRACE)
             if flight.done() and isinstance(failed := flight.exception(), LucidworksError):
-                raise failed.copy()
+                raise copy(failed)
             value = flight.result() if flight.done() else self._cache.usable(self._monotonic())
             if value is not None and value not in self._cache.refused:
                 break
@@ -425,7 +419,6 @@ class TokenSource:
         self._acquiring, self._lock = threading.Lock(), threading.Lock()
         self._flights = WeakKeyDictionary()
         self._cache = TokenCache()
-        self._store.after_fork()
 
     def _flight_done(self, loop: asyncio.AbstractEventLoop, flight: asyncio.Task[str]) -> None:
         self._flights.pop(loop, None)
@@ -486,7 +479,7 @@ class TokenSource:
                 value = self._acquire(self._cache.acquire(self._store.settle, self._clocks))
         except LucidworksError as err:
             self._failure_backoff = self._failure_backoff_after(err)
-            self._failure = (self._monotonic() + self._failure_backoff, err.copy())
+            self._failure = (self._monotonic() + self._failure_backoff, copy(err))
             raise
         return value
 
@@ -519,7 +512,9 @@ class TokenSource:
             self._warn(outcome.warning)
         self._failure_backoff = 0.0
         redact_in_logs(outcome.token.value)
-        for source in list(_all_sources):
+        with _sources_lock:  # another thread may add one
+            sources = list(_all_sources)
+        for source in sources:
             # The filter keeps the latest tokens; those of other scopes must stay among them.
             source.redact_cached()
         with self._lock:
@@ -593,10 +588,12 @@ def token_source(settings: LucidworksSettings, scope: str) -> TokenSource:
     """
     This process's source for a connection and scope: the same one for equal credentials.
 
-    :raises ConfigurationError: the connection's ``share_via`` lacks a field, or needs Airflow.
+    :raises ConfigurationError: the connection's ``share_via`` needs Airflow.
     :raises InputError: an unknown scope.
     """
-    identity = (settings.auth_url, settings.auth_server_id, settings.client_id, check_scope(scope))
+    if scope not in SCOPES:
+        raise InputError(f"Scope {scope!r} is unknown; use one of {', '.join(SCOPES)}.")
+    identity = (settings.auth_url, settings.auth_server_id, settings.client_id, scope)
     # The secret is part of the key, so that a wrong or rotated one never gets the token of the right one.
     secret = hashlib.sha256(settings.client_secret.encode()).hexdigest()
     key = (*identity, secret, settings.share_via, settings.redis_conn_id or "")
@@ -625,13 +622,7 @@ def request_token(settings: LucidworksSettings, scope: str, single_attempt: bool
 
     if single_attempt:
         settings = replace(settings, timeout=min(settings.timeout, _SINGLE_ATTEMPT_TIMEOUT))
-    request = token_request(
-        auth_url=settings.auth_url,
-        auth_server_id=settings.auth_server_id,
-        client_id=settings.client_id,
-        client_secret=settings.client_secret,
-        scope=check_scope(scope),
-    )
+    request = token_request(settings, scope)
     pair = b64encode(f"{settings.client_id}:{settings.client_secret}".encode()).decode()
     with closing(SyncTransport(settings)) as transport:
 

@@ -4,29 +4,31 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
-
-from lucidworks_provider.client.secrets import TokenText
-
-if TYPE_CHECKING:
-    from cryptography.fernet import Fernet
-import binascii
+import logging
 import re
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.client.http.messages import (
-    SCOPES,
     Request,
     Response,
     check_token_status,
     parse_object,
     vendor_message,
 )
-from lucidworks_provider.errors import AuthenticationError, InputError, MalformedResponseError
+from lucidworks_provider.client.secrets import TokenText
+from lucidworks_provider.errors import AuthenticationError, MalformedResponseError
+
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
+
+    from lucidworks_provider.client.settings import LucidworksSettings
+
+log = logging.getLogger(__name__)
 
 MINUTE = 60.0
 ALLOWED = 20
@@ -200,6 +202,7 @@ class TokenCipher:
         self._salt = identity.digest.encode()
         self._secret = client_secret.encode()
         self._derived: Fernet | None = None
+        self._unreadable: str | None = None
 
     @property
     def _fernet(self) -> Fernet:
@@ -224,13 +227,26 @@ class TokenCipher:
     def seal(self, token: AccessToken) -> str:
         return self._fernet.encrypt(token.to_json().encode()).decode()
 
-    def open(self, text: str) -> AccessToken | None:
-        """Decrypt; None for anything that this secret has not sealed."""
+    def open(self, text: str | None, place: str) -> AccessToken | None:
+        """
+        Decrypt; None for nothing, and with a warning for anything that this secret has not sealed.
+
+        :param place: of the text, for the warning.
+        """
         from cryptography.fernet import InvalidToken
 
+        if text is None:
+            return None
         try:
             return AccessToken.from_json(self._fernet.decrypt(text.encode()).decode())
         except (InvalidToken, ValueError):
+            if text != self._unreadable:
+                self._unreadable = text
+                log.warning(
+                    "%s was not written with this client secret (rotated?) or is damaged; it will be replaced by a "
+                    "new one.",
+                    place,
+                )
             return None
 
 
@@ -259,21 +275,12 @@ class TokenResponse:
     seconds: float = 0.0
 
 
-def check_scope(scope: str) -> str:
-    """Refuse a scope that the vendor does not document."""
-    if scope not in SCOPES:
-        raise InputError(f"Scope {scope!r} is unknown; use one of {', '.join(SCOPES)}.")
-    return scope
-
-
-def token_request(
-    *, auth_url: str, auth_server_id: str, client_id: str, client_secret: str, scope: str
-) -> Request:
+def token_request(settings: LucidworksSettings, scope: str) -> Request:
     """Build the documented request: Basic authentication, everything else in query and headers."""
     return Request(
         name=_NAME,
         method="POST",
-        url=f"{auth_url}/oauth2/{auth_server_id}/v1/token",
+        url=f"{settings.auth_url}/oauth2/{settings.auth_server_id}/v1/token",
         # The last response has the token that is valid.
         replayable=True,
         endpoint="token",
@@ -283,7 +290,7 @@ def token_request(
             "Cache-Control": "no-cache",
             "Content-Type": "application/x-www-form-urlencoded",
         },
-        basic=(client_id, client_secret),
+        basic=(settings.client_id, settings.client_secret),
     )
 
 

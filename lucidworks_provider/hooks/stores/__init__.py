@@ -46,18 +46,14 @@ class AirflowStores:
     """The stores that the processes of a deployment share, by ``share_via``: Airflow Variables or Redis."""
 
     def token_store(self, settings: LucidworksSettings, identity: TokenIdentity) -> TokenStore:
-        """
-        Return the store of the shared token.
-
-        :raises ConfigurationError: ``redis`` without a ``redis_conn_id``.
-        """
+        """Return the store of the shared token."""
         from lucidworks_provider.client.auth.token import TokenCipher
 
         cipher = TokenCipher(identity, settings.client_secret)
         if settings.share_via == "redis":
             from lucidworks_provider.hooks.stores.redis import RedisTokenStore
 
-            return RedisTokenStore(settings.conn_id, settings.redis_conn_id, identity, cipher)
+            return RedisTokenStore(settings.conn_id, settings.redis_conn_id or "", identity, cipher)
         from lucidworks_provider.hooks.stores.variables import VariableTokenStore
 
         return VariableTokenStore(identity, cipher)
@@ -67,12 +63,11 @@ class AirflowStores:
         Return the store of the shared pause.
 
         :param name: of the application.
-        :raises ConfigurationError: as :meth:`token_store`.
         """
         if settings.share_via == "redis":
             from lucidworks_provider.hooks.stores.redis import RedisClient, RedisPauseStore
 
-            return RedisPauseStore(RedisClient(settings.conn_id, settings.redis_conn_id, {}), name)
+            return RedisPauseStore(RedisClient(settings.conn_id, settings.redis_conn_id or "", {}), name)
         from lucidworks_provider.hooks.stores.variables import VariablePauseStore
 
         return VariablePauseStore(name)

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -103,34 +102,24 @@ class RedisTokenStore:
     :param redis_conn_id: the Airflow connection with the server's address.
     :param identity: of the token.
     :param cipher: encrypts the token.
-    :raises ConfigurationError: there is no ``redis_conn_id``.
     """
 
     # Taking the lease is atomic.
     settle = 0.0
 
     def __init__(
-        self, conn_id: str | None, redis_conn_id: str | None, identity: TokenIdentity, cipher: TokenCipher
+        self, conn_id: str, redis_conn_id: str, identity: TokenIdentity, cipher: TokenCipher
     ) -> None:
         scripts = {"take": _TAKE, "give_up": _GIVE_UP, "swap": _SWAP}
         self._redis = RedisClient(conn_id, redis_conn_id, scripts)
         self._live = f"lucidworks:live:{identity.digest}"
         self._claim = f"lucidworks:claim:{identity.digest}"
         self._cipher = cipher
-        self._unreadable: bytes | None = None
 
     def read(self) -> Snapshot:
         """Read token and claim, in one round trip."""
         claim, live = self._read()
-        token = self._open(live)
-        if live is not None and token is None and live != self._unreadable:
-            self._unreadable = live
-            log.warning(
-                "Redis key %s was not written with this client secret (rotated?) or is damaged; it will be replaced "
-                "by a new one.",
-                self._live,
-            )
-        return Snapshot(token, _parse_claim(claim))
+        return Snapshot(self._open(live), _parse_claim(claim))
 
     def write_claim(self, claim: Claim) -> None:
         """Take the lease or renew the own one; no effect if another process has it."""
@@ -158,10 +147,6 @@ class RedisTokenStore:
             if self._swap(live or b"", sealed, kept):
                 return
 
-    def after_fork(self) -> None:
-        """Connect again in the child."""
-        self._redis.after_fork()
-
     def _swap(self, seen: bytes, sealed: str, kept: int) -> bool:
         return bool(
             self._redis.use(lambda server: server.scripts["swap"]([self._live], [seen, sealed, kept]))
@@ -180,7 +165,8 @@ class RedisTokenStore:
         return claim, live
 
     def _open(self, live: bytes | None) -> AccessToken | None:
-        return None if live is None else self._cipher.open(live.decode(errors="replace"))
+        text = None if live is None else live.decode(errors="replace")
+        return self._cipher.open(text, f"Redis key {self._live}")
 
 
 def _parse_claim(text: bytes | None) -> Claim:
@@ -235,25 +221,13 @@ class RedisClient:
     :param conn_id: the Lucidworks connection, for messages.
     :param redis_conn_id: the Airflow connection with the server's address.
     :param scripts: Lua by name.
-    :raises ConfigurationError: there is no ``redis_conn_id``.
     """
 
-    def __init__(self, conn_id: str | None, redis_conn_id: str | None, scripts: Mapping[str, str]) -> None:
-        if not redis_conn_id:
-            raise ConfigurationError(
-                f"Connection {conn_id!r}: redis_conn_id is missing; share_via is redis, so give the id of the "
-                "Airflow connection with the Redis server's address."
-            )
+    def __init__(self, conn_id: str, redis_conn_id: str, scripts: Mapping[str, str]) -> None:
         self._conn_id = conn_id
         self._redis_conn_id = redis_conn_id
         self._scripts = scripts
         self._server: Server | None = None
-        self._connecting = threading.Lock()
-
-    def after_fork(self) -> None:
-        """Replace the lock, and connect again in the child."""
-        self._connecting = threading.Lock()
-        self._server = None
 
     def use(self, work: Callable[[Server], T]) -> T:
         """
@@ -262,21 +236,15 @@ class RedisClient:
         :raises ConfigurationError: the Airflow connection cannot be used, or a package is missing.
         :raises TokenStoreError: the server cannot be used now.
         """
-        server = self._connected()
+        # Without a lock, which a fork could leave locked: connecting twice does no harm.
+        server = self._server = self._server or self._connect()
         try:
             return work(server)
         except Exception as err:  # noqa: BLE001  the store is down; the message may contain a URL
             # The next use reads the Airflow connection again: it may have been corrected, or there was a failover.
-            with self._connecting:
-                if self._server is server:
-                    self._server = None
+            if self._server is server:
+                self._server = None
             raise _explained(err, f"Redis at {server.place} (connection {self._redis_conn_id!r})") from None
-
-    def _connected(self) -> Server:
-        with self._connecting:
-            if self._server is None:
-                self._server = self._connect()
-            return self._server
 
     def _connect(self) -> Server:
         try:

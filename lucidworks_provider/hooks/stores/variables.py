@@ -36,21 +36,11 @@ class VariableTokenStore:
         self._live = f"lucidworks_live_{identity.digest}"
         self._claim = f"lucidworks_claim_{identity.digest}"
         self._cipher = cipher
-        self._unreadable: str | None = None
 
     def read(self) -> Snapshot:
         """Read the claim first, so that a token that is published before its release is not missed."""
         claim = self._parse_claim(get_variable(self._claim))
-        text = get_variable(self._live)
-        token = None if text is None else self._cipher.open(text)
-        if text is not None and token is None and text != self._unreadable:
-            self._unreadable = text
-            log.warning(
-                "Variable %s was not written with this client secret (rotated?) or is damaged; it will be "
-                "replaced by a new one.",
-                self._live,
-            )
-        return Snapshot(token, claim)
+        return Snapshot(self._cipher.open(get_variable(self._live), f"Variable {self._live}"), claim)
 
     def write_claim(self, claim: Claim) -> None:
         """Write a claim, or renew the own one."""
@@ -73,9 +63,6 @@ class VariableTokenStore:
             log.info("A newer token has been shared meanwhile; keeping that one.")
             return
         set_variable(self._live, self._cipher.seal(token), self._DESCRIPTION)
-
-    def after_fork(self) -> None:
-        """Nothing to replace."""
 
     @staticmethod
     def _parse_claim(text: str | None) -> Claim | None:

@@ -102,7 +102,7 @@ def test_it_keeps_its_class_its_words_and_its_attributes() -> None:
 def test_an_instance_may_know_better_than_its_class() -> None:
     passing = InputError("changed while the task was waiting").as_retryable()
     assert raised(passing) is passing
-    final = RateLimitError("a quota for good")
+    final = RateLimitError("a quota for good", status=429)
     final.retryable = False
     assert isinstance(raised(final), AirflowFailException)
 

@@ -307,14 +307,6 @@ def test_an_encrypted_connection(idle_server: RedisServer, tmp_path: Path) -> No
     assert "No such file" in said(raised)
 
 
-def test_no_redis_conn_id() -> None:
-    cipher = TokenCipher(IDENTITY, "secret")
-    for absent in (None, ""):
-        with pytest.raises(ConfigurationError) as raised:
-            RedisTokenStore("search", absent, IDENTITY, cipher)
-        assert "'search': redis_conn_id is missing" in said(raised)
-
-
 def test_a_redis_connection_that_does_not_exist() -> None:
     pytest.importorskip("airflow.providers.redis")
     store = RedisTokenStore("search", "nowhere", IDENTITY, TokenCipher(IDENTITY, "secret"))

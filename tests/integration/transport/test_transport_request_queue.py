@@ -73,8 +73,7 @@ def test_the_time_for_which_everything_is_refused() -> None:
 
 
 def test_a_token_waits_for_nobody() -> None:
-    client = {"client_id": "i", "client_secret": "s", "scope": "machinelearning.predict"}
-    token = token_request(auth_url=APPLICATION, auth_server_id="a", **client)
+    token = token_request(settings(APPLICATION), "machinelearning.predict")
     clock = Request("Time", "HEAD", f"{APPLICATION}/", replayable=True, endpoint="clock")
     for request in (token, clock):
         assert queue_for(request, settings(APPLICATION)) is None

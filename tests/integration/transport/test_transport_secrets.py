@@ -188,13 +188,7 @@ def test_nothing_leaks_on_the_whole_way(
 
     settings = hook.get_settings()
     source = token_source(settings, Scope.PREDICT.value)
-    request = token_request(
-        auth_url=settings.auth_url,
-        auth_server_id=settings.auth_server_id,
-        client_id=settings.client_id,
-        client_secret=settings.client_secret,
-        scope=Scope.PREDICT.value,
-    )
+    request = token_request(settings, Scope.PREDICT.value)
     body = json.dumps({"access_token": last, "expires_in": 60}).encode()
     reply = Response(200, {"x-token": last}, body)
     grant = parse_token_response(reply)

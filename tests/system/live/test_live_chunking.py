@@ -541,7 +541,7 @@ def live_tokens(stage: Stage, key: Fernet) -> dict[str, str]:
         for emulator in (stage.emulator, stage.expiring):
             identity = TokenIdentity(emulator.url, DEFAULT_AUTH_SERVER_ID, client, "machinelearning.predict")
             if sealed := opened.get(f"lucidworks_live_{identity.digest}"):
-                token = TokenCipher(identity, secret).open(sealed)
+                token = TokenCipher(identity, secret).open(sealed, "the token")
                 if token is not None:
                     found[client] = token.value
     return found
