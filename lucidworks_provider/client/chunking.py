@@ -29,7 +29,7 @@ from lucidworks_provider.client.options import (
     Options,
     check_choice,
     check_options,
-    no_text,
+    check_text,
     number,
     quantization_of,
     valid,
@@ -127,28 +127,6 @@ class ChunkingOptions:
             "chunker_config": dict(sorted((self.chunker_config or {}).items())),
             "model_config": dict(sorted((self.model_config or {}).items())),
         }
-
-
-def check_text(text: object, what: str, *, max_bytes: int = MAX_TEXT_BYTES) -> int:
-    """
-    Refuse a text that the service would refuse.
-
-    :param what: names the text in the message, e.g. ``document 'a.txt'``.
-    :return: its size in UTF-8 bytes.
-    """
-    if text is not None and not isinstance(text, str):
-        raise no_text(text, what)
-    if text is None or not text.strip():
-        raise InputError(f"{what} has no text; leave it out or give it some.")
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError as err:
-        raise InputError(
-            f"{what} contains half of a surrogate pair at character {err.start}; decode the text again."
-        ) from None
-    if size > max_bytes:
-        raise InputError(f"{what} has {size:,} bytes of UTF-8, over the limit of {max_bytes:,}; split it.")
-    return size
 
 
 @dataclass(frozen=True, slots=True)

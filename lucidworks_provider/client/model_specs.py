@@ -40,11 +40,7 @@ from enum import IntEnum
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from lucidworks_provider.client.http.messages import (
-    json_body,
-    path_segment,
-    scrub,
-)
+from lucidworks_provider.client.http.messages import check_json, path_segment, scrub
 from lucidworks_provider.client.models import (
     Deployment,
     Model,
@@ -441,11 +437,6 @@ def _text(value: object, what: str) -> None:
 
 
 def _dictionary(value: object, what: str) -> None:
-    if value is None:
-        return
-    if not isinstance(value, Mapping):
+    if value is not None and not isinstance(value, Mapping):
         raise InputError(f"{what} is {value!r}; give a dictionary.")
-    try:
-        json_body(value)
-    except (TypeError, ValueError, RecursionError) as err:
-        raise InputError(f"{what} cannot be written as JSON: {err}.") from None
+    check_json(value, what)

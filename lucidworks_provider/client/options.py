@@ -61,6 +61,30 @@ def no_text(value: object, what: str) -> InputError:
     )
 
 
+def check_text(text: object, what: str, *, max_bytes: float = math.inf) -> None:
+    """
+    Refuse a text that the service would refuse.
+
+    :param what: names the text in the message, e.g. ``document 'a.txt'``.
+    :param max_bytes: limit of its bytes in UTF-8.
+    :raises InputError: says what is wrong with it.
+    """
+    if text is not None and not isinstance(text, str):
+        raise no_text(text, what)
+    if text is None or not text.strip():
+        raise InputError(f"{what} has no text; leave it out or give it some.")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as err:
+        raise InputError(
+            f"{what} contains half of a surrogate pair at character {err.start}, which cannot be sent as UTF-8."
+        ) from None
+    if (at := text.find("\0")) >= 0:
+        raise InputError(f"{what} has a NUL at character {at}, which no text has.")
+    if size > max_bytes:
+        raise InputError(f"{what} has {size:,} bytes of UTF-8, over the limit of {max_bytes:,}; split it.")
+
+
 def did_you_mean(given: object, known: Iterable[str], cutoff: float = 0.6) -> str:
     """
     A sentence with the nearest name, to be appended to a message; empty if none is near.

@@ -33,12 +33,12 @@ from lucidworks_provider.client.http.messages import (
     Call,
     Request,
     Response,
+    check_json,
     check_status,
     endpoint,
     endpoint_with_hint,
     excerpt,
     get,
-    json_body,
     parse_json,
     path_segment,
     scrub,
@@ -50,9 +50,9 @@ from lucidworks_provider.client.options import (
     Options,
     as_json,
     check_options,
+    check_text,
     did_you_mean,
     integral,
-    no_text,
     number,
     one_of,
     plain,
@@ -221,8 +221,8 @@ class PredictionOptions(Generic[P]):
         for name, reason in known.required.items():
             if not (self.use_case_config or {}).get(name):
                 raise InputError(f"use_case_config of {self.use_case!r}: {name} is missing; {reason}.")
-        _check_json(dict(self.use_case_config or {}), f"use_case_config of {self.use_case!r}")
-        _check_json(dict(self.model_config or {}), "model_config")
+        check_json(dict(self.use_case_config or {}), f"use_case_config of {self.use_case!r}")
+        check_json(dict(self.model_config or {}), "model_config")
 
     @property
     def known(self) -> UseCase:
@@ -283,23 +283,6 @@ def _not_secret(options: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     return {name: value for name, value in options.items() if not is_secret_name(name)}
 
 
-def _check_json(value: object, what: str) -> None:
-    """
-    Refuse what no request can carry.
-
-    :raises InputError: without the value, which may be a secret.
-    """
-    try:
-        json_body(value)
-    except (TypeError, ValueError, RecursionError) as err:
-        why = (
-            "half of a surrogate pair cannot be sent as UTF-8"
-            if isinstance(err, UnicodeEncodeError)
-            else str(err)
-        )
-        raise InputError(f"{what} cannot be written as JSON: {why}.") from None
-
-
 def read_items(inputs: object, options: PredictionOptions[Any]) -> Items:
     """
     Check inputs, before anything is sent.
@@ -328,7 +311,7 @@ def read_items(inputs: object, options: PredictionOptions[Any]) -> Items:
         if name is not None:
             if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
                 raise InputError(f"{what} has the id {name!r}; give it a text or a number.")
-            _check_json(name, what)
+            check_json(name, what)
             if str(name) in names:
                 raise InputError(f"inputs: the id {str(name)!r} occurs more than once.")
             names.add(str(name))
@@ -343,7 +326,7 @@ def check_wire(wire: Mapping[str, Any], what: str, options: PredictionOptions[An
     :param what: names it at the begin of a message.
     :raises InputError: says what is wrong with it.
     """
-    _check_text(wire.get("text"), what)
+    check_text(wire.get("text"), what)
     if options.known is not OTHER:
         taken = {"text", "documents"} if options.name == "rag" else {"text"}
         if unknown := sorted(str(key) for key in set(wire) - taken):
@@ -355,23 +338,8 @@ def check_wire(wire: Mapping[str, Any], what: str, options: PredictionOptions[An
         _check_documents(wire, what, options)
     if (options.use_case_config or {}).get("dataType") == "json_prompt":
         _check_messages(str(wire["text"]), what)
-    _check_json(wire, what)
+    check_json(wire, what)
     return wire
-
-
-def _check_text(text: object, what: str) -> None:
-    if not isinstance(text, str):
-        raise no_text(text, what)
-    if not text.strip():
-        raise InputError(f"{what} has no text; leave it out or give it some.")
-    try:
-        text.encode()
-    except UnicodeEncodeError as err:
-        raise InputError(
-            f"{what} contains half of a surrogate pair at character {err.start}, which cannot be sent as UTF-8."
-        ) from None
-    if (at := text.find("\0")) >= 0:
-        raise InputError(f"{what} holds a NUL at character {at}, which no text has.")
 
 
 def _check_documents(wire: Mapping[str, Any], what: str, options: PredictionOptions[Any]) -> None:
@@ -556,7 +524,9 @@ def list_use_cases() -> Call[dict[str, tuple[str, ...]]]:
     The path is an assumption (no vendor page states it): ``use_cases_path`` of the connection changes it.
     """
     return endpoint(
-        lambda settings: get("List use cases", settings.use_cases_url, endpoint="list_use_cases"),
+        lambda settings: get(
+            "List use cases", settings.application_base + settings.use_cases_path, endpoint="list_use_cases"
+        ),
         read_use_cases,
     )
 

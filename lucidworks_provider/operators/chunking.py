@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from lucidworks_provider.client.options import check_choice, check_option, whole
+from lucidworks_provider.client.options import check_choice, check_option, check_text, whole
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.operators.base import (
@@ -194,7 +194,6 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
 
     def _documents(self, columns: TableColumns, most: int) -> Any:
         """What has the rows; a text is one row with the id ``text``."""
-        from lucidworks_provider.client.chunking import check_text
         from lucidworks_provider.jobs.rows import not_rendered
 
         if (self.text is None) == (self.documents is None):

@@ -476,6 +476,11 @@ def test_segments_are_quoted_and_the_previews_have_paths_of_their_own() -> None:
     assert request_of(predict_items(other, ONE)).url == f"{BASE}/ai/prediction/a%2Fb/my%20model%2F1"
     renamed = request_of(predict_items(options, ONE), use_case_segments={"embedding": "vectors"})
     assert renamed.url == f"{BASE}/ai/prediction/vectors/my%20model%2F1"
+    # Both spellings of a use case are valid.
+    rewriter = use_cases.standalone_query_rewriter("m", memory_uuid="u")
+    for name in ("standalone-query-rewriter", "standalone_query_rewriter"):
+        renamed = request_of(predict_items(rewriter, ONE), use_case_segments={name: "rewriter"})
+        assert renamed.url == f"{BASE}/ai/prediction/rewriter/m"
     tokens = request_of(tokenize(options, ["x"]))
     assert (tokens.method, tokens.url) == ("POST", f"{BASE}/ai/tokenization/my%20model%2F1")
     assert sent_by(tokens) == {"batch": [{"text": "x"}], "useCaseConfig": {"dataType": "query"}}

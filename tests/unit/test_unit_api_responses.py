@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from typing import Any
 
 import pytest
 
 from lucidworks_provider.client import jobs
-from lucidworks_provider.client.auth.token import check_scope, parse_token_response, token_request
+from lucidworks_provider.client.auth.source import token_source
+from lucidworks_provider.client.auth.token import parse_token_response, token_request
 from lucidworks_provider.client.http.messages import (
     Response,
     check_status,
@@ -19,6 +21,7 @@ from lucidworks_provider.client.http.messages import (
     vendor_message,
 )
 from lucidworks_provider.client.jobs import CHUNKING, SMALL_BODY, JobState, parse_poll
+from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
     AuthenticationError,
     ForbiddenError,
@@ -211,13 +214,10 @@ def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
 
 
 def test_the_token_request_is_the_documented_one() -> None:
-    names = {
-        "auth_url": "https://identity.example",
-        "auth_server_id": "aus1",
-        "client_id": "id",
-        "scope": "sc",
-    }
-    request = token_request(**names, client_secret="s")
+    settings = LucidworksSettings(
+        "lw", "id", "hidden", auth_url="https://identity.example", auth_server_id="aus1"
+    )
+    request = token_request(settings, "sc")
     assert (request.method, request.url) == ("POST", "https://identity.example/oauth2/aus1/v1/token")
     assert request.params == (("scope", "sc"), ("grant_type", "client_credentials"))
     assert dict(request.headers) == {
@@ -269,7 +269,7 @@ def test_a_success_without_a_token_is_malformed(body: bytes) -> None:
 
 def test_an_unknown_scope_is_refused() -> None:
     with pytest.raises(InputError, match=r"machinelearning\.predict, machinelearning\.model"):
-        check_scope("predict")
+        token_source(LucidworksSettings("lw", "i", "s", share_via="memory"), "predict")
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,12 @@ def test_the_server_clock_is_the_date_else_the_tokens_own_expiry(
     assert parse_token_response(Response(200, headers, body)).server_time == server_time
 
 
-def test_what_is_paid_for_is_read_where_json_is_nearly_right() -> None:
+@pytest.mark.parametrize("parser", ["orjson", "json"])
+def test_what_is_paid_for_is_read_where_json_is_nearly_right(
+    parser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if parser == "json":
+        monkeypatch.setitem(sys.modules, "orjson", None)
     assert parse_json(b'{"response": "cut \\ud83d", "score": NaN}') == {
         "response": "cut \ufffd",
         "score": None,

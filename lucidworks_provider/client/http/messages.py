@@ -13,6 +13,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Generic, Literal, TypeVar
@@ -236,6 +237,20 @@ def json_body(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
+def check_json(value: object, what: str) -> None:
+    """
+    Refuse what no request can carry.
+
+    :raises InputError: without the value, which may be a secret.
+    """
+    try:
+        json_body(value)
+    except (TypeError, ValueError, RecursionError) as err:
+        half = isinstance(err, UnicodeEncodeError)
+        why = "half of a surrogate pair cannot be sent as UTF-8" if half else str(err)
+        raise InputError(f"{what} cannot be written as JSON: {why}.") from None
+
+
 JSON_HEADERS: Mapping[str, str] = {"Accept": "application/json", "Content-Type": "application/json"}
 
 
@@ -302,7 +317,7 @@ def parse_json(body: bytes, *, packed: bool = False) -> Any:
         from orjson import loads
     except ImportError:
         # It decodes 1e999 as infinity, which the readers of vectors reject.
-        loads, packed = json.loads, False
+        loads, packed = _mended, False
     if len(body) <= LARGE_BODY:
         return _decoded(body, loads)
     cut = WithoutVectors(body, loads, packed=packed)
@@ -310,10 +325,10 @@ def parse_json(body: bytes, *, packed: bool = False) -> Any:
 
 
 def _decoded(body: bytes, loads: Callable[[bytes], Any]) -> Any:
-    try:
-        return loads(body)
-    except (ValueError, RecursionError):
-        return _mended(body)
+    for decode in (loads, _mended):
+        with suppress(ValueError, RecursionError):
+            return decode(body)
+    return None
 
 
 def _mended(body: bytes) -> Any:
@@ -322,11 +337,8 @@ def _mended(body: bytes) -> Any:
 
     A model may cut its text within an emoji.
     """
-    try:
-        decoded = json.loads(body, parse_constant=lambda _: None)
-        return _whole(decoded) if b"\\ud" in body.lower() else decoded
-    except (ValueError, RecursionError):
-        return None
+    decoded = json.loads(body, parse_constant=lambda _: None)
+    return _whole(decoded) if b"\\ud" in body.lower() else decoded
 
 
 def _whole(value: Any) -> Any:
