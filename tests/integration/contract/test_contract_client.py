@@ -270,7 +270,7 @@ ACCEPTED = (
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(options=ACCEPTED, text=st.text(max_size=50).filter(str.strip))
+@given(options=ACCEPTED, text=st.text(st.characters(exclude_characters="\0"), max_size=50).filter(str.strip))
 def test_what_the_client_accepts_is_documented_and_accepted(
     hook: LucidworksHook, wire: Recorders, options: ChunkingOptions, text: str
 ) -> None:
