@@ -15,22 +15,6 @@ from typing import Any, NamedTuple, Protocol
 from lucidworks_provider.client.http.rate_limiter import PATIENCE, AdaptiveRateLimiter
 
 
-class Limiter(Protocol):
-    """What a process asks before it sends."""
-
-    def wait(self, now: float) -> float: ...
-
-    def must_ask(self) -> bool: ...
-
-    def agreed(self, seconds: float | None, now: float) -> None: ...
-
-    def sent(self, now: float) -> int: ...
-
-    def accepted(self, permit: int, now: float) -> bool: ...
-
-    def refused(self, permit: int, now: float, retry_after: float | None, jitter: float) -> float | None: ...
-
-
 class Unlimited:
     """A plain loop: each request only waits for itself."""
 

@@ -16,12 +16,17 @@ from typing import TYPE_CHECKING, Any
 from lucidworks_provider.client.http.messages import (
     Request,
     Response,
-    check_token_status,
+    check_status,
     parse_object,
     vendor_message,
 )
 from lucidworks_provider.client.secrets import TokenText
-from lucidworks_provider.errors import AuthenticationError, MalformedResponseError
+from lucidworks_provider.errors import (
+    AuthenticationError,
+    ContentEncodingError,
+    MalformedResponseError,
+    ResponseError,
+)
 
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet
@@ -301,7 +306,12 @@ def parse_token_response(response: Response) -> TokenResponse:
     :raises AuthenticationError: the credentials or the scope were refused.
     :raises MalformedResponseError: a success without an access token.
     """
-    check_token_status(response, _NAME)
+    try:
+        check_status(response, _NAME)
+    except ResponseError as err:
+        if isinstance(err, ContentEncodingError) or (err.retryable and response.status != 401):
+            raise
+        raise AuthenticationError(str(err), status=response.status) from None
     body = parse_object(response.body, _NAME, status=response.status)
     access_token = body.get("access_token")
     if "error" in body and not access_token:

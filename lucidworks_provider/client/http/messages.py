@@ -23,7 +23,6 @@ from lucidworks_provider.client.http.large_json import LARGE_BODY, WithoutVector
 from lucidworks_provider.client.secrets import MASK, blank, is_secret_name
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
-    AuthenticationError,
     ContentEncodingError,
     ForbiddenError,
     InputError,
@@ -403,18 +402,6 @@ def check_status(response: Response, name: str) -> None:
             raise ServiceError(text, status=status, retry_after=retry_after(response))
     # Redirects are not followed: a POST would silently become a GET, and a token go to another host.
     raise RequestRefusedError(f"{text} (redirects are not followed)", status=status)
-
-
-def check_token_status(response: Response, name: str) -> None:
-    """Like :func:`check_status`; errors that are not retryable become errors of the credentials."""
-    try:
-        check_status(response, name)
-    except ContentEncodingError:
-        raise
-    except ResponseError as err:
-        if err.retryable and response.status != 401:
-            raise
-        raise AuthenticationError(str(err), status=response.status) from None
 
 
 def vendor_message(body: bytes) -> str:

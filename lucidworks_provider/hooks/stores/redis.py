@@ -289,10 +289,8 @@ class RedisClient:
             f"Connection {self._redis_conn_id!r}, which redis_conn_id of connection {self._conn_id!r} names,"
         )
         if type(err).__name__ == "AirflowNotFoundException":
-            missing = ConfigurationError(f"{where} does not exist, or Airflow cannot return it now.")
             # On Airflow 3 an unreachable API server looks the same.
-            missing.retryable = True
-            return missing
+            return ConfigurationError(f"{where} does not exist, or Airflow cannot return it now.").as_retryable()
         if cluster:
             return ConfigurationError(f"{where} is of a Redis Cluster; give one of a single server.")
         return TokenStoreError(f"{where} could not be read or used ({type(err).__name__}).")
