@@ -290,7 +290,9 @@ class RedisClient:
         )
         if type(err).__name__ == "AirflowNotFoundException":
             # On Airflow 3 an unreachable API server looks the same.
-            return ConfigurationError(f"{where} does not exist, or Airflow cannot return it now.").as_retryable()
+            return ConfigurationError(
+                f"{where} does not exist, or Airflow cannot return it now."
+            ).as_retryable()
         if cluster:
             return ConfigurationError(f"{where} is of a Redis Cluster; give one of a single server.")
         return TokenStoreError(f"{where} could not be read or used ({type(err).__name__}).")
