@@ -31,7 +31,6 @@ from lucidworks_provider.client.options import (
     check_options,
     check_text,
     number,
-    quantization_of,
     valid,
     whole,
 )
@@ -115,8 +114,9 @@ class ChunkingOptions:
 
     @property
     def quantization(self) -> str | None:
-        """:func:`quantization_of` the model's options."""
-        return quantization_of(self.model_config)
+        """``min-max`` (unsigned bytes), ``max-scale`` (signed bytes) or None (floats)."""
+        found: str | None = (self.model_config or {}).get("vectorQuantizationMethod")
+        return found
 
     def as_json(self) -> dict[str, Any]:
         """The options as plain JSON, in a fixed order: for fingerprints and file metadata."""

@@ -245,9 +245,3 @@ def as_json(value: Any) -> Any:
 def plain(name: str) -> str:
     """A name without case, ``_`` and ``-``."""
     return name.lower().replace("_", "").replace("-", "")
-
-
-def quantization_of(model_config: Mapping[str, Any] | None) -> str | None:
-    """``min-max`` (unsigned bytes), ``max-scale`` (signed bytes) or None (floats)."""
-    value = (model_config or {}).get("vectorQuantizationMethod")
-    return value if isinstance(value, str) else None

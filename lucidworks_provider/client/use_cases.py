@@ -56,7 +56,6 @@ from lucidworks_provider.client.options import (
     number,
     one_of,
     plain,
-    quantization_of,
     valid,
     whole,
 )
@@ -242,8 +241,9 @@ class PredictionOptions(Generic[P]):
 
     @property
     def quantization(self) -> str | None:
-        """:func:`quantization_of` the model's options."""
-        return quantization_of(self.model_config)
+        """As of chunking, of the use case ``embedding``."""
+        found = (self.model_config or {}).get("vectorQuantizationMethod")
+        return found if isinstance(found, str) else None
 
     def as_json(self) -> dict[str, Any]:
         """The options as plain JSON without secrets: for fingerprints and file metadata."""

@@ -319,7 +319,7 @@ RAG_INPUTS = [{"text": "Why did I go to Germany?", "documents": [DOCUMENT]}]
         ({"a", "b"}, ["list of texts"]),
         ([""], ["inputs[0]", "no text"]),
         (["a", " \n"], ["inputs[1]", "no text"]),
-        (["a", None], ["inputs[1]", "NoneType"]),
+        (["a", None], ["inputs[1]", "no text"]),
         ([7], ["inputs[0]", "int"]),
         ([{"txt": "a"}], ["inputs[0]", "text"]),
         (["half \ud800"], ["inputs[0]", "surrogate pair at character 5"]),

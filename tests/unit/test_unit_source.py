@@ -31,31 +31,7 @@ from lucidworks_provider.client.http.messages import PREDICT_SCOPE
 from lucidworks_provider.client.secrets import REMEMBERED
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import AuthenticationError, TokenError, TokenStoreError
-
-
-class Script:
-    """An identity server that hands out numbered tokens."""
-
-    def __init__(
-        self, seconds: float = 0.0, lifetime: float = 3600.0, clock_off: float | None = None
-    ) -> None:
-        self.asked = 0
-        self.seconds = seconds
-        self.lifetime = lifetime
-        self.clock_off = clock_off
-        self.error: Exception | None = None
-
-    def __call__(self, single_attempt: bool = False) -> TokenResponse:
-        self.asked += 1
-        time.sleep(self.seconds)
-        if self.error:
-            raise self.error
-        server_time = None if self.clock_off is None else time.time() + self.clock_off
-        return TokenResponse(f"token-{self.asked}", self.lifetime, server_time)
-
-    def time(self) -> float | None:
-        """The server's clock."""
-        return None if self.clock_off is None else time.time() + self.clock_off
+from tests.identity_server import IdentityServer
 
 
 class Later:
@@ -67,9 +43,9 @@ class Later:
         return time.monotonic() + self.seconds
 
 
-def source_of(store: TokenStore, script: Script, clock: Later | None = None) -> TokenSource:
+def source_of(store: TokenStore, service: IdentityServer, clock: Later | None = None) -> TokenSource:
     """A process of its own, as far as the protocol can tell."""
-    return TokenSource(store, Service(script, script.time), monotonic=clock or time.monotonic)
+    return TokenSource(store, Service(service, service.time), monotonic=clock or time.monotonic)
 
 
 class Hanging(MemoryStore):
@@ -88,7 +64,7 @@ class Hanging(MemoryStore):
 
 
 def test_a_token_is_asked_for_once_and_kept() -> None:
-    service = Script()
+    service = IdentityServer()
     source = source_of(MemoryStore(), service)
     assert {source.get() for _ in range(100)} == {"token-1"}
     assert source.get("token-1") == "token-2"
@@ -97,7 +73,7 @@ def test_a_token_is_asked_for_once_and_kept() -> None:
 
 
 def test_tokens_that_nothing_accepts_are_not_asked_for_without_end() -> None:
-    service, clock = Script(), Later()
+    service, clock = IdentityServer(), Later()
     source = source_of(MemoryStore(), service, clock)
     for _ in range(REFUSED_IN_A_ROW):
         source.invalidate(source.get())
@@ -113,7 +89,7 @@ def test_tokens_that_nothing_accepts_are_not_asked_for_without_end() -> None:
 
 
 def test_a_token_that_others_shared_is_used_while_asking_is_held_off() -> None:
-    store, service = MemoryStore(), Script()
+    store, service = MemoryStore(), IdentityServer()
     source = source_of(store, service)
     for _ in range(REFUSED_IN_A_ROW - 1):
         source.get(source.get())
@@ -141,7 +117,7 @@ def test_the_pauses_double_and_an_established_token_counts_as_good() -> None:
 
 
 def test_an_accepted_token_ends_the_story() -> None:
-    service = Script()
+    service = IdentityServer()
     source = source_of(MemoryStore(), service)
     for _ in range(4 * REFUSED_IN_A_ROW):
         source.accepted(source.get(source.get()), "predict")
@@ -149,7 +125,7 @@ def test_an_accepted_token_ends_the_story() -> None:
 
 
 def test_a_failure_is_told_to_everybody_who_waited_for_it() -> None:
-    service, clock = Script(seconds=0.2), Later()
+    service, clock = IdentityServer(seconds=0.2), Later()
     service.error = AuthenticationError("no", status=401)
     source = source_of(MemoryStore(), service, clock)
     barrier = threading.Barrier(20)
@@ -175,7 +151,7 @@ def test_a_failure_is_told_to_everybody_who_waited_for_it() -> None:
 
 
 async def test_coroutines_that_waited_for_a_failure_get_an_error_each() -> None:
-    service = Script(seconds=0.1)
+    service = IdentityServer(seconds=0.1)
     service.error = AuthenticationError("no", status=401)
     source = source_of(MemoryStore(), service)
     errors = await asyncio.gather(*(source.aget() for _ in range(3)), return_exceptions=True)
@@ -184,7 +160,7 @@ async def test_coroutines_that_waited_for_a_failure_get_an_error_each() -> None:
 
 
 def test_a_short_lived_token_is_renewed_at_its_appointment() -> None:
-    service = Script(lifetime=2.0)
+    service = IdentityServer(lifetime=2.0)
     source = source_of(MemoryStore(), service)
     seen = set()
     end = time.monotonic() + 4.5
@@ -206,7 +182,7 @@ def test_a_slow_refresh_keeps_its_claim_moving(monkeypatch: pytest.MonkeyPatch) 
             super().write_claim(claim)
 
     store = PollOutcome()
-    source_of(store, Script(seconds=0.4)).get()
+    source_of(store, IdentityServer(seconds=0.4)).get()
     assert store.heartbeats[:6] == [0, 1, 2, 3, 4, 5]
     assert store.read().claim == protocol.RELEASED
 
@@ -223,7 +199,7 @@ def test_a_refresh_whose_caller_is_stopped_is_published_all_the_same(monkeypatch
                 raise Stopped
             super().write_claim(claim)
 
-    store, service = Store(), Script(seconds=0.2)
+    store, service = Store(), IdentityServer(seconds=0.2)
     with pytest.raises(Stopped):
         source_of(store, service).get()
     token = store.read().token
@@ -244,7 +220,7 @@ def test_a_caller_that_is_stopped_while_it_shares_the_token_shares_it() -> None:
                 raise Stopped
             super().publish(token)
 
-    store, service = Store(), Script()
+    store, service = Store(), IdentityServer()
     with pytest.raises(Stopped):
         source_of(store, service).get()
     assert source_of(store, service).get() == "token-1"
@@ -252,7 +228,7 @@ def test_a_caller_that_is_stopped_while_it_shares_the_token_shares_it() -> None:
 
 
 async def test_a_cancelled_coroutine_does_not_cancel_the_refresh() -> None:
-    store, service = MemoryStore(), Script(seconds=0.2)
+    store, service = MemoryStore(), IdentityServer(seconds=0.2)
     source = source_of(store, service)
     impatient = asyncio.create_task(source.aget())
     await asyncio.sleep(0.05)
@@ -264,7 +240,7 @@ async def test_a_cancelled_coroutine_does_not_cancel_the_refresh() -> None:
 
 
 def test_a_clock_that_is_an_hour_off_is_corrected_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    store, service = MemoryStore(), Script(clock_off=3600)
+    store, service = MemoryStore(), IdentityServer(clock_off=3600)
     source = source_of(store, service)
     token = source.get()
     stored = store.read().token
@@ -284,7 +260,7 @@ def test_a_store_that_goes_down_leaves_the_token_in_use(caplog: pytest.LogCaptur
                 raise TokenStoreError("unreachable")
             return super().read()
 
-    store, service = Down(), Script(lifetime=1.0)
+    store, service = Down(), IdentityServer(lifetime=1.0)
     source = source_of(store, service)
     token = source.get()
     store.down = True
@@ -297,7 +273,7 @@ def test_a_store_that_goes_down_leaves_the_token_in_use(caplog: pytest.LogCaptur
 
 
 def test_peeking_never_refreshes() -> None:
-    store, service = MemoryStore(), Script()
+    store, service = MemoryStore(), IdentityServer()
     source = source_of(store, service)
     assert source.peek() is None
     store.publish(AccessToken("shared", time.time(), time.time() + 50, time.time() + 60))
@@ -321,7 +297,7 @@ def test_only_the_same_secret_and_identity_open_a_sealed_token() -> None:
 
 def test_a_forked_child_gets_locks_of_its_own() -> None:
     """Also a source that only a session still holds, while another thread of the parent was busy with it."""
-    service = Script()
+    service = IdentityServer()
     store, clock = Hanging(), Later()
     source = source_of(store, service, clock)
     assert source.get() == "token-1"
@@ -338,7 +314,7 @@ def test_a_forked_child_gets_locks_of_its_own() -> None:
 
 
 def test_a_quiet_scope_stays_out_of_logs(caplog: pytest.LogCaptureFixture) -> None:
-    class Long(Script):
+    class Long(IdentityServer):
         def __call__(self, single_attempt: bool = False) -> TokenResponse:
             grant = super().__call__(single_attempt)
             return TokenResponse(f"{grant.access_token}-of-{id(self)}-and-long-enough", grant.lifetime, None)
@@ -354,7 +330,10 @@ def test_a_quiet_scope_stays_out_of_logs(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_sources_are_created_while_others_get_a_token() -> None:
-    sources, interval = [source_of(MemoryStore(), Script()) for _ in range(1000)], sys.getswitchinterval()
+    sources, interval = (
+        [source_of(MemoryStore(), IdentityServer()) for _ in range(1000)],
+        sys.getswitchinterval(),
+    )
 
     def create(first: int) -> None:
         for number in range(first, first + 100):
@@ -375,7 +354,7 @@ def test_sources_are_created_while_others_get_a_token() -> None:
 def test_a_good_token_is_not_held_back_by_a_store_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "GRACE", 0.1)
     store, clock = Hanging(), Later()
-    source = source_of(store, Script(lifetime=60.0), clock)
+    source = source_of(store, IdentityServer(lifetime=60.0), clock)
     assert source.get() == "token-1"
     clock.seconds = 55
     store.hangs = True

@@ -15,30 +15,17 @@ from redis_stores import CLAIM, new_store
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth.protocol import Claim
 from lucidworks_provider.client.auth.source import Service, TokenCache, TokenSource
-from lucidworks_provider.client.auth.token import TokenResponse
 from lucidworks_provider.errors import TokenStoreError
 from tests.forks import PROCESSES, start
+from tests.identity_server import IdentityServer
 
 if TYPE_CHECKING:
     from redis_server import RedisServer
 
 
-class Refreshes:
-    """An identity server that hands out numbered tokens."""
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.count = 0
-        self._seconds = seconds
-
-    def __call__(self, single_attempt: bool = False) -> TokenResponse:
-        self.count += 1
-        time.sleep(self._seconds)
-        return TokenResponse(f"token-{self.count}", 3600.0, time.time())
-
-
-def new_source(refreshes: Refreshes) -> TokenSource:
+def new_source(identity: IdentityServer) -> TokenSource:
     """A process of its own, as far as the protocol can tell."""
-    return TokenSource(new_store(), Service(refreshes, time.time))
+    return TokenSource(new_store(), Service(identity, identity.time))
 
 
 def test_eight_processes_start_cold_and_one_token_is_refreshed(idle_server: RedisServer) -> None:
@@ -54,8 +41,8 @@ def test_eight_processes_start_cold_and_one_token_is_refreshed(idle_server: Redi
 
 
 def test_a_token_that_everybody_was_refused_is_replaced_once(server: RedisServer) -> None:
-    refreshes = Refreshes(seconds=0.1)
-    sources = [new_source(refreshes) for _ in range(12)]
+    identity = IdentityServer(clock_off=0.0, seconds=0.1)
+    sources = [new_source(identity) for _ in range(12)]
     assert {source.get() for source in sources} == {"token-1"}
     barrier = threading.Barrier(len(sources))
 
@@ -65,7 +52,7 @@ def test_a_token_that_everybody_was_refused_is_replaced_once(server: RedisServer
 
     with ThreadPoolExecutor(len(sources)) as pool:
         assert set(pool.map(refused, sources)) == {"token-2"}
-    assert refreshes.count == 2
+    assert identity.asked == 2
 
 
 def test_who_dies_with_the_lease_delays_the_others_by_its_rest(
@@ -73,8 +60,8 @@ def test_who_dies_with_the_lease_delays_the_others_by_its_rest(
 ) -> None:
     monkeypatch.setattr(protocol, "LEASE", 1.0)
     new_store().write_claim(Claim("dead"))
-    refreshes, started = Refreshes(), time.monotonic()
-    assert new_source(refreshes).get() == "token-1"
+    identity, started = IdentityServer(clock_off=0.0), time.monotonic()
+    assert new_source(identity).get() == "token-1"
     assert 0.7 < time.monotonic() - started < 3.0
 
 
@@ -83,12 +70,12 @@ def test_a_refresh_that_takes_longer_than_the_lease_keeps_it(
 ) -> None:
     monkeypatch.setattr(protocol, "LEASE", 0.6)
     monkeypatch.setattr(protocol, "HEARTBEAT", 0.15)
-    refreshes = Refreshes(seconds=1.5)
+    identity = IdentityServer(clock_off=0.0, seconds=1.5)
     with ThreadPoolExecutor(4) as pool:
-        assert set(pool.map(lambda source: source.get(), [new_source(refreshes) for _ in range(4)])) == {
+        assert set(pool.map(lambda source: source.get(), [new_source(identity) for _ in range(4)])) == {
             "token-1"
         }
-    assert refreshes.count == 1
+    assert identity.asked == 1
 
 
 @pytest.fixture
@@ -98,20 +85,20 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_token_that_the_server_has_lost_is_shared_again(server: RedisServer, no_patience: None) -> None:
-    refreshes = Refreshes()
-    source = new_source(refreshes)
+    identity = IdentityServer(clock_off=0.0)
+    source = new_source(identity)
     held = source.get()
     server.client().flushall()
     assert source.get() == held
-    assert new_source(refreshes).get() == held
-    assert refreshes.count == 1
+    assert new_source(identity).get() == held
+    assert identity.asked == 1
 
 
 def test_a_held_token_survives_the_server(
     server: RedisServer, no_patience: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    refreshes = Refreshes()
-    source = new_source(refreshes)
+    identity = IdentityServer(clock_off=0.0)
+    source = new_source(identity)
     held = source.get()
     server.stop()
     assert source.get() == held
@@ -119,5 +106,5 @@ def test_a_held_token_survives_the_server(
     with pytest.raises(TokenStoreError):
         source.get(held)
     with pytest.raises(TokenStoreError):
-        new_source(refreshes).get()
-    assert refreshes.count == 1, "without the store nobody refreshes"
+        new_source(identity).get()
+    assert identity.asked == 1, "without the store nobody identity"

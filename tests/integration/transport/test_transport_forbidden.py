@@ -12,12 +12,13 @@ import pytest
 from transport_wire import Mode, call, submit
 
 from lucidworks_provider.client.auth.source import CachedToken, MemoryStore, Service, TokenCache, TokenSource
-from lucidworks_provider.client.auth.token import AccessToken, TokenResponse
+from lucidworks_provider.client.auth.token import AccessToken
 from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import ForbiddenError, TokenStoreError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
+from tests.identity_server import IdentityServer
 
 if TYPE_CHECKING:
     from lucidworks_provider.emulator.server import RunningEmulator
@@ -69,19 +70,9 @@ def test_the_mark_is_stored_and_unmarked_tokens_are_stored_as_before() -> None:
 # The fleet
 
 
-class Identity:
-    """Hands out numbered tokens."""
-
-    asked = 0
-
-    def __call__(self, single_attempt: bool = False) -> TokenResponse:
-        self.asked += 1
-        return TokenResponse(f"token-{self.asked}", 3600.0, None)
-
-
-def fleet(number: int, store: MemoryStore | None = None) -> tuple[Identity, list[TokenSource]]:
-    identity, store = Identity(), store or MemoryStore()
-    service = Service(identity, lambda: None)
+def fleet(number: int, store: MemoryStore | None = None) -> tuple[IdentityServer, list[TokenSource]]:
+    identity, store = IdentityServer(), store or MemoryStore()
+    service = Service(identity, identity.time)
     sources = [TokenSource(store, service) for _ in range(number)]
     for source in sources:
         source.accepted(source.get(), "predict")
