@@ -193,14 +193,14 @@ def parse_settings(
         raise _wrong(
             conn_id, "password (Client Secret)", "is missing", "copy it from the integration in Lucidworks AI"
         )
-    application_url = fields.url("application_url", None)
+    application_url = fields.url("application_url")
     if application_url is None and (application_id := _present(host)) is not None:
         application_url = _application_url(conn_id, application_id)
-    share_via = fields.text("share_via", "airflow")
+    share_via = fields.text("share_via") or "airflow"
     if share_via not in SHARE_VIA:
         near = did_you_mean(share_via, SHARE_VIA)
         raise _wrong(conn_id, "share_via", f"is {share_via!r}", f"use one of {', '.join(SHARE_VIA)}", near)
-    redis_conn_id = fields.text("redis_conn_id", None)
+    redis_conn_id = fields.text("redis_conn_id")
     if share_via == "redis" and redis_conn_id is None:
         raise _wrong(
             conn_id,
@@ -213,11 +213,11 @@ def parse_settings(
         client_id=client_id,
         client_secret=secret,
         application_url=application_url,
-        customer_id=fields.segment("customer_id", None),
-        auth_url=fields.url("auth_url", DEFAULT_AUTH_URL) or DEFAULT_AUTH_URL,
-        auth_server_id=fields.segment("auth_server_id", DEFAULT_AUTH_SERVER_ID) or DEFAULT_AUTH_SERVER_ID,
-        models_url=fields.url("models_url", DEFAULT_MODELS_URL) or DEFAULT_MODELS_URL,
-        verify=fields.boolean("verify", default=True),
+        customer_id=fields.segment("customer_id"),
+        auth_url=fields.url("auth_url") or DEFAULT_AUTH_URL,
+        auth_server_id=fields.segment("auth_server_id") or DEFAULT_AUTH_SERVER_ID,
+        models_url=fields.url("models_url") or DEFAULT_MODELS_URL,
+        verify=fields.boolean("verify", "true"),
         ca_bundle=fields.file("ca_bundle"),
         timeout=fields.seconds("timeout", DEFAULT_TIMEOUT),
         share_via=share_via,
@@ -253,18 +253,17 @@ class _Fields:
     conn_id: str
     extra: Mapping[str, object]
 
-    def text(self, name: str, default: str | None) -> str | None:
-        value = _present(self.extra.get(name))
-        return default if value is None else value
+    def text(self, name: str) -> str | None:
+        return _present(self.extra.get(name))
 
-    def segment(self, name: str, default: str | None) -> str | None:
-        value = self.text(name, default)
+    def segment(self, name: str) -> str | None:
+        value = self.text(name)
         if value is not None and (not _PATH_SEGMENT.fullmatch(value) or value in {".", ".."}):
             raise _wrong(self.conn_id, name, f"is {value!r}", "only letters, digits and . _ ~ - can be in it")
         return value
 
     def path(self, name: str, default: str, *allowed: str) -> str:
-        value = self.text(name, None)
+        value = self.text(name)
         if value is None:
             return default
         names = re.findall(r"\{([a-z_]+)\}", value)
@@ -303,10 +302,8 @@ class _Fields:
             )
         return tuple(sorted(value.items()))
 
-    def boolean(self, name: str, *, default: bool) -> bool:
-        value = self.text(name, None)
-        if value is None:
-            return default
+    def boolean(self, name: str, default: str) -> bool:
+        value = self.text(name) or default
         match value.lower():
             case "true" | "1" | "yes" | "on":
                 return True
@@ -315,9 +312,7 @@ class _Fields:
         raise _wrong(self.conn_id, name, f"is {value!r}", "use true or false")
 
     def seconds(self, name: str, default: float) -> float:
-        value = self.text(name, None)
-        if value is None:
-            return default
+        value = self.text(name) or default
         try:
             number = float(value)
         except ValueError:
@@ -332,7 +327,7 @@ class _Fields:
         return number
 
     def file(self, name: str) -> str | None:
-        value = self.text(name, None)
+        value = self.text(name)
         if value is not None and not Path(value).is_file():
             raise _wrong(
                 self.conn_id,
@@ -342,8 +337,8 @@ class _Fields:
             )
         return value
 
-    def url(self, name: str, default: str | None) -> str | None:
-        value = self.text(name, default)
+    def url(self, name: str) -> str | None:
+        value = self.text(name)
         if value is None:
             return None
         try:
