@@ -28,8 +28,6 @@ HEADERS = {
     "Content-Type": "application/x-www-form-urlencoded",
 }
 TIMEOUT = 60
-# How our processes share. "memory" is for one process.
-SHARED = {"share_via": "redis", "redis_conn_id": "token_redis"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,13 +320,14 @@ def ours(service: Service) -> Call:
     """The hook of this provider, with its defaults."""
     from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
 
-    extra: dict[str, str] = dict.fromkeys(("auth_url", "application_url"), service.url)
+    extra = dict.fromkeys(("auth_url", "application_url"), service.url)
+    shared = {"share_via": "redis", "redis_conn_id": "token_redis"}
     connection = {
         "conn_type": "lucidworks",
         "login": CLIENT_ID,
         "password": CLIENT_SECRET,
         "host": "app",
-        "extra": extra | {"auth_server_id": service.auth_server_id} | SHARED,
+        "extra": extra | {"auth_server_id": service.auth_server_id} | shared,
     }
     os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = json.dumps(connection)
     os.environ["AIRFLOW_CONN_TOKEN_REDIS"] = service.redis_url
