@@ -79,6 +79,8 @@ def loop(url: str, source: Path, output: Path, threads: int) -> int:
             body = polled.json()
             if body["status"] == "READY":
                 break
+            if body["status"] == "ERROR":
+                raise RuntimeError(body["message"])
         (item,) = body["chunkedData"]
         return [
             {"document_id": path.name, "text": text, "start": start, "end": end, "vector": vector["vector"]}
