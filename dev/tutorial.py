@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from dev.airflow_api import loopback_session
-from dev.processes import REPOSITORY, ManagedProcess, ProcessGroup, clean_environment, free_ports
+from dev.processes import (
+    REPOSITORY,
+    ManagedProcess,
+    ProcessGroup,
+    clean_environment,
+    free_ports,
+    install_signal_handlers,
+)
 
 PAGE = REPOSITORY / "docs" / "tutorial.md"
 LONGEST = 900.0
@@ -30,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="an empty one; by default one that goes afterwards")
     given = parser.parse_args().folder
-    with tempfile.TemporaryDirectory(prefix="lucidworks-tutorial-") as temporary:
+    with install_signal_handlers(), tempfile.TemporaryDirectory(prefix="lucidworks-tutorial-") as temporary:
         return follow((given or Path(temporary)).resolve())
 
 
