@@ -27,8 +27,6 @@ os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
 if TYPE_CHECKING:
     from dev.demo import Emulator
 
-TOKEN_PATH = "/oauth2/ausao8uveaPmyhv0v357/v1/token"  # noqa: S105  # a path
-
 
 def connect(url: str) -> None:
     """Make a service the default connection of this process and its children; tokens are shared in memory."""
@@ -120,18 +118,9 @@ def access_token(url: str) -> str:
     """A token that is requested for it."""
     import requests
 
-    response = requests.post(
-        url + TOKEN_PATH,
-        params={"scope": "machinelearning.predict", "grant_type": "client_credentials"},
-        auth=("demo-client", "demo-secret"),
-        headers={
-            "Accept": "application/json",
-            "Cache-Control": "no-cache",
-            "Content-Type": "application/x-www-form-urlencoded",
-        },
-        timeout=60,
-    )
-    return str(response.json()["access_token"])
+    from benchmarks.token_clients import Service, request_token
+
+    return request_token(requests.Session(), Service(url, "ausao8uveaPmyhv0v357", "", ""))
 
 
 def spread(values: Iterable[float], digits: int = 0) -> str:

@@ -93,7 +93,8 @@ def _calls(session: requests.Session, service: Service) -> Call:
     return lambda: session.get(service.call_url, timeout=TIMEOUT).status_code
 
 
-def _ask(session: requests.Session, service: Service) -> str:
+def request_token(session: requests.Session, service: Service) -> str:
+    """A token by plain requests."""
     response = session.post(
         service.token_url,
         params={"scope": SCOPE, "grant_type": "client_credentials"},
@@ -108,7 +109,7 @@ def _ask(session: requests.Session, service: Service) -> str:
 def plain(service: Service) -> Call:
     """What a PythonOperator does: a token for the task, then its calls."""
     session = requests.Session()
-    token = _ask(session, service)
+    token = request_token(session, service)
     session.auth = _Bearer(lambda: token)
     return _calls(session, service)
 
@@ -116,7 +117,7 @@ def plain(service: Service) -> Call:
 def plain_again(service: Service) -> Call:
     """The same, and on a 401 a new token and the call once more: two times, as google-auth does."""
     session = requests.Session()
-    token = _ask(session, service)
+    token = request_token(session, service)
     session.auth = _Bearer(lambda: token)
     once = _calls(session, service)
 
@@ -125,7 +126,7 @@ def plain_again(service: Service) -> Call:
         for _ in range(2):
             if (status := once()) != 401:
                 return status
-            token = _ask(session, service)
+            token = request_token(session, service)
         return once()
 
     return call
