@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,6 +34,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from benchmarks.harness import child, forget_peak, peak_memory
 from lucidworks_provider.corpus.dataset import CHUNKS, changes, new_name, open_dataset
 from lucidworks_provider.corpus.lease import Holder, Lease
 from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_ROWS, ParquetFile, Part
@@ -166,22 +166,13 @@ def night(output: Path, documents: int) -> dict[str, float]:
     # In another process, as the peak of this one is measured.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         parts, rows = pool.submit(write_parts, output, wanted, 2).result()
-    _forget_peak()
-    before, size = _peak(), _size(output)
+    forget_peak()
+    before, size = peak_memory(), _size(output)
     same = (name for name in names if name not in changed and name not in gone)
     times = commit(output, 2, parts, rows, same)
     own = sum(part.bytes for part in parts)
-    return times | {"peak": _peak() - before, "written": (_size(output) - size + own) / 1e6, "own": own / 1e6}
-
-
-def _peak() -> float:
-    """The most memory since :func:`_forget_peak`, in megabytes; a process begins with its parent's."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-
-def _forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
+    more = (peak_memory() - before) / 2**20
+    return times | {"peak": more, "written": (_size(output) - size + own) / 1e6, "own": own / 1e6}
 
 
 def _size(folder: Path) -> int:
@@ -199,18 +190,7 @@ def measure(chunks: int) -> dict[str, float]:
         wrote = time.perf_counter() - began
         first = commit(output, 1, parts, rows, ())
         del parts, rows, names
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.catalogue",
-            "--night",
-            folder,
-            "--documents",
-            str(documents),
-        ]
-        found: dict[str, float] = json.loads(
-            subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        )
+        found: dict[str, float] = child("catalogue", "--night", folder, "--documents", str(documents))
         return found | {
             "size": _size(output) / 1e6,
             "first": first["commit"],
@@ -224,10 +204,7 @@ def measure_changes(documents: int) -> dict[str, float]:
         names = [f"{n:08}.txt" for n in range(documents)]
         parts, rows = write_parts(Path(folder), names, 1, each=1, dimension=8)
         commit(Path(folder), 1, parts, rows, (), settings=TableSettings(OPTIONS, 8))
-        command = [sys.executable, "-m", "benchmarks.catalogue", "--read", folder]
-        found: dict[str, float] = json.loads(
-            subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        )
+        found: dict[str, float] = child("catalogue", "--read", folder)
         if found["documents"] != documents:
             raise RuntimeError(f"{found['documents']} documents of {documents} were read")
         return found
@@ -236,10 +213,14 @@ def measure_changes(documents: int) -> dict[str, float]:
 def read_changes(output: Path) -> dict[str, float]:
     """In a process of its own."""
     open_dataset(str(output))
-    _forget_peak()
-    before, began = _peak(), time.process_time()
+    forget_peak()
+    before, began = peak_memory(), time.process_time()
     count = sum(batch.num_rows for batch in changes(str(output), None))
-    return {"documents": count, "seconds": time.process_time() - began, "peak": _peak() - before}
+    return {
+        "documents": count,
+        "seconds": time.process_time() - began,
+        "peak": (peak_memory() - before) / 2**20,
+    }
 
 
 def _table(found: Iterator[tuple[int, dict[str, float]]]) -> Iterator[str]:

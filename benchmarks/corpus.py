@@ -29,11 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import requests
 
-from benchmarks.corpus_baseline import SESSION, Measured, run_loop
+from benchmarks.corpus_baseline import Measured, run_loop
 from benchmarks.corpus_documents import write_documents
-from benchmarks.harness import child, context, emulated, quiet, spread
+from benchmarks.harness import child, context, emulated, peak_memory, quiet, spread
 from dev.demo import Emulator
 from lucidworks_provider.documents.document import content_hash
 from lucidworks_provider.documents.source import list_source
@@ -82,19 +81,11 @@ def run_as_child(arguments: str) -> None:
                 "seconds": seconds,
                 "cpu": cpu,
                 "bare_mb": bare / MEGABYTE,
-                "peak_mb": peak_rss() / MEGABYTE,
+                "peak_mb": peak_memory() / MEGABYTE,
                 "opened": opened,
             }
         )
     )
-
-
-def peak_rss() -> int:
-    """The most that this process has had in memory, bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024
-    return psutil.Process().memory_info().rss
 
 
 def service(module: str = "lucidworks_provider.emulator") -> AbstractContextManager[Emulator]:
@@ -126,7 +117,7 @@ def throughput(*, short: bool) -> bool:
     with service("benchmarks.remembering_emulator") as emulator:
 
         def loop(documents: int, threads: int) -> Measured:
-            return run_loop(emulator, folder / str(documents), documents, SESSION, threads)
+            return run_loop(emulator, folder / str(documents), documents, threads)
 
         for documents in sizes:
             loop(documents, LOOP_THREADS[0])
@@ -170,7 +161,7 @@ def throughput(*, short: bool) -> bool:
 
 def first_submission(emulator: Emulator, since: float) -> float:
     """When the first POST of a document began after a moment, seconds since the epoch."""
-    calls = requests.get(f"{emulator.url}/_emulator/log", timeout=60).json()
+    calls = emulator.get("log")
     return float(
         min(call["time"] for call in calls if call["endpoint"] == "submit" and call["time"] >= since)
     )
@@ -178,14 +169,13 @@ def first_submission(emulator: Emulator, since: float) -> float:
 
 def last_response(emulator: Emulator) -> float:
     """When the last call of all had its response."""
-    call = requests.get(f"{emulator.url}/_emulator/log", timeout=60).json()[-1]
+    call = emulator.get("log")[-1]
     return float(call["time"] + call["seconds"])
 
 
 def requested(emulator: Emulator) -> int:
     """Requests of all kinds that the emulator has seen."""
-    found: dict[str, int] = requests.get(f"{emulator.url}/_emulator/stats", timeout=60).json()["calls"]
-    return sum(found.values())
+    return sum(emulator.get("stats")["calls"].values())
 
 
 def memory(*, short: bool) -> bool:
@@ -235,9 +225,8 @@ def write_tables(source: Path, output: Path) -> None:
     """The tables of all documents of the source; in a process of its own."""
     from benchmarks import catalogue
 
-    catalogue.EACH = 1
     files = {file.path: file for file in list_source(str(source))}
-    parts, rows = catalogue.write_parts(output, list(files), 1)
+    parts, rows = catalogue.write_parts(output, list(files), 1, each=1)
     rows = [
         row._replace(
             hash=content_hash((source / row.id).read_text()),

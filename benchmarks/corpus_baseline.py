@@ -2,11 +2,10 @@
 """
 What people write to chunk a catalogue, for the benchmarks that run it beside the operator.
 
-A task with plain ``requests`` and threads: a token, then for each document in a thread the POST, and a GET every
-tenth of a second until the job is ready; at the end all chunks go to one Parquet file. It forgets everything when it
-dies, and holds everything in memory. Beside it the same with a ``requests.Session`` in each thread, whose connection
-is kept alive: few write that, and it is a good deal faster. A request that is refused with 429 waits for its own
-``Retry-After``. Each run has a process of its own, whose CPU is its alone; what it imports is not counted.
+A task with threads, each with a ``requests.Session``: a token, then for each document in a thread the POST, and a GET
+every tenth of a second until the job is ready; at the end all chunks go to one Parquet file. It forgets everything
+when it dies, and holds everything in memory. A request that is refused with 429 waits for its own ``Retry-After``.
+Each run has a process of its own, whose CPU is its alone; what it imports is not counted.
 """
 
 from __future__ import annotations
@@ -28,8 +27,6 @@ from benchmarks.harness import access_token, child
 from dev.demo import Emulator
 
 POLL_SECONDS = 0.1
-PLAIN, SESSION = "plain", "session"
-SAID = {PLAIN: "requests", SESSION: "a requests.Session each"}
 CHUNKER, MODEL = "dynamic-sentence", "gte-small"
 
 
@@ -48,7 +45,7 @@ class Measured:
     emulator_ms: float
 
 
-def loop(url: str, source: Path, output: Path, kind: str, threads: int) -> int:
+def loop(url: str, source: Path, output: Path, threads: int) -> int:
     """
     Chunk all text files below a folder.
 
@@ -61,11 +58,10 @@ def loop(url: str, source: Path, output: Path, kind: str, threads: int) -> int:
     kept = threading.local()
 
     def send(method: str, path: str, body: object = None) -> requests.Response:
-        if kind == SESSION and not hasattr(kept, "session"):
+        if not hasattr(kept, "session"):
             kept.session = requests.Session()
-        sender: Any = kept.session if kind == SESSION else requests
         while True:
-            response: requests.Response = sender.request(
+            response: requests.Response = kept.session.request(
                 method, url + path, json=body, headers=headers, timeout=30
             )
             if response.status_code != 429:
@@ -83,6 +79,8 @@ def loop(url: str, source: Path, output: Path, kind: str, threads: int) -> int:
             body = polled.json()
             if body["status"] == "READY":
                 break
+            if body["status"] == "ERROR":
+                raise RuntimeError(body["message"])
         (item,) = body["chunkedData"]
         return [
             {"document_id": path.name, "text": text, "start": start, "end": end, "vector": vector["vector"]}
@@ -104,24 +102,24 @@ def loop(url: str, source: Path, output: Path, kind: str, threads: int) -> int:
     return len(rows)
 
 
-def run_loop(emulator: Emulator, source: Path, documents: int, kind: str, threads: int) -> Measured:
+def run_loop(emulator: Emulator, source: Path, documents: int, threads: int) -> Measured:
     """The loop in a process of its own."""
     server = psutil.Process(emulator.process.pid)
     before = sum(server.cpu_times()[:2])
-    found = child("corpus_baseline", emulator.url, str(source), kind, str(threads))
+    found = child("corpus_baseline", emulator.url, str(source), str(threads))
     if found["chunks"] < documents:
         raise RuntimeError(f"{found['chunks']} chunks of {documents} documents")
     emulator_ms = (sum(server.cpu_times()[:2]) - before) / documents * 1000
     return Measured(documents / found["seconds"], found["cpu"] / documents * 1000, emulator_ms)
 
 
-def main(url: str, source: str, kind: str, threads: str) -> None:
+def main(url: str, source: str, threads: str) -> None:
     """In the child: print what it took."""
     import pyarrow.parquet  # noqa: F401
 
     with tempfile.TemporaryDirectory(prefix="baseline-") as folder:
         started, cpu = time.perf_counter(), time.process_time()
-        chunks = loop(url, Path(source), Path(folder) / "chunks.parquet", kind, int(threads))
+        chunks = loop(url, Path(source), Path(folder) / "chunks.parquet", int(threads))
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     print(json.dumps({"chunks": chunks, "seconds": seconds, "cpu": cpu}))
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -40,7 +40,7 @@ def lucidworks(url: str, path: str | None = None) -> Any:
 
 def lucidworks_stored(url: str) -> Any:
     """The same to a Parquet file, so that each response is on the disk before the next step."""
-    return lucidworks(url, str(Path(os.environ["AIRFLOW_HOME"], "rows.parquet")))
+    return lucidworks(url, f"{tempfile.mkdtemp(prefix='rows-')}/rows.parquet")
 
 
 def loop(url: str) -> Any:

@@ -27,8 +27,6 @@ os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
 if TYPE_CHECKING:
     from dev.demo import Emulator
 
-TOKEN_PATH = "/oauth2/ausao8uveaPmyhv0v357/v1/token"  # noqa: S105  # a path
-
 
 def connect(url: str) -> None:
     """Make a service the default connection of this process and its children; tokens are shared in memory."""
@@ -45,35 +43,42 @@ def connect(url: str) -> None:
 @contextmanager
 def emulated(module: str = "lucidworks_provider.emulator", **settings: Any) -> Iterator[Emulator]:
     """An emulator in a process of its own, as the default connection."""
-    import requests
-
     from dev.demo import Emulator
 
     with Emulator(Path(tempfile.mkdtemp(prefix="bench-")) / "emulator.log", module=module) as emulator:
         connect(emulator.url)
-        requests.patch(f"{emulator.url}/_emulator/settings", json=settings, timeout=10).raise_for_status()
+        emulator.set(**settings)
         yield emulator
+
+
+def start(module: str, *arguments: str) -> subprocess.Popen[str]:
+    """A module of this package in a process of its own."""
+    command, pipe = [sys.executable, "-m", f"benchmarks.{module}", *arguments], subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+
+
+def result_of(process: subprocess.Popen[str]) -> Any:
+    """What its last line says, as JSON."""
+    with process:
+        output, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{process.args!r}: exit code {process.returncode}\n{output[-2000:]}")
+    return json.loads(output.splitlines()[-1])
+
+
+def child(module: str, *arguments: str) -> Any:
+    """Run a module of this package in a process of its own; what its last line says, as JSON."""
+    return result_of(start(module, *arguments))
 
 
 @contextmanager
 def served(module: str, *arguments: str) -> Iterator[str]:
     """A server of this package in a process of its own, whose first line is its port; its URL."""
-    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+    with start(module, *arguments) as process:
         try:
             yield f"http://127.0.0.1:{int(process.stdout.readline())}"  # type: ignore[union-attr]
         finally:
             process.kill()
-
-
-def child(module: str, *arguments: str) -> Any:
-    """Run a module of this package in a process of its own; what its last line says, as JSON."""
-    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def quiet() -> None:
@@ -99,22 +104,23 @@ def context(**changes: Any) -> Any:
     return {"ti": SimpleNamespace(**(ti | changes))}
 
 
+def forget_peak() -> None:
+    """Let :func:`peak_memory` begin anew; a process begins with its parent's."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had, bytes."""
+    return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+
+
 def access_token(url: str) -> str:
     """A token that is requested for it."""
     import requests
 
-    response = requests.post(
-        url + TOKEN_PATH,
-        params={"scope": "machinelearning.predict", "grant_type": "client_credentials"},
-        auth=("demo-client", "demo-secret"),
-        headers={
-            "Accept": "application/json",
-            "Cache-Control": "no-cache",
-            "Content-Type": "application/x-www-form-urlencoded",
-        },
-        timeout=60,
-    )
-    return str(response.json()["access_token"])
+    from benchmarks.token_clients import Service, request_token
+
+    return request_token(requests.Session(), Service(url, "ausao8uveaPmyhv0v357", "", ""))
 
 
 def spread(values: Iterable[float], digits: int = 0) -> str:

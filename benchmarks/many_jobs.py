@@ -16,19 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import os
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-# Airflow makes its home where it is imported; this one is thrown away.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
+from benchmarks.harness import child, context, emulated, forget_peak, peak_memory, quiet, start
 
 
 class CountingState:
@@ -57,13 +52,11 @@ class CountingState:
 def run(path: str, jobs: int) -> None:
     """One attempt of a task; prints what it took."""
     import psutil
-    import structlog
     from airflow.sdk import BaseOperator  # noqa: F401 -- every DAG file has it
 
     from lucidworks_provider.operators.prediction import LucidworksAsyncPredictionOperator
 
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    logging.disable()
+    quiet()
     task = LucidworksAsyncPredictionOperator(
         task_id="t",
         use_case="passthrough",
@@ -76,31 +69,22 @@ def run(path: str, jobs: int) -> None:
         timeout=7200,
     )
     state = CountingState()
-    ti = SimpleNamespace(dag_id="d", run_id=path, task_id="t", map_index=-1, max_tries=0, start_date=None)
     bare, began, cpu = psutil.Process().memory_info().rss, time.perf_counter(), time.process_time()
-    # The peak since here.
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    manifest = task.execute({"ti": ti, "task_state_store": state})  # type: ignore[typeddict-item]
-    status = Path("/proc/self/status").read_text(encoding="ascii")
+    forget_peak()
+    manifest = task.execute(context(run_id=path) | {"task_state_store": state})
     print(
         json.dumps(
             {
                 "rows": manifest["predictions"],
                 "seconds": time.perf_counter() - began,
                 "cpu": time.process_time() - cpu,
-                "mb": (1024 * int(status.partition("VmHWM:")[2].split()[0]) - bare) / 1e6,
+                "mb": (peak_memory() - bare) / 1e6,
                 "writes": state.writes,
                 "bytes": state.bytes,
                 "largest": state.largest,
             }
         )
     )
-
-
-def child(path: Path, jobs: int) -> subprocess.Popen[str]:
-    """This module in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.many_jobs", "--child", str(path), str(jobs)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def main() -> int:
@@ -114,17 +98,13 @@ def main() -> int:
     if options.child:
         run(options.child[0], int(options.child[1]))
         return 0
-    from dev.demo import Emulator
-
     sizes, killed = ((200, 1_000), 200) if options.short else ((1_000, 10_000), 2_000)
     folder = Path(tempfile.mkdtemp())
     print("| jobs | writes a job | KB a job | largest write, KB | CPU ms a job | seconds | peak MB |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    with Emulator(folder / "emulator.log", "--pending-polls", "0") as emulator:
-        os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = emulator.connection(share_via="memory")
+    with emulated(pending_polls=0) as emulator:
         for jobs in sizes:
-            with child(folder / f"{jobs}.jsonl", jobs) as process:
-                took = json.loads(process.communicate()[0].splitlines()[-1])
+            took = child("many_jobs", "--child", str(folder / f"{jobs}.jsonl"), str(jobs))
             print(
                 f"| {took['rows']:,} | {took['writes'] / jobs:.2f} | {took['bytes'] / jobs / 1e3:.1f} | "
                 f"{took['largest'] / 1e3:.0f} | {1e3 * took['cpu'] / jobs:.1f} | {took['seconds']:.0f} | "
@@ -132,13 +112,13 @@ def main() -> int:
                 flush=True,
             )
         emulator.post("reset")
-        path = folder / "killed.jsonl"
-        with child(path, killed) as first:
+        emulator.set(pending_polls=0)
+        attempt = ("many_jobs", "--child", str(folder / "killed.jsonl"), str(killed))
+        with start(*attempt) as first:
             while emulator.get("stats")["calls"].get("submit-prediction", 0) < killed // 2:
                 time.sleep(0.05)
             first.kill()
-        with child(path, killed) as second:
-            second.communicate()
+        child(*attempt)
         made = Counter(
             line["text_sha256"] for line in emulator.get("log") if line["endpoint"] == "submit-prediction"
         )

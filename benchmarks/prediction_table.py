@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.harness import connect, context, quiet, served
+from benchmarks.harness import child, connect, context, forget_peak, peak_memory, quiet, served, start
 
 BATCH = 32
 MODEL = "gte-small"
@@ -91,26 +90,16 @@ def measured(name: str, url: str, table: str, result: str) -> None:
     quiet()
     process = psutil.Process()
     bare, began, cpu = process.memory_info().rss, time.perf_counter(), time.process_time()
-    # The peak since here.
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    forget_peak()
     (operator if name == "operator" else loop)(url, table, result)
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    peak = 1024 * int(status.partition("VmHWM:")[2].split()[0])
     print(
         json.dumps(
             {
                 "seconds": time.perf_counter() - began,
                 "cpu": time.process_time() - cpu,
-                "mb": (peak - bare) / 1e6,
+                "mb": (peak_memory() - bare) / 1e6,
             }
         )
-    )
-
-
-def child(*arguments: str) -> subprocess.Popen[str]:
-    """This module in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.prediction_table", *arguments], stdout=subprocess.PIPE, text=True
     )
 
 
@@ -131,14 +120,13 @@ def check(fact: object, otherwise: str) -> None:
 def killed(url: str, table: str, folder: Path, rows: int) -> int:
     """Inputs that were sent twice because the first attempt was killed in the middle."""
     inputs_of(url, reset=True)
-    run = ("--run", "operator", url, table, str(folder / "killed.parquet"))
-    with child(*run) as first:
+    run = ("prediction_table", "--run", "operator", url, table, str(folder / "killed.parquet"))
+    with start(*run) as first:
         while inputs_of(url)["inputs"] < rows / 2:
             check(first.poll() is None, "the attempt ended before it could be killed")
             time.sleep(0.02)
         first.kill()
-    with child(*run) as second:
-        check(second.wait() == 0, "the second attempt failed")
+    child(*run)
     asked = inputs_of(url, reset=True)
     check(asked["different"] == rows, f"{asked} instead of {rows} inputs")
     return asked["inputs"] - rows
@@ -170,10 +158,8 @@ def main() -> int:
         table = str(folder / "table.parquet")
         for _ in range(rounds):
             for one, values in found.items():
-                with child("--run", one, url, table, str(folder / f"{one}.parquet")) as run:
-                    output, _ = run.communicate()
-                    check(run.returncode == 0, f"{one} failed")
-                values.append(json.loads(output.splitlines()[-1]))
+                result = str(folder / f"{one}.parquet")
+                values.append(child("prediction_table", "--run", one, url, table, result))
         twice = killed(url, table, folder, rows)
     print(
         f"{rows:,} rows, vectors of {options.dimension} numbers, {CONCURRENCY} at a time, {rounds} rounds\n"

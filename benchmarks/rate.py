@@ -39,25 +39,6 @@ from lucidworks_provider.client.http.rate_limiter import AdaptiveRateLimiter
 LATENCY = (0.02, 0.03)
 LimitOf = Callable[[int], Limit]
 
-# Figures of commit f052715 (`transport/pace.py`): three seeds of four minutes; 8,000 requests at random 429s.
-PREVIOUS = {
-    "429 at random, 0.5%": "over 100 x",
-    "429 at random, 2.0%": "over 100 x",
-    "429 at random, 5.0%": "over 100 x",
-    "bucket, 5 a second": "99.1% (99.1%), 429s 0.6% (0.6%)",
-    "bucket, 20 a second": "99.8% (99.6%), 429s 0.1% (0.1%)",
-    "bucket, 200 a second": "99.8% (99.7%), 429s 0.0% (0.0%)",
-    "sliding window of 1 s, 5 a second": "94.7% (94.6%), 429s 0.6% (0.6%)",
-    "sliding window of 1 s, 20 a second": "94.6% (94.5%), 429s 0.1% (0.1%)",
-    "sliding window of 1 s, 200 a second": "94.6% (94.5%), 429s 0.0% (0.0%)",
-    "fixed window of 1 s, 5 a second": "96.6% (96.1%), 429s 0.6% (0.7%)",
-    "fixed window of 1 s, 20 a second": "95.7% (95.4%), 429s 0.1% (0.1%)",
-    "fixed window of 1 s, 200 a second": "95.8% (95.7%), 429s 0.0% (0.0%)",
-    "bucket of 50 and 2 % at random": "7.2% (6.9%), 429s 2.1% (2.1%)",
-    "two processes, bucket of 50": "100.0% (99.8%), 429s 0.1% (0.2%), least 0.93 (0.64)",
-    "eight processes, bucket of 50": "100.0% (99.9%), 429s 0.7% (0.9%), least 0.65 (0.42)",
-}
-
 NOISE = {f"429 at random, {share:.1%}": share for share in (0.005, 0.02, 0.05)}
 
 
@@ -179,18 +160,18 @@ def main() -> int:
         botocore: Callable[[], Any] | None = Adaptive
     except ImportError:
         botocore = None
-    print("| regime | this limiter | the previous one | botocore, adaptive | plain loop |")
-    print("| --- | --- | --- | --- | --- |")
+    print("| regime | this limiter | botocore, adaptive | plain loop |")
+    print("| --- | --- | --- | --- |")
     for name, share in NOISE.items():
         cells = [
             noise(share, one, seeds, work) if one else "not installed"
             for one in (AdaptiveRateLimiter, botocore, Unlimited)
         ]
-        print(f"| {name} | {cells[0]} | {PREVIOUS.get(name, '')} | {cells[1]} | {cells[2]} |", flush=True)
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
     for name, regime in LIMITS.items():
         ours = limit(regime, partial(AdaptiveRateLimiter, alone=regime[2]), seeds, seconds)
         theirs = limit(regime, botocore, seeds, seconds) if botocore else "not installed"
-        print(f"| {name} | {ours} | {PREVIOUS.get(name, '')} | {theirs} | |", flush=True)
+        print(f"| {name} | {ours} | {theirs} | |", flush=True)
     return 0
 
 

@@ -17,8 +17,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,11 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Airflow makes its home where it is imported; this one is thrown away.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
-
-import requests
-
+from benchmarks.harness import connect, result_of, start
 from dev.demo import Emulator
 
 LIMITS = (5, 20, 200)
@@ -80,11 +74,12 @@ class Figures:
     cpu: float
 
 
-async def send_on(seconds: float) -> dict[str, Any]:
+async def send_on(seconds: float, url: str) -> dict[str, Any]:
     """In a process of its own: send as often as possible, and note when each response came and what it was."""
     from lucidworks_provider.client.http.messages import get
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
+    connect(url)
     hook = LucidworksHook()
     token = await hook.aget_token()
     responses: list[tuple[float, int]] = []
@@ -112,23 +107,11 @@ def measure(setting: Setting, limit: int, seconds: float) -> Figures:
     minute = min(60.0, seconds / 3)
     with Emulator(Path(tempfile.mkdtemp(prefix="rate-")) / "emulator.log") as emulator:
         # A token for each process: what they share is the rate.
-        wanted = {
-            "rate_limit": limit,
-            "rate_mode": "bucket",
-            "retry_after": setting.retry_after,
-            "both_tokens_live": True,
-        }
-        requests.patch(f"{emulator.url}/_emulator/settings", json=wanted, timeout=10).raise_for_status()
-        command = [sys.executable, "-m", "benchmarks.rate_emulator", "--child", str(seconds)]
-        environment = {
-            **os.environ,
-            "AIRFLOW_CONN_LUCIDWORKS_DEFAULT": emulator.connection(share_via="memory"),
-        }
-        children = [
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-            for _ in range(setting.processes)
-        ]
-        found = [json.loads(child.communicate()[0].splitlines()[-1]) for child in children]
+        emulator.set(
+            rate_limit=limit, rate_mode="bucket", retry_after=setting.retry_after, both_tokens_live=True
+        )
+        command = ("rate_emulator", "--child", str(seconds), emulator.url)
+        found = [result_of(one) for one in [start(*command) for _ in range(setting.processes)]]
     responses = [(at, status) for one in found for at, status in one["responses"]]
     accepted = sum(status == 200 and WARM_UP <= at < seconds for at, status in responses)
     later = [status for at, status in responses if at >= minute]
@@ -145,10 +128,11 @@ def main() -> int:
     """Measure all; 1 when a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--short", action="store_true", help="60 s each instead of 150")
-    parser.add_argument("--child", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=2, metavar=("SECONDS", "URL"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        print(json.dumps(asyncio.run(send_on(given.child))))
+        seconds, url = given.child
+        print(json.dumps(asyncio.run(send_on(float(seconds), url))))
         return 0
     seconds = 60.0 if given.short else 150.0
     good = True

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import corpus
-from benchmarks.corpus_baseline import SESSION, run_loop
+from benchmarks.corpus_baseline import run_loop
 from benchmarks.corpus_documents import write_documents
 from benchmarks.harness import emulated
 
@@ -41,7 +41,7 @@ def measure(who: str, source: Path, documents: int, share: float) -> tuple[float
     }
     with emulated(**settings) as emulator:
         if who == "loop":
-            seconds = documents / run_loop(emulator, source, documents, SESSION, THREADS).rate
+            seconds = documents / run_loop(emulator, source, documents, THREADS).rate
         else:
             found = corpus.run(source, Path(tempfile.mkdtemp(prefix="rate-")))
             seconds = found["seconds"]

@@ -8,16 +8,13 @@ more sizes and the goals; here is what can be made the same:
 * tokens: processes that start together, where a new token deletes the old one (:mod:`benchmarks.tokens`);
 * predictions: a task that embeds a thousand texts (:mod:`benchmarks.embedding_tasks`), and the same if a response,
   half way, gets lost: what was asked for in all;
-* waiting: triggers in a real triggerer (:mod:`benchmarks.triggers`);
-* corpora: documents to chunks, beside the best loops with threads (:mod:`benchmarks.corpus_baseline`);
-* imports: what a DAG file pays (:mod:`benchmarks.imports`).
+* waiting: triggers in a real triggerer (:mod:`benchmarks.triggers`).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
 import sys
 import tempfile
@@ -29,10 +26,10 @@ from typing import Any
 
 import requests
 
-from benchmarks import corpus, corpus_baseline, imports, tokens, triggers
-from benchmarks.corpus_documents import write_documents
+from benchmarks import tokens, triggers
 from benchmarks.embedding_tasks import INPUTS, TASKS
 from benchmarks.harness import child, served
+from dev.packages import redis_binary
 
 OURS = "Lucidworks"
 
@@ -61,7 +58,7 @@ def token_lines(rounds: int) -> Iterator[Line]:
     processes = 16
     clients = list(tokens.usable())
     with ExitStack() as stack:
-        redis_url = stack.enter_context(tokens.redis_server()) if tokens._has_redis() else ""
+        redis_url = stack.enter_context(tokens.redis_server()) if redis_binary() else ""
         fleet = tokens.Fleet([processes], clients)
         stack.callback(fleet.stop)
         cells: dict[str, list[tokens.Cell]] = {client.name: [] for client in clients}
@@ -142,58 +139,10 @@ def waiting_lines(rounds: int) -> Iterator[Line]:
             yield Line(what, name, [value(one) for one in its])
 
 
-def corpus_lines(rounds: int) -> Iterator[Line]:
-    """Documents of 4 KB to chunks in Parquet: a small catalogue and a larger one."""
-    for documents in (2_000, 10_000):
-        with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="corpus-")))
-            source = folder / "source"
-            write_documents(source, documents, corpus.DOCUMENT_BYTES)
-            emulator = stack.enter_context(corpus.service())
-            ours: list[float] = []
-            # The quickest of five numbers of threads: `corpus_baseline` measures them all.
-            loops: dict[str, list[float]] = {corpus_baseline.PLAIN: [], corpus_baseline.SESSION: []}
-            for number in range(rounds):
-                output = folder / f"out-{number}"
-                ours.append(documents / corpus.run(source, output)["seconds"])
-                shutil.rmtree(output)
-                for kind, found in loops.items():
-                    run = corpus_baseline.run_loop(emulator, source, documents, kind, 64)
-                    found.append(run.rate)
-        work = f"documents a second, {documents:,} of 4 KB"
-        yield Line(work, "LucidworksChunkCorpusOperator", ours)
-        for kind, found in loops.items():
-            yield Line(work, f"a PythonOperator with {corpus_baseline.SAID[kind]} in 64 threads", found)
-
-
-def import_lines(rounds: int) -> Iterator[Line]:
-    """Milliseconds on top of Airflow's SDK."""
-    kinds = {
-        f"{OURS}PredictionOperator": (
-            sys.executable,
-            "import lucidworks_provider.operators.prediction",
-        )
-    }
-    kinds |= {name: (sys.executable, f"import airflow.providers.{name}") for name in imports.OFFICIAL}
-    if imports.OTHER_PYTHON.exists():
-        name = imports.DATABRICKS
-        kinds[name] = (str(imports.OTHER_PYTHON), f"import airflow.providers.{name}")
-    found: dict[str, list[float]] = {name: [] for name in kinds}
-    for number in range(rounds + 1):
-        for name, (python, statement) in kinds.items():
-            milliseconds = imports.measure(python, statement)[0]
-            if number:  # the first compiles
-                found[name].append(milliseconds)
-    for name, values in found.items():
-        yield Line("ms to import the operator", name, values)
-
-
 PARTS = {
     "tokens": token_lines,
     "predictions": prediction_lines,
     "waiting": waiting_lines,
-    "corpora": corpus_lines,
-    "imports": import_lines,
 }
 
 
@@ -221,13 +170,10 @@ def main() -> int:
     load = os.getloadavg()[0]
     print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, load {load:.1f} at the start")
     lines: list[Line] = []
-    # Airflow makes its home where it is imported; this one is thrown away.
-    with tempfile.TemporaryDirectory(prefix="airflow-") as home:
-        os.environ.setdefault("AIRFLOW_HOME", home)
-        for name, part in PARTS.items():
-            if given.only in (None, name):
-                print(f"{name} …", file=sys.stderr, flush=True)
-                lines += part(given.rounds)
+    for name, part in PARTS.items():
+        if given.only in (None, name):
+            print(f"{name} …", file=sys.stderr, flush=True)
+            lines += part(given.rounds)
     print(f"{given.rounds} rounds in turn, load {os.getloadavg()[0]:.1f} at the end\n")
     print("\n".join(table(lines)))
     return 0

@@ -21,12 +21,8 @@ import json
 import logging
 import os
 import sys
-import tempfile
 import time
 from typing import Any
-
-# Airflow makes its home where it is imported; this one is thrown away.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
 
 import s3fs
 

@@ -15,14 +15,13 @@ attempt continues.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.harness import context, emulated  # isort: skip
+from benchmarks.harness import context, emulated, start  # isort: skip
 
 from airflow.providers.common.compat.sdk import TaskDeferred
 
@@ -78,13 +77,10 @@ def main() -> int:
         print(f"| S3 | {seconds:.1f} | {requests} |", flush=True)
 
         path, before = str(folder / "killed.jsonl"), len(emulator.submissions())
-        child = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.submissions", "--child", path, *sys.argv[1:]]
-        )
-        while len(emulator.submissions()) < before + jobs // 2:
-            time.sleep(latency / 5)
-        child.kill()
-        child.wait()
+        with start("submissions", "--child", path, *sys.argv[1:]) as child:
+            while len(emulator.submissions()) < before + jobs // 2:
+                time.sleep(latency / 5)
+            child.kill()
         submit(path, jobs)
         made = Counter(line["text_sha256"] for line in emulator.submissions()[before:])
         print(

@@ -28,8 +28,6 @@ HEADERS = {
     "Content-Type": "application/x-www-form-urlencoded",
 }
 TIMEOUT = 60
-# How our processes share. "memory" is for one process.
-SHARED = {"share_via": "redis", "redis_conn_id": "token_redis"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +93,8 @@ def _calls(session: requests.Session, service: Service) -> Call:
     return lambda: session.get(service.call_url, timeout=TIMEOUT).status_code
 
 
-def _ask(session: requests.Session, service: Service) -> str:
+def request_token(session: requests.Session, service: Service) -> str:
+    """A token by plain requests."""
     response = session.post(
         service.token_url,
         params={"scope": SCOPE, "grant_type": "client_credentials"},
@@ -110,7 +109,7 @@ def _ask(session: requests.Session, service: Service) -> str:
 def plain(service: Service) -> Call:
     """What a PythonOperator does: a token for the task, then its calls."""
     session = requests.Session()
-    token = _ask(session, service)
+    token = request_token(session, service)
     session.auth = _Bearer(lambda: token)
     return _calls(session, service)
 
@@ -118,7 +117,7 @@ def plain(service: Service) -> Call:
 def plain_again(service: Service) -> Call:
     """The same, and on a 401 a new token and the call once more: two times, as google-auth does."""
     session = requests.Session()
-    token = _ask(session, service)
+    token = request_token(session, service)
     session.auth = _Bearer(lambda: token)
     once = _calls(session, service)
 
@@ -127,7 +126,7 @@ def plain_again(service: Service) -> Call:
         for _ in range(2):
             if (status := once()) != 401:
                 return status
-            token = _ask(session, service)
+            token = request_token(session, service)
         return once()
 
     return call
@@ -322,13 +321,14 @@ def ours(service: Service) -> Call:
     """The hook of this provider, with its defaults."""
     from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
 
-    extra: dict[str, str] = dict.fromkeys(("auth_url", "application_url"), service.url)
+    extra = dict.fromkeys(("auth_url", "application_url"), service.url)
+    shared = {"share_via": "redis", "redis_conn_id": "token_redis"}
     connection = {
         "conn_type": "lucidworks",
         "login": CLIENT_ID,
         "password": CLIENT_SECRET,
         "host": "app",
-        "extra": extra | {"auth_server_id": service.auth_server_id} | SHARED,
+        "extra": extra | {"auth_server_id": service.auth_server_id} | shared,
     }
     os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = json.dumps(connection)
     os.environ["AIRFLOW_CONN_TOKEN_REDIS"] = service.redis_url

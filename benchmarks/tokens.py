@@ -19,7 +19,6 @@ import multiprocessing
 import os
 import random
 import secrets
-import shutil
 import statistics
 import sys
 import tempfile
@@ -35,7 +34,8 @@ from pathlib import Path
 import requests
 
 from benchmarks.harness import spread
-from benchmarks.token_clients import CLIENTS, SHARED, Client, Service
+from benchmarks.token_clients import CLIENTS, Client, Service
+from dev.packages import redis_binary
 from dev.services import RedisServer
 from lucidworks_provider.emulator import EmulatorSettings, running
 
@@ -169,14 +169,10 @@ def usable() -> Iterator[Client]:
         missing = [package for package in client.packages if _version(package) is None]
         if missing:
             print(f"  {client.name}: skipped, no {', '.join(missing)}; pip install --group bench")
-        elif client.name == "LucidworksAuthHook" and not _has_redis():
+        elif client.name == "LucidworksAuthHook" and not redis_binary():
             print(f"  {client.name}: skipped, no redis-server; apt-get install redis-server")
         else:
             yield client
-
-
-def _has_redis() -> bool:
-    return SHARED["share_via"] != "redis" or shutil.which("redis-server") is not None
 
 
 def _version(package: str) -> str | None:
@@ -224,9 +220,7 @@ def main() -> None:
     packages = dict.fromkeys(package for client in clients for package in client.packages)
     print("  " + ", ".join(f"{package} {version(package)}" for package in packages))
     with ExitStack() as stack:
-        # Airflow makes its home where it is imported; this one is thrown away.
-        os.environ["AIRFLOW_HOME"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="airflow-"))
-        redis_url = stack.enter_context(redis_server()) if _has_redis() else ""
+        redis_url = stack.enter_context(redis_server()) if redis_binary() else ""
         fleet = Fleet(counts, clients)
         stack.callback(fleet.stop)
         for client in clients:

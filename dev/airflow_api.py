@@ -35,14 +35,20 @@ class AirflowApiError(RuntimeError):
         self.status = response.status_code
 
 
+def loopback_session() -> requests.Session:
+    """A session without the proxy of the environment, which does not reach 127.0.0.1."""
+    session = requests.Session()
+    session.trust_env = False
+    return session
+
+
 class AirflowApi:
     """A client of an Airflow whose simple auth manager makes everybody an admin."""
 
     def __init__(self, url: str, say: Callable[[str], object] = print) -> None:
         self.url = url
         self.say = say
-        self._session = requests.Session()
-        self._session.trust_env = False  # no proxy between us and 127.0.0.1
+        self._session = loopback_session()
         self._token: str | None = None
 
     def api(self, method: str, path: str, /, **json: Any) -> Any:

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import requests
 
+from dev.airflow_api import loopback_session
 from dev.airflow_stack import AirflowStack, install_signal_handlers
 from dev.processes import REPOSITORY, ManagedProcess, ProcessGroup, clean_environment, free_ports, until
 
@@ -79,11 +80,19 @@ class Emulator:
 
     def get(self, what: str) -> Any:
         """``log``, ``stats`` or ``settings``."""
-        return requests.get(f"{self.url}/_emulator/{what}", timeout=30).json()
+        return self._control("GET", what)
 
     def post(self, what: str, **body: Any) -> Any:
         """Faults and other controls."""
-        return requests.post(f"{self.url}/_emulator/{what}", json=body, timeout=30).json()
+        return self._control("POST", what, body)
+
+    def delete(self, what: str) -> None:
+        """``log`` or ``faults``."""
+        self._control("DELETE", what)
+
+    def set(self, **settings: Any) -> None:
+        """Change settings."""
+        self._control("PATCH", "settings", settings)
 
     def submissions(self) -> list[dict[str, Any]]:
         """The log's lines about POSTs that made a job."""
@@ -104,20 +113,31 @@ class Emulator:
 
     def _responds(self) -> bool:
         try:
-            return requests.get(f"{self.url}/_emulator/stats", timeout=5).ok
+            return bool(self.get("stats"))
         except requests.ConnectionError:
             return False
+
+    def _control(self, method: str, what: str, body: object = None) -> Any:
+        with loopback_session() as session:
+            response = session.request(method, f"{self.url}/_emulator/{what}", json=body, timeout=30)
+        response.raise_for_status()
+        return response.json()
 
 
 def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
-    parser.add_argument("--folder", type=Path, default=REPOSITORY / ".demo", help="where everything goes")
+    parser.add_argument("--folder", type=Path, help="an empty one; by default .demo, which is emptied")
     options = parser.parse_args()
+    folder = options.folder or REPOSITORY / ".demo"
+    if options.folder is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    elif folder.exists() and any(folder.iterdir()):
+        parser.error(f"{folder} is not empty")
     with install_signal_handlers():
         try:
-            return run(options.folder.resolve(), keep=options.keep)
+            return run(folder.resolve(), keep=options.keep)
         except KeyboardInterrupt:
             print("Interrupted; everything is stopped.")
             return 130
@@ -125,7 +145,6 @@ def main() -> int:
 
 def run(folder: Path, *, keep: bool) -> int:
     """Start everything, run the DAG once, show its result."""
-    shutil.rmtree(folder, ignore_errors=True)
     count = write_documents(folder / "documents")
     print(f"Wrote {count} texts of the Python reference to {folder / 'documents'}", flush=True)
     write_catalogue(folder / "catalogue.jsonl")

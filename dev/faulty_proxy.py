@@ -41,7 +41,6 @@ class Fault:
     :param prefix: of the paths that fail
     :param status: of the responses to them
     :param methods: that fail, by default all
-    :param delay: seconds until the response
     :param text: of the response, for servers that speak no JSON
     :param times: after which it ends by itself
     """
@@ -49,7 +48,6 @@ class Fault:
     prefix: str = "/"
     status: int = 503
     methods: frozenset[str] = frozenset()
-    delay: float = 0.0
     text: str = ""
     times: int = 1 << 62
 
@@ -97,35 +95,21 @@ class FaultyProxy:
         return f"http://{HOST}:{self.port}"
 
     @contextmanager
-    def failing(
-        self,
-        prefix: str = "/",
-        status: int = 503,
-        methods: Iterable[str] = (),
-        delay: float = 0.0,
-        **more: Any,
-    ) -> Iterator[None]:
-        """Fail on all paths, or on those that begin so, for as long as the block runs."""
-        fault = self.fail(prefix, status, methods, delay, **more)
+    def failing(self, prefix: str = "/", **fault: Any) -> Iterator[None]:
+        """Fail as with :meth:`fail`, for as long as the block runs."""
+        failing = self.fail(prefix, **fault)
         try:
             yield
         finally:
-            self.heal(fault)
+            self.heal(failing)
 
-    def fail(
-        self,
-        prefix: str = "/",
-        status: int = 503,
-        methods: Iterable[str] = (),
-        delay: float = 0.0,
-        **more: Any,
-    ) -> Fault:
+    def fail(self, prefix: str = "/", *, methods: Iterable[str] = (), **more: Any) -> Fault:
         """
-        Fail from now on, until :meth:`heal`.
+        Fail on all paths, or on those that begin so, until :meth:`heal`.
 
         :param more: of :class:`Fault`.
         """
-        fault = Fault(prefix, status, frozenset(methods), delay, **more)
+        fault = Fault(prefix, methods=frozenset(methods), **more)
         self._faults = (*self._faults, fault)
         return fault
 
@@ -176,7 +160,6 @@ class FaultyProxy:
                 self._hits[fault] += 1
                 if self._hits[fault] >= fault.times:
                     self.heal(fault)
-                await asyncio.sleep(fault.delay)
                 if fault.text:
                     return web.Response(text=fault.text, status=fault.status, content_type="application/xml")
                 return web.json_response({"detail": "made to fail"}, status=fault.status)

@@ -27,8 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import requests
-
+from dev.airflow_api import loopback_session
 from dev.processes import (
     REPOSITORY,
     ManagedProcess,
@@ -196,7 +195,7 @@ def run(cell: Cell, bin_: Path, root: Path, environment: Mapping[str, str]) -> d
         # A task whose API server is not there yet fails for good.
         _run([python, "-m", "airflow", "dags", "unpause", "matrix"], root, environment)
         state = _ended(database, standalone)
-        log = requests.get(f"{url}/_emulator/log", timeout=30).json()
+        log = loopback_session().get(f"{url}/_emulator/log", timeout=30).json()
         return _judge(state, database, out, log)
 
 

@@ -7,6 +7,7 @@ one process with its log file; :func:`install_signal_handlers` lets ``finally`` 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
+from unittest import mock
 
 from dev.reaper import GROUP_MARK, PART_MARK, find_marked, kill_marked
 
@@ -46,6 +48,17 @@ def until(condition: Callable[[], Any], what: str, timeout: float = 60, *, pause
             raise TimeoutError(f"{what}: not within {timeout:.0f} s")
         time.sleep(pause)
     return value
+
+
+@contextmanager
+def hurried() -> Iterator[None]:
+    """Waits of this process take a twentieth of a second at most: the service is an emulator."""
+    sleep, asleep = time.sleep, asyncio.sleep
+    with (
+        mock.patch("time.sleep", lambda seconds: sleep(min(seconds, 0.05))),
+        mock.patch("asyncio.sleep", lambda delay, *result: asleep(min(delay, 0.05), *result)),
+    ):
+        yield
 
 
 class ProcessError(RuntimeError):

@@ -499,19 +499,7 @@ def mutate(promise: Promise, root: Path) -> str:
 def killed(promise: Promise, root: Path) -> tuple[bool, float]:
     """Whether the test fails with the mutant, and seconds."""
     before, began = mutate(promise, root), time.monotonic()
-    file, _, name = promise.test.partition("::")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        f"tests/{file}",
-        "-k",
-        name,
-    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{promise.test}"]
     environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(

@@ -18,9 +18,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import requests
-
-from dev.processes import REPOSITORY, ManagedProcess, ProcessGroup, clean_environment, free_ports
+from dev.airflow_api import loopback_session
+from dev.processes import (
+    REPOSITORY,
+    ManagedProcess,
+    ProcessGroup,
+    clean_environment,
+    free_ports,
+    install_signal_handlers,
+)
 
 PAGE = REPOSITORY / "docs" / "tutorial.md"
 LONGEST = 900.0
@@ -31,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="an empty one; by default one that goes afterwards")
     given = parser.parse_args().folder
-    with tempfile.TemporaryDirectory(prefix="lucidworks-tutorial-") as temporary:
+    with install_signal_handlers(), tempfile.TemporaryDirectory(prefix="lucidworks-tutorial-") as temporary:
         return follow((given or Path(temporary)).resolve())
 
 
@@ -99,11 +105,12 @@ def ask(url: str, home: Path) -> dict[str, Any]:
         (home / "simple_auth_manager_passwords.json.generated").read_text()
     ).items()
     login = {"username": user, "password": password}
-    token = requests.post(f"{url}/auth/token", json=login, timeout=30).json()["access_token"]
-    headers = {"Authorization": f"Bearer {token}"}
+    session = loopback_session()
+    token = session.post(f"{url}/auth/token", json=login, timeout=30).json()["access_token"]
+    session.headers["Authorization"] = f"Bearer {token}"
 
     def get(path: str) -> Any:
-        return requests.get(f"{url}/api/v2/dags/nightly_chunks/{path}", headers=headers, timeout=30).json()
+        return session.get(f"{url}/api/v2/dags/nightly_chunks/{path}", timeout=30).json()
 
     runs = {run["dag_run_id"]: run["state"] for run in get("dagRuns")["dag_runs"]}
     tasks = {

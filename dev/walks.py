@@ -14,7 +14,6 @@ not the one that called it. Imports do not count.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -85,8 +84,7 @@ def main() -> None:
     from lucidworks_provider.emulator.faults import Fault
 
     with running(EmulatorSettings(pending_polls=1)) as emulator, tempfile.TemporaryDirectory() as folder:
-        connection = json.loads(emulator.conn_json())
-        os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = json.dumps(connection)
+        os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = emulator.conn_json()
         from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
         from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 

@@ -386,7 +386,8 @@ class _Service:
     def hide(self, text: str) -> str:
         """Mask what belongs to the account."""
         hosts = (self.settings.application_url, self.settings.models_url, self.settings.auth_url)
-        for secret in (*self._secrets, *filter(None, hosts)):
+        # Longest first: one may be part of another.
+        for secret in sorted({*self._secrets, *filter(None, hosts)}, key=len, reverse=True):
             if len(secret) >= _SHORTEST_SECRET:
                 text = text.replace(secret, "***")
         return text

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-import json
 import os
 import shutil
 import sys
@@ -128,9 +127,7 @@ def emulator(
 ) -> RunningEmulator:
     """An emulator as if just started, and in the environment the connection ``lucidworks_default`` to it."""
     served_emulator.state.reset()
-    connection = json.loads(served_emulator.conn_json())
-    connection["extra"]["share_via"] = "memory"
-    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps(connection))
+    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", served_emulator.conn_json(share_via="memory"))
     return served_emulator
 
 

@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"export AIRFLOW_CONN_LUCIDWORKS_DEFAULT={shlex.quote(emulator.conn_json())}",
             )
             stop.wait()
-    except OSError as unavailable:
-        parser.exit(1, f"Cannot listen on {options.host}:{options.port}: {unavailable}\n")
+    except (OSError, OverflowError) as unavailable:  # a port above 65535 overflows
+        parser.exit(1, f"Cannot serve on {options.host}:{options.port}: {unavailable}\n")
     _say("Emulator stopped.")
     return 0
 

@@ -127,9 +127,9 @@ def _index(body: Body, fault: Fault) -> Body:
 
 def _labels(body: Body, fault: Fault) -> Body:
     for one in body.get("predictions") or []:
-        if isinstance(one.get("labels"), dict):
-            listed = [{"label": name, "score": score} for name, score in one["labels"].items()]
-            one["labels"] = listed if fault.value != "text" else listed[0]["label"]
+        if isinstance(labels := one.get("labels"), dict):
+            listed = [{"label": name, "score": score} for name, score in labels.items()]
+            one["labels"] = next(iter(labels), "") if fault.value == "text" else listed
     return body
 
 
@@ -246,7 +246,7 @@ class _Hinted(Response):
     """An interim response (103 Early Hints) before the response."""
 
     def __init__(self, whole: Response) -> None:
-        super().__init__()
+        super().__init__(status_code=whole.status_code)
         self._whole = whole
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -182,7 +182,7 @@ class Endpoint:
 
     def _check_rate(self, call: Call) -> None:
         """Refuse with the documented 429; neither Retry-After nor a number is documented (section 11)."""
-        wait = call.state.rate_limit.refuse(call.settings, time.monotonic())
+        wait = call.state.rate_limit.refuse(call.settings, call.state.clock())
         if wait is not None:
             raise _status(429, wait if call.settings.retry_after else None)
 

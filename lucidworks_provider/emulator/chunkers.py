@@ -33,14 +33,13 @@ class GrowingChunk:
     """
     The chunk under construction.
 
-    ``approximate`` compares with the sum of the sentence vectors; otherwise the merged text is weighed anew,
-    as the vendor says of the semantic chunker ("the merged pre-chunk is embedded again").
+    The merged text is weighed anew for each sentence, as the vendor says of the semantic chunker ("the merged
+    pre-chunk is embedded again").
     """
 
-    def __init__(self, sentences: Sequence[str], threshold: float, *, approximate: bool) -> None:
+    def __init__(self, sentences: Sequence[str], threshold: float) -> None:
         self._counts = [Counter(words(sentence)) for sentence in sentences]
         self._threshold = threshold
-        self._approximate = approximate
         self._merged: Counter[str] = Counter()
         self._weights: dict[str, float] = {}
         self._square = 0.0
@@ -73,11 +72,8 @@ class GrowingChunk:
     def _add(self, counts: Mapping[str, int]) -> None:
         for word, count in counts.items():
             before = self._weights.get(word, 0.0)
-            if self._approximate:
-                after = before + term_weight(word, count)
-            else:
-                self._merged[word] += count
-                after = term_weight(word, self._merged[word])
+            self._merged[word] += count
+            after = term_weight(word, self._merged[word])
             self._weights[word] = after
             self._square += after * after - before * before
 
@@ -117,11 +113,9 @@ def semantic(
     cosine_threshold: float = COSINE_THRESHOLD,
     approximate: bool = False,
 ) -> Iterator[Span]:
-    """Join sentences while they are similar enough to the growing chunk, and fit."""
+    """Join sentences while they are similar enough to the chunk, and fit; ``approximate`` has no effect [A]."""
     sentences = sentence_spans(text)
-    growing = GrowingChunk(
-        [text[start:end] for start, end in sentences], cosine_threshold, approximate=approximate
-    )
+    growing = GrowingChunk([text[start:end] for start, end in sentences], cosine_threshold)
     return _pack(sentences, _sizes(text, sentences), max_chunk_size, overlap_size, growing)
 
 

@@ -18,11 +18,14 @@ from lucidworks_provider.emulator.faults import EndpointName, Fault
 from lucidworks_provider.emulator.jobs import Job, JobState
 from lucidworks_provider.emulator.models_api import Deployment, Model, deployment_json, model_json
 from lucidworks_provider.emulator.rules import (
+    Default,
     InvalidValue,
     check,
     load_json,
+    member_of,
     nullable,
     number,
+    one_of,
     required,
     text,
 )
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from lucidworks_provider.emulator.state import EmulatorState
 
 _GONE = "GONE"
+_JOB = {"state": required(one_of(*JobState, _GONE)), "message": Default(text, "Forced by a test.")}
 _Order: TypeAlias = dict[str, Any]
 _Control: TypeAlias = "Callable[[EmulatorState, Request, _Order], object]"
 """Gives the JSON of the response; the last argument is the body of a POST or PATCH, else empty."""
@@ -78,8 +82,8 @@ def stats(state: EmulatorState, request: Request, order: _Order) -> object:
 
 def kill_tokens(state: EmulatorState, request: Request, order: _Order) -> object:
     """Delete live tokens, all or those of one scope, as a foreign holder of the client id does by issuing."""
-    scopes = [Scope(order["scope"])] if "scope" in order else list(Scope)
-    return {"killed": state.tokens.kill(scopes)}
+    order = check("order", order, {"scope": member_of(Scope)})
+    return {"killed": state.tokens.kill([order["scope"]] if order else list(Scope))}
 
 
 def jobs(state: EmulatorState, request: Request, order: _Order) -> object:
@@ -92,11 +96,11 @@ def job(state: EmulatorState, request: Request, order: _Order) -> object:
     if found is None:
         raise LookupError("there is no such job")
     if request.method == "POST":
-        if order.get("state") == _GONE:
+        order = check("order", order, _JOB)
+        if order["state"] == _GONE:
             state.jobs.forget(found.job_id)
             return {"job_id": found.job_id, "state": _GONE}
-        wanted = JobState(order.get("state", ""))
-        state.jobs.force(found, wanted, str(order.get("message", "Forced by a test.")))
+        state.jobs.force(found, JobState(order["state"]), order["message"])
     return _job_json(state, found)
 
 

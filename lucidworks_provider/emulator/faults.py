@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,7 @@ _KINDS = {
 }
 KINDS = {kind: endpoints.split() for endpoints, kinds in _KINDS.items() for kind in kinds.split()}
 _DELAYS = {"timeout": 30.0, "drip": 1.0}
+_VALUES = {"reversed": r"\d*", "index": r"(\d+(,\d+)*)?"}
 
 
 def _endpoint(name: str, value: Any) -> EndpointName | None:
@@ -102,10 +104,14 @@ class Fault:
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Fault:
-        fault = cls(**check("fault", dict(given), _RULES))
+        checked = check("fault", dict(given), _RULES)
+        if checked["delay"] is None:
+            checked["delay"] = _DELAYS.get(checked["kind"], 0.0)
+        fault = cls(**checked)
         if fault.match not in {None, *KINDS[fault.kind]}:
             raise InvalidValue(f"{fault.kind} means nothing for {given['match']}")
-        fault.delay = fault.delay or _DELAYS.get(fault.kind, 0.0)
+        if fault.kind in _VALUES and not re.fullmatch(_VALUES[fault.kind], fault.value):
+            raise InvalidValue(f"value: {fault.kind} has no such value.")
         return fault
 
     def public(self) -> dict[str, object]:

@@ -20,6 +20,7 @@ from uuid import uuid4
 from starlette.responses import JSONResponse, Response
 
 from lucidworks_provider.emulator.errors import ApiError
+from lucidworks_provider.emulator.rules import InvalidValue
 from lucidworks_provider.emulator.settings import EmulatorSettings
 
 if TYPE_CHECKING:
@@ -129,7 +130,9 @@ class JobRegistry:
         return state, work.result()
 
     def force(self, job: Job, state: JobState, message: str) -> None:
-        """Force a state of a job; SUBMITTED never ends, READY returns the remaining results."""
+        """Force a state of a job; SUBMITTED never ends, READY returns its results, once."""
+        if state is JobState.READY and job.work is None:
+            raise InvalidValue("state: the job has no results, or they are no longer kept.")
         job.forced, job.message = state, message
         job.taken = state is JobState.RETRIEVED
 

@@ -104,7 +104,7 @@ class Deployment:
             self.gone_at, self.stays = now + seconds, fails
 
 
-class Registry:
+class ResourceRegistry:
     """All models and deployments of one emulator, in order of creation."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -100,7 +100,8 @@ async def _ask(call: Call, use_case: UseCase) -> Ask:
         body = await call.body({**rules, **VectorOptions.rules(embedding_model)})
     else:
         model_id = call.segment(model_id)
-        if model_id not in use_case.models:
+        custom = call.state.live_deployments(call.settings) if use_case.custom else ()
+        if model_id not in use_case.models and model_id.lower() not in custom:
             raise ApiError(404, "There is no such model, or it does not serve this use case.")
         rules |= {"useCaseConfig": Default(use_case.config, {}), "modelConfig": Default(MODEL_CONFIG, {})}
         body = await call.body(rules)
@@ -112,8 +113,8 @@ async def _ask(call: Call, use_case: UseCase) -> Ask:
 async def list_use_cases(call: Call) -> Response:
     """List each use case with its models, and with live deployments where they serve."""
     query = call.request.query_params
-    use_cases = {name: list(use_case.models) for name, use_case in USE_CASES.items()}
-    use_cases["embedding"] += call.state.live_deployments(call.settings)
+    custom = call.state.live_deployments(call.settings)
+    use_cases = {name: [*one.models, *(custom if one.custom else ())] for name, one in USE_CASES.items()}
     wanted_case, wanted_model = query.get("useCase"), query.get("modelId")
     listed = [
         {"useCase": name, "models": [one for one in models if wanted_model in {None, one}]}

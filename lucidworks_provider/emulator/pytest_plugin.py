@@ -7,7 +7,6 @@ pytest finds this module by itself where the package is installed, in every run,
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING
 
@@ -40,9 +39,7 @@ def lucidworks_emulator(
     from lucidworks_provider.emulator import running
 
     with running(lucidworks_emulator_settings) as emulator:
-        connection = json.loads(emulator.conn_json())
-        connection["extra"]["share_via"] = "memory"
-        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps(connection))
+        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", emulator.conn_json(share_via="memory"))
         for name in ("NO_PROXY", "no_proxy"):
             monkeypatch.setenv(name, ",".join(filter(None, (os.environ.get(name), "127.0.0.1"))))
         yield emulator

@@ -114,13 +114,13 @@ def integer(minimum: int, maximum: int | None = None) -> Callable[[str, Any], in
     return rule
 
 
-def number(minimum: float, maximum: float | None = None) -> Callable[[str, Any], float]:
-    limits = f"of at least {minimum:g}" if maximum is None else f"from {minimum:g} to {maximum:g}"
+def number(minimum: float, maximum: float = 1e9) -> Callable[[str, Any], float]:
+    """Accept numbers; of seconds, up to thirty years, which clocks and JSON can represent."""
 
     def rule(name: str, value: Any) -> float:
         numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not numeric or not minimum <= value or (maximum is not None and value > maximum):
-            raise InvalidValue(f"{name}: a number {limits} is required.")
+        if not numeric or not minimum <= value <= maximum:
+            raise InvalidValue(f"{name}: a number from {minimum:g} to {maximum:g} is required.")
         return float(value)
 
     return rule

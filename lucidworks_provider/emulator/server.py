@@ -34,11 +34,15 @@ class RunningEmulator:
     url: str
     state: EmulatorState
 
-    def conn_json(self) -> str:
-        """Return an Airflow connection to this emulator, for AIRFLOW_CONN_LUCIDWORKS_DEFAULT."""
+    def conn_json(self, **extra: str) -> str:
+        """
+        Return an Airflow connection to this emulator, for AIRFLOW_CONN_LUCIDWORKS_DEFAULT.
+
+        :param extra: further fields of its extra, for example ``share_via="memory"`` in a test.
+        """
         client_id, secret = next(iter(self.state.settings.clients.items()))
-        extra = dict.fromkeys(("auth_url", "application_url", "models_url"), self.url)
-        extra["customer_id"] = self.state.settings.customer_id
+        urls = dict.fromkeys(("auth_url", "application_url", "models_url"), self.url)
+        extra = {**urls, "customer_id": self.state.settings.customer_id, **extra}
         connection = {
             "conn_type": "lucidworks",
             "login": client_id,
@@ -81,6 +85,8 @@ def running(
             ssl_certfile=ssl_certfile,
             ssl_keyfile=str(ssl_keyfile) if ssl_keyfile else None,
         )
+        # Here, because an error in the server's thread would only be logged.
+        config.load()
         server = uvicorn.Server(config)
         thread = threading.Thread(
             target=server.run, args=([listener],), name="lucidworks-emulator", daemon=True
@@ -88,7 +94,9 @@ def running(
         thread.start()
         try:
             _await_start(server, thread)
-            name = f"[{host}]" if family is socket.AF_INET6 else host
+            # Of all addresses, the loopback is the one to which the provider sends plain http.
+            name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+            name = f"[{name}]" if ":" in name else name
             scheme = "https" if ssl_certfile else "http"
             yield RunningEmulator(f"{scheme}://{name}:{listener.getsockname()[1]}", state)
         finally:

@@ -87,7 +87,9 @@ class EmulatorSettings:
     clients: Mapping[str, str] = field(
         default_factory=lambda: {"demo-client": "demo-secret"}, repr=False, metadata={"rule": _clients}
     )
-    auth_server_id: str = _setting("ausao8uveaPmyhv0v357", text, "another one in the token path gives 404")
+    auth_server_id: str = _setting(
+        "ausao8uveaPmyhv0v357", _segment, "another one in the token path gives 404"
+    )
     token_ttl: int = _setting(3600, integer(1), "lifetime of a token, in seconds")
     both_tokens_live: bool = _setting(False, boolean, "a new token does not delete the old one")
     # 401 is documented for an expired token.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lucidworks_provider.emulator.faults import FaultRegistry
 from lucidworks_provider.emulator.jobs import JobRegistry
-from lucidworks_provider.emulator.models_api import Registry
+from lucidworks_provider.emulator.models_api import ResourceRegistry
 from lucidworks_provider.emulator.tokens import TokenRegistry
 from lucidworks_provider.emulator.use_cases import Conversations
 
@@ -158,7 +158,7 @@ class EmulatorState:
         self.clock = Clock()
         self.tokens = TokenRegistry(self.clock)
         self.jobs = JobRegistry(self.clock)
-        self.registry = Registry(self.clock)
+        self.registry = ResourceRegistry(self.clock)
         self.conversations = Conversations()
         self.faults = FaultRegistry()
         self.log = RequestLog()

@@ -395,6 +395,7 @@ class UseCase:
 
     :param config: the rules of its ``useCaseConfig``; those of embedding depend on the model.
     :param item: the rules of an element of ``batch``.
+    :param custom: deployments of custom models serve it too.
     """
 
     prepare: Callable[[Ask], Answerer]
@@ -402,13 +403,13 @@ class UseCase:
     config: Mapping[str, Rule | Default] = field(default_factory=dict)
     item: Mapping[str, Rule | Default] = field(default_factory=lambda: _TEXT_ITEM)
     asynchronous: bool = True
+    custom: bool = False
 
 
-# By the values of ``USE_CASE``; ``classification`` is seen nowhere as a segment [A]. Embedding and classification
-# have no asynchronous page (section 6.1). Deployments of custom models join the models of embedding.
+# By the values of ``USE_CASE``. Embedding and classification have no asynchronous page (section 6.1).
 USE_CASES: Mapping[str, UseCase] = {
-    "embedding": UseCase(_each(_embedding), tuple(EMBEDDING_MODELS), asynchronous=False),
-    # No page names a model for it; its token counts look like an encoder's, so all may serve it [A].
+    "embedding": UseCase(_each(_embedding), tuple(EMBEDDING_MODELS), asynchronous=False, custom=True),
+    # Embedding models are documented for it; that generative ones serve it is an assumption [A].
     "classification": UseCase(
         _each(_classification),
         (*EMBEDDING_MODELS, *_GENERATIVE),
@@ -418,6 +419,7 @@ USE_CASES: Mapping[str, UseCase] = {
             "similarityCutoff": Default(number(-1, 1), -1.0),
         },
         asynchronous=False,
+        custom=True,
     ),
     "passthrough": UseCase(
         _passthrough,

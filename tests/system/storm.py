@@ -29,8 +29,6 @@ from pathlib import Path
 # Airflow makes its home where it is imported; this one is thrown away.
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
 
-import requests
-
 from dev.demo import Emulator
 from dev.services import RedisServer, install_services
 
@@ -101,9 +99,7 @@ def measure(folder: Path, **shared: str) -> Figures:
     """One storm."""
     with Emulator(folder / "emulator.log") as emulator:
         # A token for each process where they do not share it: what is measured is the rest.
-        requests.patch(
-            f"{emulator.url}/_emulator/settings", json={"both_tokens_live": True}, timeout=10
-        ).raise_for_status()
+        emulator.set(both_tokens_live=True)
         environment = {**os.environ, "AIRFLOW_CONN_LUCIDWORKS_DEFAULT": emulator.connection(**shared)}
         children = [
             subprocess.Popen(
@@ -125,14 +121,14 @@ def measure(folder: Path, **shared: str) -> Figures:
             if number == PROCESSES:
                 time.sleep(max(0.0, begin - time.time()))
                 order = {"match": "usecases", "kind": "429", "retry_after": RETRY_AFTER, "times": 10**6}
-                requests.post(f"{emulator.url}/_emulator/faults", json=order, timeout=10).raise_for_status()
+                emulator.post("faults", **order)
                 begin = time.time()
             start.write(f"{over + AFTER}\n")
             start.flush()
             if number >= PROCESSES:
                 time.sleep((STORM - 2) / PROCESSES)
         time.sleep(max(0.0, over - time.time()))
-        requests.delete(f"{emulator.url}/_emulator/faults", timeout=10).raise_for_status()
+        emulator.delete("faults")
         over = time.time()
         found = [json.loads(child.communicate()[0].splitlines()[-1]) for child in children]
     probes: list[float] = []

@@ -602,6 +602,18 @@ def test_an_error_of_a_question_leaves_the_report(
     assert noted.endswith("\nin ***\n")
 
 
+def test_a_host_that_contains_the_client_id_is_masked_as_a_whole(
+    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(service: object) -> Iterator[check.Finding]:
+        yield check.Finding(emulator.url, "127.0.0.1", "A fact.")
+
+    change_connection(monkeypatch, login="127.0.0.1")
+    monkeypatch.setattr(check, "QUESTIONS", [check.QUESTIONS[1]._replace(ask=broken)])
+    assert check.main(["--yes"]) == 0
+    assert "* Tested: ***. Received: ***. **A fact.**" in capsys.readouterr().out
+
+
 def test_a_connection_that_is_not_defined(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

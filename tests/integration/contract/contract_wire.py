@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two recorders in front of one emulator, and the OpenAPI document as the judge of what they saw."""
+"""Recorders in front of one emulator, and the OpenAPI document as the judge of what they saw."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from werkzeug.datastructures import Headers, ImmutableMultiDict
 DOCUMENT = Path(__file__).with_name("lucidworks-ai-openapi.yaml")
 IDENTITY = "https://identity.lucidworks.com"
 APPLICATION = "https://APPLICATION_ID.applications.lucidworks.com"
+MODELS = "https://api.lucidworks.com"
 
 # Which schema of the document speaks about a chunker's configuration; its `anyOf` leaves that open.
 CONFIGS = {
@@ -183,6 +184,7 @@ class Recorders:
 
     identity: str
     application: str
+    models: str
     seen: list[Exchange]
 
     def of(self, verb: str, part: str) -> list[Exchange]:
@@ -197,8 +199,9 @@ def recording(upstream: str) -> Iterator[Recorders]:
     with (
         _recorder(upstream, IDENTITY, seen) as identity,
         _recorder(upstream, APPLICATION, seen) as application,
+        _recorder(upstream, MODELS, seen) as models,
     ):
-        yield Recorders(identity, application, seen)
+        yield Recorders(identity, application, models, seen)
 
 
 @contextmanager
@@ -227,7 +230,7 @@ def _recorder(upstream: str, host_url: str, seen: list[Exchange]) -> Iterator[st
             self.end_headers()
             self.wfile.write(exchange.data)
 
-        do_GET = do_POST = _pass_on
+        do_GET = do_POST = do_DELETE = _pass_on
 
         def log_message(self, *args: Any) -> None:
             pass

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lucidworks_provider.emulator import EmulatorSettings
+from benchmarks.remembering_emulator import remember
+from lucidworks_provider.emulator import EmulatorSettings, chunkers
+from lucidworks_provider.emulator.models import EmbeddingModel
+from lucidworks_provider.emulator.vectors import VectorOptions
 
 if TYPE_CHECKING:
     from emulator_client import Caller
@@ -178,6 +181,16 @@ def test_log_tells_the_text_by_its_hash(caller: Caller) -> None:
         "sentence",
         "gte-small",
     )
+
+
+def test_the_emulator_of_the_benchmarks_computes_a_text_once() -> None:
+    vectors = VectorOptions(EmbeddingModel("gte-small", 384), 384)
+    first, again, other = (
+        remember([text], chunkers.sentence, vectors, overflow_is_error=False)
+        for text in ("One.", "One.", "Two.")
+    )
+    assert first is again is not other
+    assert '"chunks":["One."]' in first(False)
 
 
 @pytest.mark.alone

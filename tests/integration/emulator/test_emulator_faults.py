@@ -13,7 +13,7 @@ import requests
 
 from lucidworks_provider.emulator import EmulatorSettings
 from lucidworks_provider.emulator.broken_responses import BREAKERS
-from lucidworks_provider.emulator.faults import KINDS
+from lucidworks_provider.emulator.faults import KINDS, Fault
 from lucidworks_provider.emulator.rules import InvalidValue
 from lucidworks_provider.emulator.state import RateLimit
 
@@ -114,14 +114,17 @@ def test_an_encoding_that_nobody_asked_for(caller: Caller, kind: str) -> None:
     assert len(caller.control("GET", "/jobs")) == 1
 
 
-def test_early_hints_come_before_the_response(caller: Caller) -> None:
+@pytest.mark.parametrize("status", [200, 401])
+def test_early_hints_come_before_the_response(caller: Caller, status: int) -> None:
     host, port = caller.emulator.url.removeprefix("http://").split(":")
     caller.fault("early-hints", "usecases")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
-        head = f"GET /ai/usecases HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {caller.token}\r\n"
+        token = caller.token if status == 200 else "unknown"
+        head = f"GET /ai/usecases HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
         connection.sendall(f"{head}Connection: close\r\n\r\n".encode())
         lines = [line for line in connection.makefile("rb") if line.startswith(b"HTTP/1.1 ")]
-    assert [line.split()[1] for line in lines] == [b"103", b"200"]
+    assert [int(line.split()[1]) for line in lines] == [103, status]
+    assert caller.control("GET", "/log")[-1]["status"] == status
 
 
 def test_keys_are_quoted(caller: Caller) -> None:
@@ -133,6 +136,19 @@ def test_keys_are_quoted(caller: Caller) -> None:
         assert quoted in answer.json()["message"]
     caller.fault("quoted-keys", "submit")
     assert caller.submit().status_code == 400
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [("drip", 1.0), ("timeout", 30.0), ("slow", 0.0)])
+def test_a_delay_of_zero_is_no_delay(kind: str, seconds: float) -> None:
+    assert Fault.from_json({"kind": kind}).delay == seconds
+    assert Fault.from_json({"kind": kind, "delay": 0}).delay == 0
+
+
+def test_labels_as_a_text_without_any(caller: Caller) -> None:
+    caller.fault("labels", "predict", value="text")
+    config = {"labels": ["a"], "similarityCutoff": 1}
+    answer = caller.predict("classification", "x", useCaseConfig=config).json()
+    assert answer["predictions"][0]["labels"] == ""
 
 
 def test_unauthorized_kills_no_token(caller: Caller) -> None:
@@ -154,28 +170,26 @@ def test_calls_are_shed_at_random() -> None:
 
 @pytest.mark.parametrize("retry_after", [True, False])
 def test_rate_limit(caller: Caller, retry_after: bool) -> None:
-    caller.control("PATCH", "/settings", rate_limit=3, rate_window=0.6, retry_after=retry_after)
+    caller.control("PATCH", "/settings", rate_limit=3, rate_window=60, retry_after=retry_after)
     answers = [caller.submit() for _ in range(5)]
     assert [one.status_code for one in answers] == [200, 200, 200, 429, 429]
     assert ("Retry-After" in answers[-1].headers) is retry_after
-    time.sleep(0.7)
+    caller.control("POST", "/clock", advance=60)
     assert caller.submit().status_code == 200
     assert caller.control("GET", "/stats")["rate_limited"] == 2
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("retry_after", [True, False])
 def test_a_bucket_fills_evenly(caller: Caller, retry_after: bool) -> None:
-    changes = {"rate_limit": 8, "rate_window": 2.0, "rate_mode": "bucket", "retry_after": retry_after}
+    changes = {"rate_limit": 2, "rate_window": 120, "rate_mode": "bucket", "retry_after": retry_after}
     assert caller.control("PATCH", "/settings", **changes)["rate_mode"] == "bucket"
-    answers = [caller.submit() for _ in range(6)]
-    # Four a second, and those of one second at once; a token takes a quarter of a second.
-    assert [one.status_code for one in answers[:4]] == [200] * 4
-    assert answers[-1].status_code == 429
-    assert answers[-1].headers.get("Retry-After") == ("1" if retry_after else None)
-    time.sleep(0.3)
-    assert caller.submit().status_code == 200
-    assert caller.submit().status_code == 429
+    assert [caller.submit().status_code for _ in range(2)] == [200, 429]
+    caller.control("POST", "/clock", advance=30)
+    refused = caller.submit()
+    assert refused.status_code == 429
+    assert refused.headers.get("Retry-After") in (("29", "30") if retry_after else (None,))
+    caller.control("POST", "/clock", advance=30)
+    assert [caller.submit().status_code for _ in range(2)] == [200, 429]
 
 
 def test_what_a_bucket_lets_through() -> None:
@@ -209,6 +223,11 @@ def test_what_a_bucket_lets_through() -> None:
         ("POST", "/faults", {"kind": "500", "delay": -1}),
         ("POST", "/clock", {"advance": "tomorrow"}),
         ("POST", "/tokens/kill", {"scope": "all"}),
+        ("POST", "/tokens/kill", {"scopes": ["machinelearning.predict"]}),
+        ("PATCH", "/settings", {"latency": 1e10}),
+        ("PATCH", "/settings", {"pending_seconds": 10**400}),
+        ("POST", "/faults", {"kind": "index", "value": "first"}),
+        ("POST", "/faults", {"kind": "reversed", "value": "one"}),
     ],
 )
 def test_control_refuses_nonsense(caller: Caller, method: str, path: str, body: dict[str, object]) -> None:

@@ -95,6 +95,9 @@ def test_forced_states(jobs: Jobs) -> None:
     control("POST", path, state="READY")
     assert jobs.payload in jobs.polls(job_id)[0]
     assert control("GET", path)["state"] == "RETRIEVED"
+    with pytest.raises(requests.HTTPError, match="400"):
+        control("POST", path, state="READY")
+    assert jobs.words(job_id) == ["RETRIEVED"]
     control("POST", path, state="GONE")
     assert jobs.get(job_id).status_code == 404
 

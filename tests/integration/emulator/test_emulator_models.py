@@ -122,9 +122,14 @@ def test_from_training_to_the_end_of_a_deployment(caller: Caller, predicting: Ca
     assert predicting.chunk("x", model=deployment["id"].upper())["status"] == "READY"
     tokens = {"batch": [{"text": "x"}]}
     assert predicting.call("POST", f"/ai/tokenization/{deployment['id']}", json=tokens).status_code == 200
-    [embedding, *_] = good(predicting.call("GET", "/ai/usecases"))
-    assert deployment["id"] in embedding["models"]
-    assert model["id"] not in embedding["models"]
+    labelled = predicting.predict(
+        "classification", "x", model=deployment["id"].upper(), useCaseConfig={"labels": ["a"]}
+    )
+    assert set(good(labelled)["predictions"][0]["labels"]) == {"a"}
+    use_cases = {one["useCase"]: one["models"] for one in good(predicting.call("GET", "/ai/usecases"))}
+    serving = {name for name, models in use_cases.items() if deployment["id"] in models}
+    assert serving == {"embedding", "classification"}
+    assert model["id"] not in use_cases["embedding"]
     assert predicting.predict("embedding", "x", model=model["id"]).status_code == 404
 
     gone = good(caller.customer("DELETE", f"deployments/{deployment['id']}"))

@@ -19,8 +19,9 @@ import pytest
 import requests
 from emulator_client import AUTH, HEADERS, PREDICT, Caller
 
+from dev import demo
 from lucidworks_provider import emulator as package
-from lucidworks_provider.emulator.__main__ import command_line, read_settings
+from lucidworks_provider.emulator.__main__ import command_line, main, read_settings
 from lucidworks_provider.emulator.rules import InvalidValue
 from lucidworks_provider.emulator.settings import EmulatorSettings
 
@@ -117,6 +118,49 @@ def test_tls(tmp_path: Path) -> None:
         with pytest.raises(requests.ConnectionError):
             caller.ask_token(verify=str(ca))
         assert caller.ask_token(verify=str(ca)).status_code == 200
+
+
+@pytest.mark.parametrize(("host", "shown"), [("0.0.0.0", "127.0.0.1"), ("", "127.0.0.1"), ("::", "[::1]")])  # noqa: S104
+def test_an_emulator_on_all_addresses_is_shown_on_the_loopback(host: str, shown: str) -> None:
+    """The provider refuses plain http to any other address."""
+    with package.running(host=host) as emulator:
+        assert emulator.url.startswith(f"http://{shown}:")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [("--port 99999", "port must be 0-65535"), ("--port 0 --certfile /no/such.pem", "No such file")],
+)
+def test_what_cannot_be_served_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: str, reason: str
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit, match="1"):
+        main(options.split())
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("Cannot serve on 127.0.0.1")
+    assert reason in line
+
+
+def test_the_demo_reaches_its_emulator_past_a_proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with demo.Emulator(tmp_path / "emulator.log") as emulator:
+        emulator.set(latency=0.5)
+        assert emulator.get("settings")["latency"] == 0.5
+        with pytest.raises(requests.HTTPError, match="400"):
+            emulator.post("faults", kind="earthquake")
+
+
+def test_the_demo_empties_no_folder_but_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("Mine.")
+    monkeypatch.setattr(sys, "argv", ["demo", "--folder", str(tmp_path)])
+    monkeypatch.setattr(demo, "run", lambda folder, *, keep: 0)
+    with pytest.raises(SystemExit, match="2"):
+        demo.main()
+    assert (tmp_path / "mine.txt").exists()
 
 
 def test_stops_quickly_while_a_fault_sleeps() -> None:

@@ -8,21 +8,17 @@ error if there was one. Airflow prints the logs.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from dev.demo import write_catalogue, write_reviews, write_tickets
 from dev.packages import pgvector_programs
-from dev.processes import REPOSITORY
+from dev.processes import REPOSITORY, hurried
 from dev.services import PostgresServer
 
 FOLDER = Path(sys.argv[1])
@@ -120,17 +116,6 @@ def change_the_model() -> dict[str, Any]:
     between = index()
     run_dag("index_in_postgres")
     return {"before": before, "between": between, "after": index()}
-
-
-@contextmanager
-def hurried() -> Iterator[None]:
-    """Waits for the emulator are short."""
-    sleep, asleep = time.sleep, asyncio.sleep
-    with (
-        mock.patch("time.sleep", lambda seconds: sleep(min(seconds, 0.05))),
-        mock.patch("asyncio.sleep", lambda delay, *result: asleep(min(delay, 0.05), *result)),
-    ):
-        yield
 
 
 def main() -> None:

@@ -20,10 +20,9 @@ MEMORY = '{"share_via": "memory"}'
 
 def test_the_script_runs_without_airflow(emulator: RunningEmulator) -> None:
     [script] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/client.md").read_text(), re.S)
-    connection = json.loads(emulator.conn_json())
-    extra = connection["extra"] if isinstance(connection["extra"], dict) else json.loads(connection["extra"])
+    connection = json.loads(emulator.conn_json(**json.loads(MEMORY)))
     assert script.count(MEMORY) == 1
-    script = script.replace(MEMORY, repr(extra | json.loads(MEMORY)))
+    script = script.replace(MEMORY, repr(connection["extra"]))
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.modules['airflow'] = None\n{script}"],
         env={

@@ -9,7 +9,6 @@ what the tasks of a DAG returned; and of each command that starts Python: its ex
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -19,14 +18,15 @@ import sqlite3
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from page_blocks import Block, Fate, commands_of, module_of, of
+
+from dev.processes import hurried
 
 FOLDER = Path(sys.argv[1])
 PLACES = FOLDER / "places"
@@ -96,7 +96,7 @@ def run_all() -> dict[str, dict[str, Any]]:
 
     results: dict[str, dict[str, Any]] = {}
     with running(EmulatorSettings(training_seconds=0.1, deploy_seconds=0)) as emulator, hurried():
-        os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = in_memory(emulator.conn_json())
+        os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = emulator.conn_json(share_via="memory")
         for page, blocks in groupby(of(Fate.DAG, Fate.SNIPPET), lambda block: block.page):
             emulator.state.reset()
             forget_sources()
@@ -141,24 +141,6 @@ def run_commands() -> dict[str, tuple[Any, str]]:
         with closing(sqlite3.connect(FOLDER / "home" / "airflow.db")) as database, database:
             database.execute("DELETE FROM connection")
     return ran
-
-
-@contextmanager
-def hurried() -> Iterator[None]:
-    """Nobody waits longer than a twentieth of a second: what is waited for here is an emulator."""
-    sleep, asleep = time.sleep, asyncio.sleep
-    with (
-        mock.patch("time.sleep", lambda seconds: sleep(min(seconds, 0.05))),
-        mock.patch("asyncio.sleep", lambda delay, *result: asleep(min(delay, 0.05), *result)),
-    ):
-        yield
-
-
-def in_memory(connection: str) -> str:
-    """The connection for one process."""
-    fields = json.loads(connection)
-    fields["extra"]["share_via"] = "memory"
-    return json.dumps(fields)
 
 
 def main() -> None:

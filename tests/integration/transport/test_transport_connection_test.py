@@ -21,8 +21,7 @@ PREDICT, MODEL = "machinelearning.predict", "machinelearning.model"
 
 def press(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tuple[bool, str]:
     """The outcome for the emulator's connection with some fields changed."""
-    connection = json.loads(emulator.conn_json())
-    connection["extra"]["share_via"] = "memory"
+    connection = json.loads(emulator.conn_json(share_via="memory"))
     for name, value in changes.items():
         (connection if name in connection else connection["extra"])[name] = value
     monkeypatch.setenv("AIRFLOW_CONN_TESTED", json.dumps(connection))

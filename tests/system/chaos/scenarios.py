@@ -13,8 +13,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import requests
-
 from dev import private_mounts
 from dev.processes import until
 from dev.tls_door import Papers
@@ -77,7 +75,7 @@ def _logs(stage: Stage, run_id: str) -> Path:
 def _foreign(stage: Stage, _: str) -> None:
     """Another system with the same client id takes tokens."""
     for _number in range(3):
-        requests.post(f"{stage.emulator.url}/_emulator/tokens/kill", json={}, timeout=30).raise_for_status()
+        stage.emulator.post("tokens/kill")
         time.sleep(2)
 
 
@@ -158,8 +156,7 @@ def _those_that_never_ended(stage: Stage, work: Work, run_id: str) -> list[str]:
             if said is None or int(said.group(1)) != len(ids) or not any(job in told for job in ids):
                 wrong.append(f"{task_id}: {said and said.group(0)!r}, and {len(ids)} jobs never ended")
     for line in stuck:
-        url = f"{stage.emulator.url}/_emulator/jobs/{line['job_id']}"
-        requests.post(url, json={"state": "READY"}, timeout=30).raise_for_status()
+        stage.emulator.post(f"jobs/{line['job_id']}", state="READY")
     return wrong
 
 

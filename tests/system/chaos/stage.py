@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import requests
-
 from dev import private_mounts
 from dev.airflow_stack import AirflowStack
 from dev.demo import Emulator
@@ -65,16 +63,11 @@ class Stage:
 
     def order(self, kind: str, match: str = "any", times: int = 1_000_000, **more: Any) -> None:
         """Let calls go wrong."""
-        found = requests.post(
-            f"{self.emulator.url}/_emulator/faults",
-            json={"kind": kind, "match": match, "times": times} | more,
-            timeout=30,
-        )
-        found.raise_for_status()
+        self.emulator.post("faults", kind=kind, match=match, times=times, **more)
 
     def cancel(self) -> None:
         """Let all calls go right again."""
-        requests.delete(f"{self.emulator.url}/_emulator/faults", timeout=30).raise_for_status()
+        self.emulator.delete("faults")
 
     def for_a_while(self, kind: str, seconds: float, match: str = "any", **more: Any) -> None:
         """A fault that begins and ends."""
@@ -84,8 +77,7 @@ class Stage:
 
     def set_pending(self, seconds: float) -> None:
         """Jobs take so long from now on."""
-        url = f"{self.emulator.url}/_emulator/settings"
-        requests.patch(url, json={"pending_seconds": seconds}, timeout=30).raise_for_status()
+        self.emulator.set(pending_seconds=seconds)
 
     def kill_task(self, task_id: str, run_id: str) -> None:
         """``kill -9`` its process, if it has one."""
@@ -124,7 +116,7 @@ class Stage:
 
     def forget(self) -> None:
         """A new round begins."""
-        requests.delete(f"{self.emulator.url}/_emulator/log", timeout=30).raise_for_status()
+        self.emulator.delete("log")
         self.toll = Toll()
 
     def submitted(self) -> int:

@@ -13,8 +13,6 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import requests
-
 from dev.processes import REPOSITORY, until
 from tests.system.corpus.judge import Catalogue, ServiceLog, Verdict, judge
 
@@ -42,7 +40,7 @@ def catalogue(fleet: Fleet) -> None:
     from tests.system.fleet.stories import HOUR
 
     fleet.live_for(HOUR)
-    _set(fleet, pending_seconds=JOB, pending_polls=0, latency=0.05)
+    fleet.emulator.set(pending_seconds=JOB, pending_polls=0, latency=0.05)
     source = Catalogue(fleet.out.parent / "catalogue", random.Random(1))
     source.fill(fleet.size.documents)
     # Only now, since its schedule starts the first night at once.
@@ -53,7 +51,7 @@ def catalogue(fleet: Fleet) -> None:
 
     before = dict(source.texts)
     source.change()
-    _set(fleet, pending_seconds=LONG_JOB)
+    fleet.emulator.set(pending_seconds=LONG_JOB)
     second = fleet.run(DAG)
     killed = _kill_a_worker(fleet, second)
     expected = Counter(
@@ -80,12 +78,6 @@ def _scheduled(fleet: Fleet) -> Run:
 
     until(there, f"the scheduled run of {DAG}", 300)
     return Run(fleet, DAG, str(runs[0]["dag_run_id"]))
-
-
-def _set(fleet: Fleet, **settings: float) -> None:
-    """Change the emulator."""
-    url = f"{fleet.emulator.url}/_emulator/settings"
-    requests.patch(url, json=settings, timeout=30).raise_for_status()
 
 
 def _log(fleet: Fleet) -> list[dict[str, Any]]:

@@ -105,8 +105,7 @@ class Fleet:
 
     def live_for(self, seconds: int) -> None:
         """How long a token lives from now on."""
-        url = f"{self.emulator.url}/_emulator/settings"
-        requests.patch(url, json={"token_ttl": seconds}, timeout=30).raise_for_status()
+        self.emulator.set(token_ttl=seconds)
 
     def run(self, dag_id: str, **conf: Any) -> Run:
         """Start a run."""
@@ -239,9 +238,7 @@ def celery(fleet: Fleet) -> None:
     """As many mapped tasks that call, and as many that defer."""
     lifetime, tasks = fleet.size.lifetime, fleet.size.tasks
     fleet.live_for(lifetime)
-    requests.patch(
-        f"{fleet.emulator.url}/_emulator/settings", json={"pending_seconds": 10}, timeout=30
-    ).raise_for_status()
+    fleet.emulator.set(pending_seconds=10)
     conf = {"conn_id": "celery", "tasks": tasks}
     calling = fleet.run("fleet_calls", **conf, seconds=5, interval=0.5)
     deferring = fleet.run("fleet_chunks", **conf, out=str(fleet.out / "chunks"))

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import requests
 
 from dev.airflow_stack import AirflowStack
 from dev.demo import Emulator
@@ -64,13 +63,12 @@ class Stage:
     @contextmanager
     def settings(self, **changed: Any) -> Iterator[None]:
         """Change the emulator for a while."""
-        url = f"{self.emulator.url}/_emulator/settings"
         before = self.emulator.get("settings")
-        requests.patch(url, json=changed, timeout=30).raise_for_status()
+        self.emulator.set(**changed)
         try:
             yield
         finally:
-            requests.patch(url, json={name: before[name] for name in changed}, timeout=30).raise_for_status()
+            self.emulator.set(**{name: before[name] for name in changed})
 
     def held(self) -> Any:
         """No job ends by itself."""

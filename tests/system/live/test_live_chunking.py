@@ -22,7 +22,6 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import requests
 from conftest import EXPIRING_TTL, Run, Stage
 from cryptography.fernet import Fernet, InvalidToken
 
@@ -61,7 +60,7 @@ def check_result(run: Run, manifest: dict[str, Any]) -> pa.Table:
 def _no_fault_stays(stage: Stage) -> Iterator[None]:
     """A test that fails leaves no fault for the next one."""
     yield
-    requests.delete(f"{stage.emulator.url}/_emulator/faults", timeout=30)
+    stage.emulator.delete("faults")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import requests
 from conftest import HELD
 
 from dev.airflow_stack import AirflowStack
@@ -180,8 +179,7 @@ def test_a_killed_task_is_tried_again_and_sends_nothing_twice_while_others_keep_
 ) -> None:
     airflow, emulator, _ = world
     catalogue = Catalogue(*world, "killed")
-    settings = f"{emulator.url}/_emulator/settings"
-    requests.patch(settings, json={"pending_seconds": HELD}, timeout=30).raise_for_status()
+    emulator.set(pending_seconds=HELD)
     run = catalogue.start()
     until(lambda: len(catalogue.submitted()) == DOCUMENTS, "all submissions")
     hasty = catalogue.start("corpus_hasty")
@@ -192,7 +190,7 @@ def test_a_killed_task_is_tried_again_and_sends_nothing_twice_while_others_keep_
 
     airflow.kill_task("corpus", run.run_id, "chunk")
     killed = time.monotonic()
-    requests.patch(settings, json={"pending_seconds": 0.0}, timeout=30).raise_for_status()
+    emulator.set(pending_seconds=0.0)
     delta = run.delta()
 
     print(f"the second try ended {time.monotonic() - killed:.1f} s after the kill")
