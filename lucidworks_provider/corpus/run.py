@@ -53,7 +53,7 @@ from lucidworks_provider.corpus.tables import (
     check_empty,
     count_after,
     load_documents,
-    load_rejects,
+    load_empty_results,
     read_tables,
     reconcile,
 )
@@ -481,7 +481,8 @@ class _Run:
 
 def _load(db: RunDatabase, tables: Tables, shard: Shard | None, corpus: Corpus) -> None:
     load_documents(db, tables.documents, shard)
-    load_rejects(db, remember=not corpus.full_refresh)
+    if not corpus.full_refresh:
+        load_empty_results(db)
     reconcile(db, tables, corpus.on_missing_chunks, whole=shard is None)
 
 

@@ -12,7 +12,7 @@ of documents, the journal and the source.
 ``touched``     documents with the same text and another size, etag or file
 ``files``       files of the source that have to be read
 ``segments``    intents, jobs and results in the journal; without a job, the text may have been submitted
-``rejects``     documents that this run rejects; ``before``: earlier rejects
+``rejects``     documents that this run rejects
 ``failed``      texts that are not sent again
 ``unknown``     documents of a shard that it did not have before
 ==============  ==================================================================
@@ -50,7 +50,6 @@ CREATE TABLE rejects (id TEXT PRIMARY KEY, reason TEXT, detail TEXT, attempts IN
     WITHOUT ROWID;
 CREATE TABLE failed (id TEXT PRIMARY KEY, hash TEXT, reason TEXT, detail TEXT, attempts INTEGER) WITHOUT ROWID;
 CREATE INDEX new_file ON new (file);
-CREATE TABLE before (id TEXT PRIMARY KEY, attempts INTEGER, file TEXT) WITHOUT ROWID;
 """
 
 # Actions of documents of the source.
@@ -211,7 +210,7 @@ class RunDatabase:
 
     def attempts(self, document_id: str) -> int:
         """Runs that have rejected a document, if this run rejects it."""
-        return self.count("SELECT sum(attempts) FROM before WHERE id = ?", document_id) + 1
+        return self.count("SELECT sum(attempts) FROM documents WHERE id = ?", document_id) + 1
 
     def reject(self, reject: Reject) -> None:
         """Reject a document; chunks of an earlier version stay."""

@@ -63,8 +63,8 @@ def documents_schema() -> pa.Schema:
     """
     The columns of ``documents``.
 
-    ``content_hash``, ``size``, ``etag`` and ``source_file`` describe the text of the chunks, ``chunk_file`` and
-    ``first_row`` their position. ``version`` is that of ``chunks`` in which they changed last. ``presence`` has the
+    ``content_hash``, ``size`` and ``etag`` describe the text of the chunks, ``chunk_file`` and ``first_row`` their
+    position. ``source_file`` is where the last run has found the document. ``version`` is that of ``chunks`` in which they changed last. ``presence`` has the
     versions in which the document was added and deleted, in turn.
     """
     import pyarrow as pa
@@ -259,18 +259,12 @@ def _document_rows(documents: Table, shard: Shard | None) -> Iterator[tuple[Any,
         yield from rows if shard is None else (row for row in rows if shard.has(row[file] or ""))
 
 
-def load_rejects(db: RunDatabase, *, remember: bool) -> None:
-    """
-    Load the rejects of earlier runs.
-
-    :param remember: do not send texts again that had an empty result.
-    """
-    db.run("INSERT INTO before SELECT id, attempts, file FROM documents WHERE status = 'rejected'")
-    if remember:
-        db.run(
-            "INSERT INTO failed SELECT id, rejected_hash, reason, detail, attempts FROM documents "
-            "WHERE status = 'rejected' AND reason = 'empty_result' AND rejected_hash IS NOT NULL"
-        )
+def load_empty_results(db: RunDatabase) -> None:
+    """Load the texts that are not sent again, as they had an empty result."""
+    db.run(
+        "INSERT INTO failed SELECT id, rejected_hash, reason, detail, attempts FROM documents "
+        "WHERE status = 'rejected' AND reason = 'empty_result' AND rejected_hash IS NOT NULL"
+    )
 
 
 def reconcile(
@@ -456,8 +450,9 @@ def build_upserts(db: RunDatabase, *, keep_old: bool, prune: bool) -> Counts:
     if not keep_old:
         without_chunks("present")
     as_it_is("present AND action IS NULL AND (status != 'vanished' OR moved)", "'vanished'")
-    # Former rejects that the source no longer has.
-    without_chunks("NOT present AND action IS NULL AND status = 'rejected'", change="NULL")
+    # Former rejects, and documents without their chunks, that the source no longer has.
+    gone = "NOT present AND action IS NULL AND (status = 'rejected' OR hash IS NOT NULL)"
+    without_chunks(gone, change="NULL")
     # Unchanged texts whose file, position or status has changed; and rejects, which keep the chunks that they had.
     was = "CASE WHEN present THEN 'ok' ELSE d.status END"
     as_it_is(f"action = {SAME} AND (moved OR touched OR (present AND status != 'ok'))", was)
@@ -468,10 +463,10 @@ def build_upserts(db: RunDatabase, *, keep_old: bool, prune: bool) -> Counts:
     )
     db.run(
         "UPDATE upserts SET status = 'rejected', reason = r.reason, detail = r.detail, attempts = r.attempts, "
-        "rejected_hash = r.hash FROM rejects r WHERE r.id = upserts.id"
+        "file = r.file, rejected_hash = r.hash FROM rejects r WHERE r.id = upserts.id"
     )
     # Rows that are equal to the current ones, such as rejects that were not sent again.
-    names = ("status", "size", "etag", "file", "reason", "detail", "attempts", "rejected_hash")
+    names = ("status", "hash", "size", "etag", "file", "reason", "detail", "attempts", "rejected_hash")
     same = " AND ".join(f"d.{name} IS upserts.{name}" for name in names)
     as_before = f"SELECT 1 FROM documents d WHERE d.id = upserts.id AND NOT d.moved AND {same}"  # noqa: S608
     db.run(f"DELETE FROM upserts WHERE change IS NULL AND EXISTS ({as_before})")  # noqa: S608

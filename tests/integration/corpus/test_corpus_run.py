@@ -285,6 +285,28 @@ class TestNextRun:
 
         assert (delta["skipped"], delta["vanished"], delta["documents"]) == (2, 0, 3)
 
+    def test_a_file_of_records_that_returns_to_an_earlier_version_is_read(self, world: World) -> None:
+        def put(*ids: str, version: int) -> None:
+            path = world.write(
+                "a.jsonl", "".join(f'{{"id": "{one}", "text": "Row {one}."}}\n' for one in ids)
+            )
+            os.utime(path, ns=(version, version))
+
+        world.set(prune=True)
+        world.write("b.txt", "Another document.")
+        put("x", "y", version=1)
+        world.run()
+        world.set(prune=False)
+        put("x", version=2)
+        assert world.run()["vanished"] == 1
+        put("x", "y", version=1)
+        world.set(prune=True)
+
+        delta = world.run()
+
+        assert (delta["skipped"], delta["vanished"], delta["removed"]) == (3, 0, 0)
+        assert world.texts() == {"b.txt": "Another document.", "x": "Row x.", "y": "Row y."}
+
     def test_another_configuration_is_an_error_that_names_it(self, world: World) -> None:
         fill(world)
         world.run()
