@@ -64,8 +64,8 @@ def documents_schema() -> pa.Schema:
     The columns of ``documents``.
 
     ``content_hash``, ``size`` and ``etag`` describe the text of the chunks, ``chunk_file`` and ``first_row`` their
-    position. ``source_file`` is where the last run has found the document. ``version`` is that of ``chunks`` in which they changed last. ``presence`` has the
-    versions in which the document was added and deleted, in turn.
+    position. ``source_file`` is the file that had the document last. ``version`` is that of ``chunks`` in which they
+    changed last. ``presence`` has the versions in which the document was added and deleted, in turn.
     """
     import pyarrow as pa
 
