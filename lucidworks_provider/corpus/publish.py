@@ -498,7 +498,7 @@ def _commit_documents(
             if table.transactions.get(RUN, 0) >= transactions[RUN]:
                 # Another run has completed this one.
                 return table.version
-            db.run("UPDATE documents SET doc_file = NULL")
+            db.run("UPDATE documents SET doc_row = NULL")
             db.many("UPDATE documents SET doc_file = ?, doc_row = ? WHERE id = ?", row_places(table))
     raise _concurrent_commits_error(uri)
 

@@ -645,7 +645,9 @@ def resume_run(
         db.count("SELECT count(*) FROM segments WHERE job != ''"),
     )
     # The run may have died between the record of a part and the deletion of the bodies that it contains.
-    journal.delete(journal.unreferenced(row[0] for row in db.rows("SELECT id FROM new")))
+    # Jobs of a later text of a document are in no part.
+    done = "SELECT id FROM new WHERE NOT EXISTS (SELECT 1 FROM segments s WHERE s.id = new.id AND s.hash != new.hash)"
+    journal.delete(journal.unreferenced(row[0] for row in db.rows(done)))
     if had:
         for path in had:
             db.run("DELETE FROM new WHERE part = ?", path)

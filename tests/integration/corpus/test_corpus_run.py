@@ -671,6 +671,23 @@ class TestCrashes:
         assert world.texts() == texts
         assert sorted(world.service.posted) == sorted(texts.values())
 
+    def test_jobs_of_another_text_outlive_the_next_kill(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.write("a.txt", "The first text.")
+        with killed("publish"):
+            world.run()
+        world.write("a.txt", "Another text.")
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(world.service, "answer", _die)
+            world.run()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("lucidworks_provider.corpus.run._plan", _die)
+            world.run()
+        world.run()
+        assert world.texts() == {"a.txt": "Another text."}
+        assert world.service.posted == ["The first text.", "Another text."]
+
     @pytest.mark.parametrize("times", [3, 10_000])
     def test_a_lease_that_cannot_be_renewed_for_a_moment_ends_no_run(
         self, world: World, monkeypatch: pytest.MonkeyPatch, times: int
