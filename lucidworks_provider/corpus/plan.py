@@ -106,7 +106,7 @@ class Plan:
         self._read = read
         self._reuse = reuse
         self._max_text_bytes = max_text_bytes
-        self._find_elsewhere = add_from_other_shards
+        self._add_from_other_shards = add_from_other_shards
         self._requests = self._bytes = 0
         # Files with records that cannot be read.
         self._unreadable: set[str] = set()
@@ -275,16 +275,16 @@ class Plan:
             size, requests = len(found.text.encode()), self._submissions(found) if exact else 0
             self._bytes += size
             self._requests += requests
-            if known is None and self._find_elsewhere is not None:
+            if known is None and self._add_from_other_shards is not None:
                 values = (found.id, content_hash(found.text), size, requests)
                 self._db.run("INSERT OR IGNORE INTO unknown VALUES (?, ?, ?, ?)", *values)
 
     def _skip_from_other_shards(self) -> None:
         """Skip records whose text was in a file of another shard."""
         db = self._db
-        if self._find_elsewhere is None or not self._reuse or not db.one("SELECT 1 FROM unknown"):
+        if self._add_from_other_shards is None or not self._reuse or not db.one("SELECT 1 FROM unknown"):
             return
-        self._find_elsewhere()
+        self._add_from_other_shards()
         same = "FROM unknown u JOIN old ON old.id = u.id AND old.hash = u.hash"
         db.run(f"UPDATE source SET action = ? WHERE id IN (SELECT u.id {same})", SAME)  # noqa: S608
         self._bytes -= db.count(f"SELECT sum(u.bytes) {same}")

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lucidworks_provider.documents.document import Reason
+from lucidworks_provider.errors import InputError
 
 _TABLES = """
 CREATE TABLE documents (id TEXT PRIMARY KEY, status TEXT, hash TEXT, size INTEGER, etag TEXT, file TEXT, part TEXT,
@@ -52,6 +53,8 @@ CREATE TABLE failed (id TEXT PRIMARY KEY, hash TEXT, reason TEXT, detail TEXT, a
 CREATE INDEX new_file ON new (file);
 """
 
+# Has UPDATE … FROM.
+_SQLITE = (3, 33)
 # Actions of documents of the source.
 SAME, TODO, REJECTED = 0, 1, 2
 
@@ -97,10 +100,15 @@ class RunDatabase:
     """
     The database; thread-safe.
 
+    :raises InputError: the statements need a newer SQLite, e.g. than that of RHEL 8.
     :raises OSError: there is no space for it.
     """
 
     def __init__(self) -> None:
+        if sqlite3.sqlite_version_info < _SQLITE:
+            raise InputError(
+                f"A catalogue needs SQLite 3.33 or newer, and Python here has {sqlite3.sqlite_version}."
+            )
         self._folder = tempfile.TemporaryDirectory(prefix="lucidworks-corpus-")
         self._lock = threading.Lock()
         self._db = sqlite3.connect(

@@ -1287,6 +1287,13 @@ class TestGuards:
             world.run()
         assert world.service.posted == []
 
+    def test_an_old_sqlite(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        fill(world)
+        monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 26, 0))
+        with pytest.raises(InputError, match=r"needs SQLite 3\.33 or newer"):
+            world.run()
+        assert world.service.posted == []
+
     def test_keep_raw(self, world: World) -> None:
         texts = fill(world, 3)
         world.set(keep_raw=True)
