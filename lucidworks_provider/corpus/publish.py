@@ -161,7 +161,9 @@ def publish(
         _write_chunks(chunks, db, parts, settings)
         version = chunks.version if chunks.actions else chunks.version - 1
         documents = -1 if tables.documents is None else tables.documents.version
-        changed = chunks.actions or tables.documents is None or db.one("SELECT 1 FROM upserts")
+        # Versions of other writers are recorded: readers of changes find them, and positions are read once.
+        changed = chunks.actions or tables.documents is None or tables.changed_by_others
+        changed = changed or db.one("SELECT 1 FROM upserts")
         result = {
             **returned(counts),
             "since": tables.version,

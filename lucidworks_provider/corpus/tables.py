@@ -161,6 +161,13 @@ class Tables:
         """Whether another program has committed to ``documents`` since the last run, e.g. OPTIMIZE or RESTORE."""
         return self.documents is not None and self.documents.version != self.transactions.get(OWN)
 
+    @property
+    def changed_by_others(self) -> bool:
+        """Whether another program has committed to one of the tables since the last run."""
+        if self.documents is None or self.chunks is None:
+            return False
+        return self.documents_changed or self.transactions.get(DESCRIBES) != self.chunks.version
+
     def number(self, lease: int) -> int:
         """The number of a new run: that of its lease, but larger than the last one even if leases were removed."""
         return max(lease, self.run + 1, self.chunks_run + 1)
@@ -284,10 +291,8 @@ def reconcile(
         text changes.
     :param whole: the run database has all documents, not only those of a shard.
     """
-    chunks, documents = tables.chunks, tables.documents
-    if chunks is None or documents is None:
-        return
-    if documents.transactions.get(DESCRIBES) == chunks.version and not tables.documents_changed:
+    chunks = tables.chunks
+    if chunks is None or not tables.changed_by_others:
         return
     db.run("CREATE TEMP TABLE found (id TEXT, hash TEXT, part TEXT, first INTEGER, count INTEGER)")
     db.many("INSERT INTO found VALUES (?, ?, ?, ?, ?)", _ranges(chunks))

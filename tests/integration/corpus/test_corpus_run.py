@@ -678,12 +678,11 @@ class TestCrashes:
         with killed("publish"):
             world.run()
         world.write("a.txt", "Another text.")
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(world.service, "answer", _die)
-            world.run()
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("lucidworks_provider.corpus.run._plan", _die)
-            world.run()
+        for target in ("corpus_world.FakeService.fetch", "lucidworks_provider.corpus.run._plan"):
+            with monkeypatch.context() as patch:
+                patch.setattr(target, _die)
+                with pytest.raises(KeyboardInterrupt):
+                    world.run()
         world.run()
         assert world.texts() == {"a.txt": "Another text."}
         assert world.service.posted == ["The first text.", "Another text."]

@@ -308,6 +308,21 @@ def test_somebody_else_rewrites_the_files(
     assert world.run()["version"] == delta["version"]
 
 
+@pytest.mark.parametrize("name", ["vacuum", "compact documents"])
+def test_a_night_that_finds_nothing_but_versions_of_somebody_else(world: World, name: str) -> None:
+    for text in ("The first.", "The second."):
+        world.write("1.txt", text)
+        before = world.run()["version"]
+    OTHERS[name](world)
+    delta = world.run()
+    assert list(changes(str(world.output), before, delta["version"])) == []
+    assert list(changes(str(world.output), delta["version"])) == []
+    # Positions are not read again.
+    assert world.run()["documents_version"] == delta["documents_version"]
+    tables_read = tables.read_tables(str(world.output))
+    assert not tables_read.changed_by_others
+
+
 def test_somebody_else_sorts_the_chunks_of_a_document(world: World) -> None:
     """Consumers get them in their order, as it is what a document is."""
     world.service.chunk_size = len("0, 99: a sentence. ")
