@@ -370,12 +370,9 @@ def _read_start(path: Path, most: int) -> bytes:
 
 
 def exists(uri: str) -> bool:
-    with naming("read", uri):
-        if (local := local_path(uri)) is not None:
-            return local.exists()
-        path = store_path(uri)
-        path.forget_listing()
-        return bool(path.fs.exists(path.path))
+    """Whether there is a file or folder."""
+    # Not fs.exists: some file systems return False after any error.
+    return find_entry(uri) is not None
 
 
 def is_file(uri: str) -> bool:

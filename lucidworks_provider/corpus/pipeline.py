@@ -349,7 +349,7 @@ class JournalResultStore:
         self._runner = runner
         self._keep_in_memory = keep_in_memory
         self._fresh = fresh
-        self._piece = segment
+        self._segment = segment
         self._job = job
         self._started = time.monotonic()
         self._unfinished: float | None = None
@@ -403,11 +403,11 @@ class JournalResultStore:
         """The result."""
         assert self._result is not None  # noqa: S101
         seconds = time.monotonic() - self._started
-        return SegmentResult(self._piece, self._job, self._result, self._body, seconds)
+        return SegmentResult(self._segment, self._job, self._result, self._body, seconds)
 
     async def _write(self, body: bytes, *, unconfirmed: bool = False) -> BodyLocation:
         return await self._runner.journal.write_body(
-            self._piece.key, self._job, body, unconfirmed=unconfirmed
+            self._segment.key, self._job, body, unconfirmed=unconfirmed
         )
 
 

@@ -106,8 +106,10 @@ class Plan:
         self._read = read
         self._reuse = reuse
         self._max_text_bytes = max_text_bytes
-        self._find_elsewhere = add_from_other_shards
+        self._add_from_other_shards = add_from_other_shards
         self._requests = self._bytes = 0
+        # Files with records that cannot be read.
+        self._unreadable: set[str] = set()
 
     def scan(self, files: Iterator[SourceFile], *, exact: bool) -> PlanSummary:
         """
@@ -126,6 +128,9 @@ class Plan:
                 elif self._differs(file, documents):
                     self._bytes += max(file.size, 0)
                     self._add_file(file)
+        for path in self._unreadable:
+            # An unreadable record may be any document that the file had before, and that no other file has now.
+            db.run("INSERT OR IGNORE INTO source SELECT id, ? FROM old WHERE file = ?", REJECTED, path)
         self._skip_from_other_shards()
         todo = db.count("SELECT count(*) FROM source WHERE action = ?", TODO)
         return PlanSummary(db.count("SELECT count(*) FROM source"), todo, self._requests, self._bytes)
@@ -238,36 +243,28 @@ class Plan:
     def _records_same(self, file: SourceFile) -> bool:
         """Mark all documents of an unchanged file of records; False if the file has changed."""
         db = self._db
-        # One row with the etag proves that a run has read this version of the file; rows with another etag are of
-        # documents that the file no longer had.
-        now = (file.path, file.size, file.etag)
-        if not db.one("SELECT 1 FROM old WHERE file = ? AND size = ? AND etag = ?", *now):
-            return False
-        if db.one("SELECT 1 FROM before WHERE file = ?", file.path):
+        # Those of the last run that has read the file. All of them have its size and etag then: a file may return to
+        # a version that documents were in which have vanished since, and documents may have to be sent again.
+        there = "file = ?1 AND status != 'vanished' AND NOT (status = 'deleted' AND hash IS NULL)"
+        same = f"SELECT min(status != 'rejected' AND size IS ?2 AND etag IS ?3) FROM documents WHERE {there}"  # noqa: S608
+        if not db.count(same, file.path, file.size, file.etag):
             return False
         if db.one("SELECT 1 FROM new WHERE file = ?", file.path):
             # Changed, according to the journal.
             return False
-        clash = db.one(
-            "SELECT old.id FROM old JOIN source ON source.id = old.id WHERE old.file = ? AND old.size = ? "
-            "AND old.etag = ? LIMIT 1",
-            *now,
-        )
-        if clash:
-            raise _duplicate_id(clash[0], file)
-        db.run(
-            "INSERT INTO source SELECT id, ? FROM old WHERE file = ? AND size = ? AND etag = ?", SAME, *now
-        )
+        clash = f"SELECT id FROM documents JOIN source USING (id) WHERE {there} LIMIT 1"  # noqa: S608
+        if twice := db.one(clash, file.path):
+            raise _duplicate_id(twice[0], file)
+        db.run(f"INSERT INTO source SELECT id, {SAME} FROM documents WHERE {there}", file.path)  # noqa: S608
         return True
 
     def _scan(
         self, file: SourceFile, documents: Iterable[Document | RejectedDocument], *, exact: bool
     ) -> None:
         """Add all ids of a file of records, and count the texts that have changed."""
-        unreadable = False
         for found in documents:
             if isinstance(found, RejectedDocument):
-                unreadable = True
+                self._unreadable.add(file.path)
                 self._add(found.id, REJECTED, file)
                 continue
             known = self._db.known(found.id, old=self._reuse)
@@ -278,21 +275,16 @@ class Plan:
             size, requests = len(found.text.encode()), self._submissions(found) if exact else 0
             self._bytes += size
             self._requests += requests
-            if known is None and self._find_elsewhere is not None:
+            if known is None and self._add_from_other_shards is not None:
                 values = (found.id, content_hash(found.text), size, requests)
                 self._db.run("INSERT OR IGNORE INTO unknown VALUES (?, ?, ?, ?)", *values)
-        if unreadable:
-            # The unreadable record may be any document that the file had before.
-            self._db.run(
-                "INSERT OR IGNORE INTO source SELECT id, ? FROM old WHERE file = ?", REJECTED, file.path
-            )
 
     def _skip_from_other_shards(self) -> None:
         """Skip records whose text was in a file of another shard."""
         db = self._db
-        if self._find_elsewhere is None or not self._reuse or not db.one("SELECT 1 FROM unknown"):
+        if self._add_from_other_shards is None or not self._reuse or not db.one("SELECT 1 FROM unknown"):
             return
-        self._find_elsewhere()
+        self._add_from_other_shards()
         same = "FROM unknown u JOIN old ON old.id = u.id AND old.hash = u.hash"
         db.run(f"UPDATE source SET action = ? WHERE id IN (SELECT u.id {same})", SAME)  # noqa: S608
         self._bytes -= db.count(f"SELECT sum(u.bytes) {same}")

@@ -161,7 +161,9 @@ def publish(
         _write_chunks(chunks, db, parts, settings)
         version = chunks.version if chunks.actions else chunks.version - 1
         documents = -1 if tables.documents is None else tables.documents.version
-        changed = chunks.actions or tables.documents is None or db.one("SELECT 1 FROM upserts")
+        # Versions of other writers are recorded: readers of changes find them, and positions are read once.
+        changed = chunks.actions or tables.documents is None or tables.changed_by_others
+        changed = changed or db.one("SELECT 1 FROM upserts")
         result = {
             **returned(counts),
             "since": tables.version,
@@ -498,7 +500,7 @@ def _commit_documents(
             if table.transactions.get(RUN, 0) >= transactions[RUN]:
                 # Another run has completed this one.
                 return table.version
-            db.run("UPDATE documents SET doc_file = NULL")
+            db.run("UPDATE documents SET doc_row = NULL")
             db.many("UPDATE documents SET doc_file = ?, doc_row = ? WHERE id = ?", row_places(table))
     raise _concurrent_commits_error(uri)
 

@@ -53,7 +53,7 @@ from lucidworks_provider.corpus.tables import (
     check_empty,
     count_after,
     load_documents,
-    load_rejects,
+    load_empty_results,
     read_tables,
     reconcile,
 )
@@ -481,7 +481,8 @@ class _Run:
 
 def _load(db: RunDatabase, tables: Tables, shard: Shard | None, corpus: Corpus) -> None:
     load_documents(db, tables.documents, shard)
-    load_rejects(db, remember=not corpus.full_refresh)
+    if not corpus.full_refresh:
+        load_empty_results(db)
     reconcile(db, tables, corpus.on_missing_chunks, whole=shard is None)
 
 
@@ -644,7 +645,9 @@ def resume_run(
         db.count("SELECT count(*) FROM segments WHERE job != ''"),
     )
     # The run may have died between the record of a part and the deletion of the bodies that it contains.
-    journal.delete(journal.unreferenced(row[0] for row in db.rows("SELECT id FROM new")))
+    # Jobs of a later text of a document are in no part.
+    done = "SELECT id FROM new WHERE NOT EXISTS (SELECT 1 FROM segments s WHERE s.id = new.id AND s.hash != new.hash)"
+    journal.delete(journal.unreferenced(row[0] for row in db.rows(done)))
     if had:
         for path in had:
             db.run("DELETE FROM new WHERE part = ?", path)

@@ -12,7 +12,7 @@ of documents, the journal and the source.
 ``touched``     documents with the same text and another size, etag or file
 ``files``       files of the source that have to be read
 ``segments``    intents, jobs and results in the journal; without a job, the text may have been submitted
-``rejects``     documents that this run rejects; ``before``: earlier rejects
+``rejects``     documents that this run rejects
 ``failed``      texts that are not sent again
 ``unknown``     documents of a shard that it did not have before
 ==============  ==================================================================
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lucidworks_provider.documents.document import Reason
+from lucidworks_provider.errors import InputError
 
 _TABLES = """
 CREATE TABLE documents (id TEXT PRIMARY KEY, status TEXT, hash TEXT, size INTEGER, etag TEXT, file TEXT, part TEXT,
@@ -50,9 +51,10 @@ CREATE TABLE rejects (id TEXT PRIMARY KEY, reason TEXT, detail TEXT, attempts IN
     WITHOUT ROWID;
 CREATE TABLE failed (id TEXT PRIMARY KEY, hash TEXT, reason TEXT, detail TEXT, attempts INTEGER) WITHOUT ROWID;
 CREATE INDEX new_file ON new (file);
-CREATE TABLE before (id TEXT PRIMARY KEY, attempts INTEGER, file TEXT) WITHOUT ROWID;
 """
 
+# Has UPDATE … FROM.
+_SQLITE = (3, 33)
 # Actions of documents of the source.
 SAME, TODO, REJECTED = 0, 1, 2
 
@@ -98,10 +100,15 @@ class RunDatabase:
     """
     The database; thread-safe.
 
+    :raises InputError: the statements need a newer SQLite, e.g. than that of RHEL 8.
     :raises OSError: there is no space for it.
     """
 
     def __init__(self) -> None:
+        if sqlite3.sqlite_version_info < _SQLITE:
+            raise InputError(
+                f"A catalogue needs SQLite 3.33 or newer, and Python here has {sqlite3.sqlite_version}."
+            )
         self._folder = tempfile.TemporaryDirectory(prefix="lucidworks-corpus-")
         self._lock = threading.Lock()
         self._db = sqlite3.connect(
@@ -211,7 +218,7 @@ class RunDatabase:
 
     def attempts(self, document_id: str) -> int:
         """Runs that have rejected a document, if this run rejects it."""
-        return self.count("SELECT sum(attempts) FROM before WHERE id = ?", document_id) + 1
+        return self.count("SELECT sum(attempts) FROM documents WHERE id = ?", document_id) + 1
 
     def reject(self, reject: Reject) -> None:
         """Reject a document; chunks of an earlier version stay."""

@@ -473,22 +473,12 @@ def _check_unpublished(tables: Tables, shards: Sequence[StagedShard]) -> None:
 
 
 def _check_base(output: str, tables: Tables, shards: Sequence[StagedShard]) -> None:
-    """:raises InputError: a shard was compared with other tables, or has vectors of another dimension."""
-    options = tables.options
+    """:raises InputError: a shard was compared with other tables."""
     for shard in shards:
         if shard.base != tables.run:
             raise InputError(
                 f"staged: shard {shard.shard} was compared with run {shard.base} of {output}, which is now at run "
                 f"{tables.run}. Run the tasks of the shards again, and no other task on this output in between."
-            )
-        if (
-            options is not None
-            and options == shard.options
-            and shard.dimension not in {0, tables.dimension or shard.dimension}
-        ):
-            raise InputError(
-                f"staged: shard {shard.shard} has vectors of {shard.dimension} numbers, and {output} of "
-                f"{tables.dimension}: the deployment changed. Run all shards with full_refresh=True."
             )
 
 

@@ -63,9 +63,9 @@ def documents_schema() -> pa.Schema:
     """
     The columns of ``documents``.
 
-    ``content_hash``, ``size``, ``etag`` and ``source_file`` describe the text of the chunks, ``chunk_file`` and
-    ``first_row`` their position. ``version`` is that of ``chunks`` in which they changed last. ``presence`` has the
-    versions in which the document was added and deleted, in turn.
+    ``content_hash``, ``size`` and ``etag`` describe the text of the chunks, ``chunk_file`` and ``first_row`` their
+    position. ``source_file`` is the file that had the document last. ``version`` is that of ``chunks`` in which they
+    changed last. ``presence`` has the versions in which the document was added and deleted, in turn.
     """
     import pyarrow as pa
 
@@ -160,6 +160,13 @@ class Tables:
     def documents_changed(self) -> bool:
         """Whether another program has committed to ``documents`` since the last run, e.g. OPTIMIZE or RESTORE."""
         return self.documents is not None and self.documents.version != self.transactions.get(OWN)
+
+    @property
+    def changed_by_others(self) -> bool:
+        """Whether another program has committed to one of the tables since the last run."""
+        if self.documents is None or self.chunks is None:
+            return False
+        return self.documents_changed or self.transactions.get(DESCRIBES) != self.chunks.version
 
     def number(self, lease: int) -> int:
         """The number of a new run: that of its lease, but larger than the last one even if leases were removed."""
@@ -259,18 +266,12 @@ def _document_rows(documents: Table, shard: Shard | None) -> Iterator[tuple[Any,
         yield from rows if shard is None else (row for row in rows if shard.has(row[file] or ""))
 
 
-def load_rejects(db: RunDatabase, *, remember: bool) -> None:
-    """
-    Load the rejects of earlier runs.
-
-    :param remember: do not send texts again that had an empty result.
-    """
-    db.run("INSERT INTO before SELECT id, attempts, file FROM documents WHERE status = 'rejected'")
-    if remember:
-        db.run(
-            "INSERT INTO failed SELECT id, rejected_hash, reason, detail, attempts FROM documents "
-            "WHERE status = 'rejected' AND reason = 'empty_result' AND rejected_hash IS NOT NULL"
-        )
+def load_empty_results(db: RunDatabase) -> None:
+    """Load the texts that are not sent again, as they had an empty result."""
+    db.run(
+        "INSERT INTO failed SELECT id, rejected_hash, reason, detail, attempts FROM documents "
+        "WHERE status = 'rejected' AND reason = 'empty_result' AND rejected_hash IS NOT NULL"
+    )
 
 
 def reconcile(
@@ -290,10 +291,8 @@ def reconcile(
         text changes.
     :param whole: the run database has all documents, not only those of a shard.
     """
-    chunks, documents = tables.chunks, tables.documents
-    if chunks is None or documents is None:
-        return
-    if documents.transactions.get(DESCRIBES) == chunks.version and not tables.documents_changed:
+    chunks = tables.chunks
+    if chunks is None or not tables.changed_by_others:
         return
     db.run("CREATE TEMP TABLE found (id TEXT, hash TEXT, part TEXT, first INTEGER, count INTEGER)")
     db.many("INSERT INTO found VALUES (?, ?, ?, ?, ?)", _ranges(chunks))
@@ -456,8 +455,9 @@ def build_upserts(db: RunDatabase, *, keep_old: bool, prune: bool) -> Counts:
     if not keep_old:
         without_chunks("present")
     as_it_is("present AND action IS NULL AND (status != 'vanished' OR moved)", "'vanished'")
-    # Former rejects that the source no longer has.
-    without_chunks("NOT present AND action IS NULL AND status = 'rejected'", change="NULL")
+    # Former rejects, and documents without their chunks, that the source no longer has.
+    gone = "NOT present AND action IS NULL AND (status = 'rejected' OR hash IS NOT NULL)"
+    without_chunks(gone, change="NULL")
     # Unchanged texts whose file, position or status has changed; and rejects, which keep the chunks that they had.
     was = "CASE WHEN present THEN 'ok' ELSE d.status END"
     as_it_is(f"action = {SAME} AND (moved OR touched OR (present AND status != 'ok'))", was)
@@ -468,10 +468,10 @@ def build_upserts(db: RunDatabase, *, keep_old: bool, prune: bool) -> Counts:
     )
     db.run(
         "UPDATE upserts SET status = 'rejected', reason = r.reason, detail = r.detail, attempts = r.attempts, "
-        "rejected_hash = r.hash FROM rejects r WHERE r.id = upserts.id"
+        "file = r.file, rejected_hash = r.hash FROM rejects r WHERE r.id = upserts.id"
     )
     # Rows that are equal to the current ones, such as rejects that were not sent again.
-    names = ("status", "size", "etag", "file", "reason", "detail", "attempts", "rejected_hash")
+    names = ("status", "hash", "size", "etag", "file", "reason", "detail", "attempts", "rejected_hash")
     same = " AND ".join(f"d.{name} IS upserts.{name}" for name in names)
     as_before = f"SELECT 1 FROM documents d WHERE d.id = upserts.id AND NOT d.moved AND {same}"  # noqa: S608
     db.run(f"DELETE FROM upserts WHERE change IS NULL AND EXISTS ({as_before})")  # noqa: S608

@@ -528,7 +528,7 @@ def _read_parquet(uri: str) -> Iterator[dict[str, Any]]:
     try:
         with pq.ParquetFile(path, filesystem=filesystem) as file:
             for batch in file.iter_batches(columns=_CHECKPOINT_COLUMNS, batch_size=4096):
-                for row in batch.to_pylist(maps_as_pydicts="strict"):
+                for row in batch.to_pylist():
                     yield {kind: found for kind, found in row.items() if found is not None}
     except FileNotFoundError:
         raise _LogChangedError(f"{uri} is missing.") from None

@@ -11,7 +11,7 @@ The documents of a file.
 a Delta table       one document a row of its newest version
 ==================  =================================================================================
 
-Files of lines and of CSV may be compressed (``.jsonl.gz``).
+Files of lines and of CSV may be compressed (``.jsonl.gz``, ``.csv.zst``).
 
 A document that cannot be read is a :class:`~lucidworks_provider.documents.document.RejectedDocument`; one with the
 path of its file is a reject of the rest of the file.

@@ -147,14 +147,12 @@ class Formats:
         return ", ".join(f".{suffix}" for suffix in self.by_suffix)
 
 
-_LINES = {"jsonl": Format.JSON_LINES, "ndjson": Format.JSON_LINES, "csv": Format.CSV, "tsv": Format.CSV}
+_LINES = {"csv": Format.CSV, "jsonl": Format.JSON_LINES, "ndjson": Format.JSON_LINES, "tsv": Format.CSV}
+_COMPRESSED = {f"{suffix}.{end}": form for end in ("gz", "zst") for suffix, form in _LINES.items()}
+_TABLES = {"parquet": Format.PARQUET, **_LINES, **_COMPRESSED}
+TABLES = Formats(_TABLES)
 DOCUMENTS = Formats(
-    {
-        **{"txt": Format.TEXT, "md": Format.TEXT, "html": Format.HTML, "htm": Format.HTML},
-        **_LINES,
-        "parquet": Format.PARQUET,
-        **{f"{suffix}.gz": form for suffix, form in _LINES.items()},
-    }
+    {"txt": Format.TEXT, "md": Format.TEXT, "html": Format.HTML, "htm": Format.HTML, **_TABLES}
 )
 
 

@@ -34,8 +34,8 @@ from lucidworks_provider.documents.document import Rejection
 from lucidworks_provider.documents.lines import BROKEN, open_decompressed, read_lines
 from lucidworks_provider.documents.records import ReadOptions
 from lucidworks_provider.documents.source import (
+    TABLES,
     Format,
-    Formats,
     SourceFile,
     fetch,
     list_source,
@@ -52,9 +52,6 @@ _ROWS, _BATCH_BYTES = 1024, 8_000_000
 # Limit of a line of JSON and of a record of CSV, bytes.
 LONGEST_LINE = 64_000_000
 _SEPARATORS = ",;\t|"
-_LINES = {"csv": Format.CSV, "jsonl": Format.JSON_LINES, "ndjson": Format.JSON_LINES, "tsv": Format.CSV}
-_COMPRESSED = {f"{suffix}.{end}": form for end in ("gz", "zst") for suffix, form in _LINES.items()}
-_TABLES = Formats({"parquet": Format.PARQUET, **_LINES, **_COMPRESSED})
 # Kinds of values, by the names of Python's types.
 _KINDS: dict[str, Any] = {
     "str": str,
@@ -208,7 +205,7 @@ def _list(uri: str, argument: str) -> list[SourceFile]:
             "by `| tojson`."
         )
     try:
-        files = sorted(list_source(uri, _TABLES), key=lambda file: file.path)
+        files = sorted(list_source(uri, TABLES), key=lambda file: file.path)
     except InputError as err:
         hint = (
             "" if "://" in uri or uri.startswith("/") else " Texts are a list, in a template by `| tojson`."

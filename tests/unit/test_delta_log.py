@@ -8,9 +8,10 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -467,10 +468,26 @@ def test_a_checkpoint_holds_the_snapshot(world: World) -> None:
         path.unlink()
     after = world.table
     assert after.tombstones.keys() == before.tombstones.keys()
-    assert after == replace(before, timestamp_ms=None, tombstones=after.tombstones, checkpoint=2)
+    assert after.configuration == before.configuration
+    same = {"tombstones": after.tombstones, "metadata": after.metadata}
+    assert after == replace(before, timestamp_ms=None, checkpoint=2, **same)
     hint = json.loads((world.folder / "_delta_log" / "_last_checkpoint").read_text())
     assert (hint["version"], hint["numOfAddFiles"]) == (2, 1)
     assert len(agree(world.uri)) == 9
+
+
+def test_a_checkpoint_is_read_by_the_oldest_pyarrow(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its version 20, ``to_pylist`` has no parameters."""
+    world.create([row(1)], owner="shop")
+    log.write_checkpoint(world.table)
+    iter_batches = pq.ParquetFile.iter_batches
+
+    def batches(file: pq.ParquetFile, **options: Any) -> Iterator[Any]:
+        for batch in iter_batches(file, **options):
+            yield SimpleNamespace(to_pylist=lambda found=batch: found.to_pylist())
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", batches)
+    assert world.table.configuration["owner"] == "shop"
 
 
 def test_old_tombstones_are_left_out(world: World) -> None:

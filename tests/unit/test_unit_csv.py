@@ -7,11 +7,14 @@ import csv
 import gzip
 import io
 import random
+import re
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 import read_files
 from hypothesis import given
@@ -241,36 +244,43 @@ def test_bounded_memory(name: str, tmp_path: Path) -> None:
     assert held < 8_000_000
 
 
-def test_compressed_lines(tmp_path: Path) -> None:
+COMPRESSION: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".zst": lambda data: pa.compress(data, codec="zstd", asbytes=True),
+}
+
+
+@pytest.mark.parametrize("name", ["f.jsonl.gz", "f.ndjson.GZ", "f.jsonl.zst"])
+def test_compressed_lines(tmp_path: Path, name: str) -> None:
     data = b'{"id": 1, "text": "a"}\n{\n{"id": 2, "text": "b"}'
-    for name in ("f.jsonl.gz", "f.ndjson.GZ"):
-        found = read(tmp_path, name, gzip.compress(data[:23]) + gzip.compress(data[23:]))
-        assert short(found) == [("1", "a"), (f"{name}:2", "<invalid>"), ("2", "b")]
-    with pytest.raises(InputError, match=r"f\.jsonl\.gz has no column 'text'; it has 'id'"):
-        read(tmp_path, "f.jsonl.gz", gzip.compress(b'{"id": 1}'))
+    compress = COMPRESSION[Path(name).suffix.lower()]
+    found = read(tmp_path, name, compress(data[:23]) + compress(data[23:]))
+    assert short(found) == [("1", "a"), (f"{name}:2", "<invalid>"), ("2", "b")]
+    with pytest.raises(InputError, match=rf"{re.escape(name)} has no column 'text'; it has 'id'"):
+        read(tmp_path, name, compress(b'{"id": 1}'))
 
 
-@pytest.mark.parametrize("name", ["f.csv.gz", "f.jsonl.gz"])
+@pytest.mark.parametrize("name", ["f.csv.gz", "f.jsonl.gz", "f.csv.zst"])
 def test_what_cannot_be_decompressed(name: str, tmp_path: Path) -> None:
     texts = [random.Random(n).randbytes(30_000).hex() for n in range(60)]
     form = '{"id": %d, "text": "%s"}\n' if "jsonl" in name else "%d,%s\n"
     lines = "".join(form % one for one in enumerate(texts))
-    compressed = gzip.compress(f"{'' if 'jsonl' in name else 'id,text'}\n{lines}".encode())
+    compressed = COMPRESSION[Path(name).suffix](f"{'' if 'jsonl' in name else 'id,text'}\n{lines}".encode())
     cut = read(tmp_path, name, compressed[:-400])
     broken = read(tmp_path, name, compressed[:-400_000] + b"\0" * 200 + compressed[-400_000:])
     for found in (cut, broken):
         *good, last = found
         assert 10 < len(good) < 60
         assert (last.id, "it cannot be decompressed" in rejected(last).detail) == (name, True)
-    assert short(read(tmp_path, name, b"no gzip at all")) == [(name, "<invalid>")]
+    assert short(read(tmp_path, name, b"not compressed")) == [(name, "<invalid>")]
 
 
 def test_formats_by_name(tmp_path: Path) -> None:
     others = ["a.txt.gz", "a.gz", "gz", "csv", "csv.gz"]
-    names = ["a.csv", "a.tsv", "a.CSV.gz", "a.tsv.gz", "a.jsonl.gz", "a.ndjson.gz", *others]
+    names = ["a.csv", "a.tsv", "a.CSV.gz", "a.tsv.gz", "a.jsonl.gz", "a.ndjson.zst", *others]
     for name in names:
         (tmp_path / name).touch()
     assert {file.path: file.format for file in list_source(str(tmp_path))} == {
         **dict.fromkeys(["a.csv", "a.tsv", "a.CSV.gz", "a.tsv.gz"], Format.CSV),
-        **dict.fromkeys(["a.jsonl.gz", "a.ndjson.gz"], Format.JSON_LINES),
+        **dict.fromkeys(["a.jsonl.gz", "a.ndjson.zst"], Format.JSON_LINES),
     }

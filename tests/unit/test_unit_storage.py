@@ -67,6 +67,17 @@ def test_files_come_and_go(base: str) -> None:
     assert not exists(uri)
 
 
+def test_a_storage_that_fails_has_no_missing_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result that is missing would be submitted again."""
+
+    def fails(path: str) -> None:
+        raise ConnectionError("down")
+
+    monkeypatch.setattr(memory_store(), "info", fails)
+    with pytest.raises(StorageError, match="memory://bucket/a cannot be read: ConnectionError: down"):
+        exists("memory://bucket/a")
+
+
 # All that fsspec's globs and Python's treat specially.
 @pytest.mark.parametrize("name", ["out[1]", "out?", "out*", "out[!1]", "{out1,outA}", "**"])
 def test_a_removal_names_exact_keys(base: str, name: str) -> None:

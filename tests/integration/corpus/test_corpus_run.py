@@ -285,6 +285,28 @@ class TestNextRun:
 
         assert (delta["skipped"], delta["vanished"], delta["documents"]) == (2, 0, 3)
 
+    def test_a_file_of_records_that_returns_to_an_earlier_version_is_read(self, world: World) -> None:
+        def put(*ids: str, version: int) -> None:
+            path = world.write(
+                "a.jsonl", "".join(f'{{"id": "{one}", "text": "Row {one}."}}\n' for one in ids)
+            )
+            os.utime(path, ns=(version, version))
+
+        world.set(prune=True)
+        world.write("b.txt", "Another document.")
+        put("x", "y", version=1)
+        world.run()
+        world.set(prune=False)
+        put("x", version=2)
+        assert world.run()["vanished"] == 1
+        put("x", "y", version=1)
+        world.set(prune=True)
+
+        delta = world.run()
+
+        assert (delta["skipped"], delta["vanished"], delta["removed"]) == (3, 0, 0)
+        assert world.texts() == {"b.txt": "Another document.", "x": "Row x.", "y": "Row y."}
+
     def test_another_configuration_is_an_error_that_names_it(self, world: World) -> None:
         fill(world)
         world.run()
@@ -648,6 +670,22 @@ class TestCrashes:
         world.run()
         assert world.texts() == texts
         assert sorted(world.service.posted) == sorted(texts.values())
+
+    def test_jobs_of_another_text_outlive_the_next_kill(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.write("a.txt", "The first text.")
+        with killed("publish"):
+            world.run()
+        world.write("a.txt", "Another text.")
+        for target in ("corpus_world.FakeService.fetch", "lucidworks_provider.corpus.run._plan"):
+            with monkeypatch.context() as patch:
+                patch.setattr(target, _die)
+                with pytest.raises(KeyboardInterrupt):
+                    world.run()
+        world.run()
+        assert world.texts() == {"a.txt": "Another text."}
+        assert world.service.posted == ["The first text.", "Another text."]
 
     @pytest.mark.parametrize("times", [3, 10_000])
     def test_a_lease_that_cannot_be_renewed_for_a_moment_ends_no_run(
@@ -1245,6 +1283,13 @@ class TestGuards:
         fill(world)
         monkeypatch.setattr("lucidworks_provider.corpus.run.free_bytes", lambda uri: 100)
         with pytest.raises(InputError, match="100 bytes left"):
+            world.run()
+        assert world.service.posted == []
+
+    def test_an_old_sqlite(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        fill(world)
+        monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 26, 0))
+        with pytest.raises(InputError, match=r"needs SQLite 3\.33 or newer"):
             world.run()
         assert world.service.posted == []
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
+from zlib import crc32
 
 import deltalake
 import duckdb
@@ -28,6 +29,7 @@ from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus import publish, run, tables
 from lucidworks_provider.corpus.dataset import changes, open_dataset, open_documents, version_of
 from lucidworks_provider.corpus.inspect import inspect
+from lucidworks_provider.corpus.pipeline import PipelineSettings
 from lucidworks_provider.delta import log as delta_log
 from lucidworks_provider.delta.log import Table, read_table
 from lucidworks_provider.errors import InputError, OutputBusyError
@@ -161,6 +163,45 @@ def test_random_nights(
         assert {row["document_id"] for row in rows} == before.keys()
 
 
+@pytest.mark.parametrize("kills", [False, True])
+def test_random_nights_of_records(world: World, kills: bool) -> None:
+    """Records come, change, move and go; files return to earlier versions; some cannot be read or chunked."""
+    draw = random.Random(f"1 {kills}")
+    world.set(prune=True, max_reject_ratio=1.0, pipeline=PipelineSettings(poll_interval=0.01))
+    world.service.answer = lambda text, body: body | {"status": "ERROR"} if text.startswith("Bad") else body
+    files: dict[str, dict[str, str]] = {name: {} for name in ("a.jsonl", "b.jsonl", "c.jsonl")}
+    world.write("always.txt", "Always.")
+    texts = {"always.txt": "Always."}
+    file_of: dict[str, str] = {}
+    for _ in range(14):
+        for _ in range(draw.randrange(5)):
+            one = draw.choice("uvwxyz")
+            for records in files.values():
+                records.pop(one, None)
+            if draw.random() < 0.6:
+                draw.choice([*files.values()])[one] = draw.choice(
+                    ["One. ", "Two. ", "One. " if kills else "Bad. "]
+                )
+        broken = {name for name in files if not kills and draw.random() < 0.3}
+        for name, records in files.items():
+            lines = [json.dumps({"id": one, "text": records[one] + one}) for one in sorted(records)]
+            content = "\n".join([*lines, *(["no JSON"] if name in broken else [])])
+            # The same contents have the same etag, as on S3.
+            os.utime(world.write(name, content), ns=(0, crc32(content.encode()) * 1_000_000))
+        if kills and draw.random() < 0.5:
+            with suppress(pytest.fail.Exception), killed(draw.choice(["publish", "chunks", "end"])):
+                world.run()
+            continue
+        world.run()
+        maybe = {one: text for one, text in texts.items() if file_of.get(one) in broken}
+        now = {one: (name, text + one) for name in files for one, text in files[name].items()}
+        bad = {one: texts[one] for one, (_, text) in now.items() if text.startswith("Bad") and one in texts}
+        good = {one: text for one, (_, text) in now.items() if not text.startswith("Bad")}
+        texts = {"always.txt": "Always."} | maybe | good | bad
+        file_of |= {one: name for one, (name, _) in now.items()}
+        assert world.texts() == texts
+
+
 def test_what_came_and_went_in_between_is_not_there(world: World) -> None:
     world.set(prune=True)
     world.write("stays.txt", "This one stays.")
@@ -267,6 +308,21 @@ def test_somebody_else_rewrites_the_files(
     assert world.run()["version"] == delta["version"]
 
 
+@pytest.mark.parametrize("name", ["vacuum", "compact documents"])
+def test_a_night_that_finds_nothing_but_versions_of_somebody_else(world: World, name: str) -> None:
+    for text in ("The first.", "The second."):
+        world.write("1.txt", text)
+        before = world.run()["version"]
+    OTHERS[name](world)
+    delta = world.run()
+    assert list(changes(str(world.output), before, delta["version"])) == []
+    assert list(changes(str(world.output), delta["version"])) == []
+    # Positions are not read again.
+    assert world.run()["documents_version"] == delta["documents_version"]
+    tables_read = tables.read_tables(str(world.output))
+    assert not tables_read.changed_by_others
+
+
 def test_somebody_else_sorts_the_chunks_of_a_document(world: World) -> None:
     """Consumers get them in their order, as it is what a document is."""
     world.service.chunk_size = len("0, 99: a sentence. ")
@@ -306,13 +362,28 @@ def test_the_rows_of_documents_that_are_interleaved(world: World) -> None:
     assert {one: how for one, (how, _) in folded(world, version).items()} == {"000.txt": "changed"}
 
 
+@pytest.mark.parametrize("records", [False, True])
 @pytest.mark.parametrize("how", ["resend", "drop"])
 @pytest.mark.parametrize("condition", ["document_id = '1.txt'", "document_id = '1.txt' AND chunk_index > 0"])
 def test_somebody_else_deletes_chunks(
-    world: World, duck: duckdb.DuckDBPyConnection, caplog: pytest.LogCaptureFixture, how: Any, condition: str
+    world: World,
+    duck: duckdb.DuckDBPyConnection,
+    caplog: pytest.LogCaptureFixture,
+    how: Any,
+    condition: str,
+    records: bool,
 ) -> None:
     texts = {f"{n}.txt": f"The text number {n}. " * 40 for n in range(5)}
-    world.write_all(texts)
+
+    def write() -> None:
+        if records:
+            lines = (json.dumps({"id": one, "text": text}) + "\n" for one, text in texts.items())
+            world.write("a.jsonl", "".join(lines))
+        else:
+            world.write_all(texts)
+
+    write()
+    world.set(prune=True)
     before = world.run()["version"]
     _rewritten(world).delete(condition)
     world.set(on_missing_chunks=how)
@@ -334,11 +405,20 @@ def test_somebody_else_deletes_chunks(
         assert (delta["removed"], world.statuses()["1.txt"]) == (1, "deleted")
     # It stays so.
     world.service.forget()
+    world.swap_contents()
     assert world.run()["version"] == delta["version"]
     assert world.service.posted == []
-    world.write("1.txt", "Until the text changes.")
+    texts["1.txt"] = "Until the text changes."
+    write()
     world.run()
-    assert world.texts() == texts | {"1.txt": "Until the text changes."}
+    assert world.texts() == texts
+    # Once it has vanished, its file is skipped as before.
+    del texts["1.txt"]
+    (world.source / "1.txt").unlink(missing_ok=True)
+    write()
+    world.run()
+    world.swap_contents()
+    assert world.run()["skipped"] == 4
 
 
 @pytest.mark.parametrize("size", [40, 1])
@@ -388,6 +468,9 @@ def test_somebody_else_commits_between_reading_and_committing(
         if uri.endswith(table) and left:
             left -= 1
             deltalake.DeltaTable(uri).optimize.z_order(["document_id"])
+            if table == "documents":
+                # Its row is replaced.
+                deltalake.DeltaTable(uri).delete("document_id = '2.txt'")
         return commit(uri, version, *args, **kwargs)
 
     monkeypatch.setattr(publish, "commit", late)
