@@ -543,9 +543,7 @@ class SyncBatchRunner:
     def _stored(self, batch: Batch) -> FileResultStore:
         """Where the response of a batch is stored, if the task has a result file."""
         assert self.results is not None  # noqa: S101  # for the type checker
-        return self.results.of(
-            batch.position, f"{batch.fingerprint(self.options.as_json())}{self.revision or ''}"
-        )
+        return self.results.of(f"{batch.fingerprint(self.options.as_json())}{self.revision or ''}")
 
     async def run(self) -> list[tuple[Prediction, ...]]:
         """

@@ -371,7 +371,7 @@ class JobTask(ABC, Generic[File]):
         results = self.store.results
         sizes = results.stored(record.jobs)
         bodies = read_ahead(
-            lambda position: results.of(position, record.jobs[position]).read(),
+            lambda position: results.of(record.jobs[position]).read(),
             range(self.count),
             size=lambda position: sizes.get(position, 0),
             max_bytes=_READ_AHEAD_BYTES,
@@ -393,7 +393,7 @@ class JobTask(ABC, Generic[File]):
     def _read(self, record: JobRecord, file: File, position: int, body: bytes | None) -> Any:
         """The result in a body. A large one was stored without being parsed."""
         job_id = record.jobs[position]
-        stored = self.store.results.of(position, job_id)
+        stored = self.store.results.of(job_id)
         if body is None:
             raise StorageError(
                 f"{stored.uri} no longer exists. A retry polls the job "
@@ -421,7 +421,7 @@ class JobTask(ABC, Generic[File]):
         """Quarantine bodies, which may be the only copies; another attempt submits their parts again."""
         messages = []
         for position, err in errors.items():
-            kept = self.store.results.of(position, record.jobs[position]).reject()
+            kept = self.store.results.of(record.jobs[position]).reject()
             messages.append(f"{self._job(record, position)}: {err} The response is kept in {kept}.")
         record.mark_failed(dict.fromkeys(errors, ""))
         self.store.save(record)

@@ -127,7 +127,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         store: ResultStore = memory
         if task is not None:
             task.store.results.check_writable()
-            store = task.store.results.of(0, self.job_id)
+            store = task.store.results.of(self.job_id)
         outcome = asyncio.run(self._poll(kind, store, self._started(context)))
         match outcome.end:
             case JobEnd.FAILED:
@@ -186,7 +186,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         from lucidworks_provider.storage import discard_folder, exists, read_file, write_file
 
         results = task.store.results
-        stored = results.of(0, self.job_id)
+        stored = results.of(self.job_id)
         body = stored.read()
         if body is not None:
             try:

@@ -533,7 +533,7 @@ def test_whatever_ends_it_once_the_result_is_written_a_retry_returns_that(
     store.down = place == "log"
 
     def half_way(*_: Any) -> None:
-        min(sync.path.parent.rglob("0*.json")).unlink()
+        min(sync.path.parent.rglob("_*/[!r]*.json")).unlink()
         raise Death
 
     with monkeypatch.context() as dying:
@@ -892,7 +892,7 @@ def test_a_quarantined_body_outlives_the_next_submission_of_the_only_job(
         deferred = jobs.defer(inputs=["One."])
     (job,) = service.emulator.state.jobs.all()
     bodies = ResultDirectory(deferred.trigger.folder)
-    kept = asyncio.run(bodies.of(0, job.job_id).quarantine(b"body", QuarantineReason.UNUSABLE))
+    kept = asyncio.run(bodies.of(job.job_id).quarantine(b"body", QuarantineReason.UNUSABLE))
     service.job(0, "GONE")
     event = wait(deferred)
     jobs.make = partial(jobs.make, inputs=["One."])
