@@ -115,7 +115,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
     def _poke(self, context: Context) -> bool | PokeReturnValue:
         from lucidworks_provider.jobs.decisions import JobEnd
         from lucidworks_provider.jobs.external import read_body
-        from lucidworks_provider.jobs.record import MemoryResultStore
+        from lucidworks_provider.jobs.record import MemoryResultStore, QuarantineReason
 
         kind = self._checked()
         name = f"{kind.name.capitalize()} job {self.job_id}"
@@ -140,8 +140,8 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
                     f"{f'{outcome.message} ' if outcome.message else ''}Submit it again."
                 )
         if task is None:
-            # A quarantined payload too: the next poke may not get it again.
-            body = memory.body or next(iter(memory.quarantined.values()), None)
+            # Also a payload with an unknown status: the next poke may not get it again.
+            body = memory.body or memory.quarantined.get(QuarantineReason.UNKNOWN_STATUS)
             if body is not None:
                 read_body(body, kind, self.job_id)
                 return PokeReturnValue(True, json.loads(body))
