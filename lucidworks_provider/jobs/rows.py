@@ -338,7 +338,12 @@ class BatchReader:
             if not self._recent or position < self._recent[0].position:
                 self._restart()
             while not self._recent or self._recent[-1].position < position:
-                self._recent.append(next(self._following))
+                try:
+                    self._recent.append(next(self._following))
+                except Exception:
+                    # The iterator has ended with the error; another thread's call must begin anew.
+                    self._restart()
+                    raise
             return self._recent[position - self._recent[0].position]
 
     def rest(self) -> Iterator[Batch]:
@@ -693,7 +698,8 @@ def _by_name(given: Any, what: str, columns: TableColumns, names: Sequence[str] 
         return dict(convert())  # a named tuple
     if callable(keys := getattr(given, "keys", None)):
         names = list(keys())  # sqlite3.Row
-    elif not isinstance(given, tuple | list):
+    elif not names and not isinstance(given, tuple | list):
+        # With the names of a cursor it is one of its rows, which some drivers give a type of their own.
         raise not_rendered(given, what)
     expected = names or (*([] if columns.key is None else [columns.key]), columns.text, *columns.others)
     if len(given) != len(expected):
@@ -716,6 +722,9 @@ def _value(value: Any, name: str, what: str, columns: TableColumns) -> Any:
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, UUID):
+    if isinstance(value, set | frozenset):
+        # Its order, and so the fingerprint of the rows, would differ between processes.
+        value = sorted(value, key=repr)
         return str(value)
     if isinstance(value, memoryview | bytearray):
         return bytes(value)

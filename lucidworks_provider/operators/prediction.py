@@ -356,7 +356,8 @@ class LucidworksPredictionOperator(_Predicting):
         rows: list[dict[str, Any]] = []
         dimension: int | None = None
         responses = iter(predicted)
-        for batch in runner.batches:
+        # All of them first: whether the table was changed is known at its end.
+        for batch in list(runner.batches.checked()):
             predictions = next(responses) if batch.sent else ()
             dimension = check_vectors(
                 predictions, runner.options, dimension, lenient=runner.policy.lenient, warnings=warnings

@@ -7,6 +7,7 @@ import csv
 import gzip
 import json
 import sqlite3
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -71,6 +72,28 @@ def cursor() -> Any:
     return database.execute("SELECT * FROM t ORDER BY sku")
 
 
+class OwnRow:
+    """As pyodbc has it: with a length and positions, but no tuple."""
+
+    def __init__(self, values: tuple[Any, ...]) -> None:
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, position: int) -> Any:
+        return self._values[position]
+
+
+class OwnRows:
+    def __init__(self) -> None:
+        self._cursor = cursor()
+        self.description = self._cursor.description
+
+    def __iter__(self) -> Iterator[OwnRow]:
+        return map(OwnRow, self._cursor)
+
+
 def dictionaries() -> list[dict[str, Any]]:
     return [{name: row[name] for name in ("sku", "text", "brand")} for row in ROWS]
 
@@ -91,6 +114,7 @@ SOURCES: dict[str, Any] = {
     "a generator of tuples": lambda: ((row["sku"], row["text"], row["brand"]) for row in ROWS),
     "named tuples": lambda: (Named(row["sku"], row["text"], row["brand"]) for row in ROWS),
     "a cursor": cursor,
+    "a cursor with rows of its own": OwnRows,
     "mapped tasks": lambda: [dictionaries()[:4], [], dictionaries()[4:]],
 }
 

@@ -343,6 +343,7 @@ def test_batches_of_a_column_may_have_several_dictionaries_and_no_values(
         (pandas.NaT, None),
         ([pandas.NA], [None]),
     ],
+        ({"b", "a", "c"}, ["a", "b", "c"]),
 )
 def test_values_of_numpy_and_pandas_in_json(
     service: Service, tmp_path: Path, value: Any, wanted: Any
@@ -632,6 +633,18 @@ def test_jobs_are_submitted_in_any_order(service: Service, tmp_path: Path) -> No
 
 
 def test_a_table_that_changes_between_two_tries(service: Service, tmp_path: Path) -> None:
+def test_a_table_that_changes_while_its_jobs_are_submitted(service: Service, tmp_path: Path) -> None:
+    source = write(tmp_path / "t.parquet", [{"id": n, "text": f"{n}."} for n in range(40)])
+    task = by_jobs(str(source), tmp_path / "p.jsonl", batch_size=2)._task(new_context())  # noqa: SLF001
+    write(source, [{"id": 1, "text": "1."}])
+
+    async def submit() -> list[Any]:
+        posts = (task.submit(position) for position in (17, 18, 19))
+        return await asyncio.wait_for(asyncio.gather(*posts, return_exceptions=True), 10)
+
+    assert ["was changed while" in str(error) for error in asyncio.run(submit())] == [True] * 3
+
+
     context, source, path = new_context(), write(tmp_path / "t.parquet"), tmp_path / "p.parquet"
     first = direct(str(source), **COLUMNS, result_path=str(path)).execute(context)
     assert direct(str(source), **COLUMNS, result_path=str(path)).execute(context) == first
@@ -642,25 +655,32 @@ def test_a_table_that_changes_between_two_tries(service: Service, tmp_path: Path
 
 
 def test_a_table_that_changes_while_it_is_read(
-    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("p.parquet", []), (None, []), (None, ROWS)],
+    ids=["file", "return value", "return value, more rows"],
+)
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None, more: list[Any]
 ) -> None:
-    context, source, path = new_context(), write(tmp_path / "t.parquet"), tmp_path / "p.parquet"
+    context, source = new_context(), write(tmp_path / "t.parquet")
+    path = name and str(tmp_path / name)
     run = SyncBatchRunner.run
 
     async def change(runner: SyncBatchRunner) -> Any:
         found = await run(runner)
-        write(source, [*ROWS[:9], ROWS[9] | {"brand": "another"}])
+        write(source, [*ROWS[:9], ROWS[9] | {"brand": "another"}, *more])
         return found
 
     with monkeypatch.context() as changing:
         changing.setattr(SyncBatchRunner, "run", change)
         with pytest.raises(InputError, match="was changed while") as caught:
-            direct(str(source), **COLUMNS, result_path=str(path)).execute(context)
+            direct(str(source), **COLUMNS, result_path=path).execute(context)
     assert caught.value.retryable
-    assert not path.exists()
-    direct(str(source), **COLUMNS, result_path=str(path)).execute(context)
-    assert rows_of(path)[9]["brand"] == "another"
-    assert len(service.calls("predict")) == 3, "no text was changed, so nothing is paid for again"
+    assert list(tmp_path.glob("p.*")) == []
+    direct(str(source), **COLUMNS, result_path=path).execute(context)
+    if path:
+        assert rows_of(Path(path))[9]["brand"] == "another"
+        assert len(service.calls("predict")) == 3, "no text was changed, so nothing is paid for again"
 
 
 # A task that predicts a table, as a process that a test kills.
