@@ -25,11 +25,10 @@ from uuid import UUID
 from lucidworks_provider.client.chunking import MAX_TEXT_BYTES
 from lucidworks_provider.client.http.messages import json_body
 from lucidworks_provider.client.options import as_json, no_text
-from lucidworks_provider.documents.document import check_text
+from lucidworks_provider.documents.document import TableColumns, check_text
 from lucidworks_provider.documents.parquet_rows import is_textual
 from lucidworks_provider.documents.tables import (
     Table,
-    TableColumns,
     check_installed,
     copied,
     open_table,
@@ -467,7 +466,10 @@ def read_batches(
     """
     if isinstance(inputs, str) and inputs.lstrip().startswith("["):
         inputs = _parsed(inputs, columns.argument)
-    table = open_table(inputs, columns)
+    listed = (
+        inputs if isinstance(inputs, Sequence) and not isinstance(inputs, bytes | bytearray | str) else None
+    )
+    table = open_table(inputs, columns) if listed is None else None
     again = spool is None or not spool.everything
     uri = None if table is None else table.uri
     spooled = False
@@ -475,13 +477,8 @@ def read_batches(
     try:
         if table is not None and table.again and again:
             read: Callable[[], Iterable[Rows]] = lambda: _table_rows(table, columns, rules)  # noqa: E731
-        elif (
-            table is None
-            and again
-            and isinstance(inputs, Sequence)
-            and not isinstance(inputs, bytes | bytearray | str)
-        ):
-            held = [_in_memory(inputs, columns, rules)]
+        elif listed is not None and again:
+            held = [_in_memory(listed, columns, rules)]
             read = lambda: held  # noqa: E731
         else:
             once = (
@@ -722,12 +719,12 @@ def _value(value: Any, name: str, what: str, columns: TableColumns) -> Any:
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, UUID):
-    if isinstance(value, set | frozenset):
-        # Its order, and so the fingerprint of the rows, would differ between processes.
-        value = sorted(value, key=repr)
         return str(value)
     if isinstance(value, memoryview | bytearray):
         return bytes(value)
+    if isinstance(value, set | frozenset):
+        # Its order, and so the fingerprint of the rows, would differ between processes.
+        value = sorted(value, key=repr)
     if isinstance(value, str):
         try:
             value.encode()

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
     from lucidworks_provider.client.chunking import ChunkingOptions
-    from lucidworks_provider.documents.tables import TableColumns
+    from lucidworks_provider.documents.document import TableColumns
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
     from lucidworks_provider.jobs.decisions import JobsOutcome
     from lucidworks_provider.jobs.record import JobRecord, ResultDirectory
@@ -359,7 +359,7 @@ class RowsMixin:
         :param argument: that has the rows.
         :param optional: other columns that are sent.
         """
-        from lucidworks_provider.documents.tables import TableColumns
+        from lucidworks_provider.documents.document import TableColumns
 
         columns = self.columns
         if isinstance(columns, str):
