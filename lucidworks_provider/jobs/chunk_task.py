@@ -73,7 +73,7 @@ class ChunkFile(ResultFile):
     def __init__(
         self, uri: str, path: Path, options: ChunkingOptions, kept: Mapping[str, pa.DataType]
     ) -> None:
-        super().__init__(path, uri=uri, documents=0, chunks=0, dimension=0, tokens=0, rejected=None)
+        super().__init__(uri=uri, documents=0, chunks=0, dimension=0, tokens=0, rejected=None)
         self._quantization = options.quantization
         self._columns = ChunkColumns(options, with_hash=False, kept=kept)
         self._writer = (

@@ -72,14 +72,12 @@ class Warnings:
 
 class ResultFile:
     """
-    A file that a task writes.
+    The result of a task.
 
-    :param path: where it is written before it is published.
     :param counts: of the manifest, and the URI; those that are None are left out.
     """
 
-    def __init__(self, path: Path, **counts: Any) -> None:
-        self.path = path
+    def __init__(self, **counts: Any) -> None:
         self.counts = counts
         # About results that are accepted.
         self.warnings = Warnings()
@@ -104,6 +102,19 @@ class JsonLinesWriter:
 
     def close(self) -> None:
         self._file.close()
+
+
+class RowList:
+    """Rows of JSON that a task returns."""
+
+    def __init__(self) -> None:
+        self.rows: list[Mapping[str, Any]] = []
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self.rows += rows
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 class ParquetWriter:

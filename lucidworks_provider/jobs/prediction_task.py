@@ -38,7 +38,6 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lucidworks_provider.client import validation
@@ -64,7 +63,14 @@ from lucidworks_provider.errors import (
     TooManyRejectsError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs.columns import BYTES, JsonLinesWriter, ParquetWriter, ResultFile, Warnings
+from lucidworks_provider.jobs.columns import (
+    BYTES,
+    JsonLinesWriter,
+    ParquetWriter,
+    ResultFile,
+    RowList,
+    Warnings,
+)
 from lucidworks_provider.jobs.record import (
     REJECTED,
     FileResultStore,
@@ -136,26 +142,6 @@ def _row(
     return named | {name: value for name, value in plain.items() if name not in named}, others
 
 
-def check_errors(errors: int, predictions: int, most: float, *, failed: str | None = None) -> None:
-    """
-    Warn about inputs without a prediction.
-
-    :param most: the share of the inputs that may have none, 0 to 1.
-    :param failed: the first error of an input that was sent; None if there is none. A warning about the others was
-        logged before they were sent.
-    :raises TooManyRejectsError: more have none. Not retryable: the stored responses would be the same.
-    """
-    if not errors:
-        return
-    message = f"{errors:,} of {predictions:,} inputs have no prediction; the column error says why"
-    if errors > most * predictions:
-        failure = TooManyRejectsError(f"{message}. That is more than max_reject_ratio={most:g} allows.")
-        failure.retryable = False
-        raise failure
-    if failed is not None:
-        log.warning("%s. The first: %s", message, failed[:_CHARACTERS])
-
-
 @dataclass(frozen=True, slots=True)
 class ResultPolicy:
     """
@@ -219,24 +205,23 @@ class PredictionFile(ResultFile):
 
     def __init__(
         self,
-        uri: str,
-        path: Path,
+        writer: ParquetWriter | JsonLinesWriter | RowList,
         options: PredictionOptions[Any],
-        kept: Mapping[str, pa.DataType],
-        *,
-        lenient: bool,
+        policy: ResultPolicy = DEFAULT_POLICY,
+        kept: Mapping[str, pa.DataType] | None = None,
+        uri: str | None = None,
     ) -> None:
         counts = ("memory_uuid", "dimension", "errors", "rejected")
-        super().__init__(path, uri=uri, predictions=0, tokens=0, **dict.fromkeys(counts))
-        self._writer = ParquetWriter(path) if uri.endswith(".parquet") else JsonLinesWriter(path)
+        super().__init__(uri=uri, predictions=0, tokens=0, **dict.fromkeys(counts))
+        self._writer = writer
         self._options = options
-        self._kept = kept
-        self._lenient = lenient
+        self._policy = policy
+        self._kept = kept or {}
         self._conversations: set[str] = set()
         # Batches before the first vector, whose length the schema has.
         self._waiting: list[tuple[Batch, Sequence[Prediction]]] = []
         # The first error of an input that was sent.
-        self.failed: str | None = None
+        self._failed: str | None = None
 
     def add(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
         """
@@ -247,7 +232,11 @@ class PredictionFile(ResultFile):
         """
         counts = self.counts
         dimension = check_vectors(
-            predictions, self._options, counts["dimension"], lenient=self._lenient, warnings=self.warnings
+            predictions,
+            self._options,
+            counts["dimension"],
+            lenient=self._policy.lenient,
+            warnings=self.warnings,
         )
         try:
             self._write(batch, predictions, dimension)
@@ -258,8 +247,8 @@ class PredictionFile(ResultFile):
         rejected = len(batch.inputs) - len(predictions)
         if errors := rejected + sum(one.error is not None for one in predictions):
             counts["errors"] = (counts["errors"] or 0) + errors
-        if self.failed is None:
-            self.failed = next((str(one.error) for one in predictions if one.error is not None), None)
+        if self._failed is None:
+            self._failed = next((str(one.error) for one in predictions if one.error is not None), None)
         if rejected:
             counts["rejected"] = (counts["rejected"] or 0) + rejected
         counts["tokens"] += sum(one.tokens_used.sum for one in predictions)
@@ -267,6 +256,23 @@ class PredictionFile(ResultFile):
             memory for one in predictions if isinstance(memory := one.sent.get("memoryUuid"), str)
         }
         counts["memory_uuid"] = next(iter(self._conversations)) if len(self._conversations) == 1 else None
+
+    def check_errors(self) -> None:
+        """
+        Warn about inputs without a prediction. About those that were not sent, a warning was logged before.
+
+        :raises TooManyRejectsError: more have none. Not retryable: the stored responses would be the same.
+        """
+        errors, predictions = self.counts["errors"] or 0, self.counts["predictions"]
+        message = f"{errors:,} of {predictions:,} inputs have no prediction; the column error says why"
+        if errors > self._policy.max_reject_ratio * predictions:
+            failure = TooManyRejectsError(
+                f"{message}. That is more than max_reject_ratio={self._policy.max_reject_ratio:g} allows."
+            )
+            failure.retryable = False
+            raise failure
+        if self._failed is not None:
+            log.warning("%s. The first: %s", message, self._failed[:_CHARACTERS])
 
     def close(self) -> None:
         if isinstance(self._writer, ParquetWriter):
@@ -276,7 +282,7 @@ class PredictionFile(ResultFile):
             self._writer.close()
 
     def _write(self, batch: Batch, predictions: Sequence[Prediction], dimension: int | None) -> None:
-        if isinstance(self._writer, JsonLinesWriter):
+        if not isinstance(self._writer, ParquetWriter):
             self._writer.write(rows_of(batch, predictions))
         elif self._options.name == "embedding" and not dimension:
             self._waiting.append((batch, predictions))
@@ -306,15 +312,11 @@ def prediction_file(
     :param kept: types of the key and the other columns that are passed through, for Parquet.
     :raises TooManyRejectsError: more have none.
     """
-    with (
-        writing(uri) as path,
-        closing(PredictionFile(uri, path, options, kept or {}, lenient=policy.lenient)) as file,
-    ):
-        yield file
-        counts = file.counts
-        check_errors(
-            counts["errors"] or 0, counts["predictions"], policy.max_reject_ratio, failed=file.failed
-        )
+    with writing(uri) as path:
+        writer = ParquetWriter(path) if uri.endswith(".parquet") else JsonLinesWriter(path)
+        with closing(PredictionFile(writer, options, policy, kept, uri)) as file:
+            yield file
+            file.check_errors()
 
 
 # Names that a row has in either format.
@@ -564,7 +566,9 @@ class SyncBatchRunner:
             names = await in_thread(self.results.names)
         some = any(name.endswith(REJECTED) for name in names)
         queue = _Queue(
-            _to_send(self.batches, lambda batch: some and self._stored(batch).rejected_name in names)
+            _to_send(
+                self.batches.checked(), lambda batch: some and self._stored(batch).rejected_name in names
+            )
         )
         failed = _Failures()
         done: dict[int, tuple[Prediction, ...]] = {}

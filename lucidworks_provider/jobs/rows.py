@@ -259,9 +259,6 @@ class Batches:
     uri: str | None = None
     spooled: bool = False
 
-    def __iter__(self) -> Iterator[Batch]:
-        return split_batches(self.read(), self.size)
-
     def __len__(self) -> int:
         return math.ceil(self.survey.sent / self.size)
 

@@ -25,7 +25,7 @@ from lucidworks_provider.operators.base import (
     DEFERRABLE,
     BaseSensorArguments,
     DeferrableJobMixin,
-    result_directory,
+    job_store,
 )
 from lucidworks_provider.sensors.base import BaseLucidworksSensor
 
@@ -190,14 +190,14 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         body = stored.read()
         if body is not None:
             try:
-                parsed = read_body(body, task.job_kind, self.job_id)
+                parsed = read_body(body, task.kind, self.job_id)
             except MalformedResponseError as err:
                 kept = stored.reject()
                 err.args = (f"{err} The response is kept in {kept}.", *err.args[1:])
                 raise
             if parsed.state is JobState.FAILED:
                 raise JobFailedError(
-                    f"{task.job_kind.name.capitalize()} job {self.job_id} failed: {parsed.message}"
+                    f"{task.kind.name.capitalize()} job {self.job_id} failed: {parsed.message}"
                 )
             write_file(task.result_uri, body)
             discard_folder(results.folder)
@@ -221,15 +221,14 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
 
     def _task(self, context: Context) -> ExternalJob:
         from lucidworks_provider.jobs.external import ExternalJob
-        from lucidworks_provider.jobs.record import JobStateStore
         from lucidworks_provider.storage import check_uri
 
         uri = check_uri(self.result_path, "result_path")
         return ExternalJob(
             result_uri=uri,
-            store=JobStateStore(result_directory(uri, context), context.get("task_state_store")),
+            store=job_store(uri, context),
             hook=self.hook,
             resubmit_unknown=True,
-            job_kind=self._checked(),
+            kind=self._checked(),
             job_id=self.job_id,
         )

@@ -805,6 +805,16 @@ def test_a_large_result_without_a_file_is_a_warning(
     assert "set a result_path" in capsys.readouterr().out + caplog.text
 
 
+@pytest.mark.parametrize("with_path", [False, True])
+def test_predictions_are_counted_where_they_are_returned_too(
+    sync: Attempts, monkeypatch: pytest.MonkeyPatch, with_path: bool
+) -> None:
+    counted: list[Any] = []
+    monkeypatch.setattr(metrics, "documents", lambda counts, chunks: counted.append(counts))
+    sync.run(inputs=["x", " ", "y"], max_reject_ratio=0.5, **({} if with_path else {"result_path": None}))
+    assert counted == [{"chunked": 0, "predicted": 2, "rejected": 1}]
+
+
 @both_stores
 def test_a_budget_of_tokens_keeps_the_responses_and_a_clear_sends_the_rest(
     service: Service, sync: Attempts
