@@ -96,8 +96,9 @@ class ChunkFile(ResultFile):
             if self._columns.rows >= GROUP_ROWS:
                 self._flush(self._writer)
         else:
-            check_dimension(document_id, chunks, counts["dimension"])
-            check_quantised(document_id, chunks, self._quantization)
+            vectors = [chunk.vector for chunk in chunks]
+            check_dimension(vectors, counts["dimension"], f"Document {document_id!r}")
+            check_quantised(vectors, self._quantization, f"Document {document_id!r}")
             try:
                 self._writer.write(_json_rows(document_id, chunks, spans, kept))
             except UnicodeEncodeError as err:
@@ -320,14 +321,14 @@ class ChunkTask(JobTask[ChunkFile]):
         checked = check_chunks(text, self.options, value, lenient=self.lenient)
         file.add(document_id, value.chunks, checked.spans, kept)
         for warning in checked.warnings:
-            file.warnings.add("Document %r: %s", document_id, warning)
+            file.warn("Document %r: %s", document_id, warning)
         if checked.gap is not None:
             self._gaps[document_id] = checked.gap
 
     def _warn_of_gaps(self, file: ChunkFile) -> None:
         if self._gaps:
             first, gap = next(iter(self._gaps.items()))
-            file.warnings.add(
+            file.warn(
                 "The chunks of %s of %s documents do not cover the text. The first: %r, %s. The service limits the "
                 "chunks of a request by dimension and silently drops the rest: split long documents, or quantise the "
                 "vectors.",

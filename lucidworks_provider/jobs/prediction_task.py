@@ -40,13 +40,13 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lucidworks_provider.client import validation
 from lucidworks_provider.client.http.messages import Response, parse_object, read_blanked
 from lucidworks_provider.client.jobs import PREDICTION, JobKind
 from lucidworks_provider.client.prediction_types import Embedding, Prediction, read_predictions
 from lucidworks_provider.client.predictions import PredictionResult, read_result
 from lucidworks_provider.client.secrets import blank
 from lucidworks_provider.client.use_cases import Items, PredictionOptions, check_wire
+from lucidworks_provider.client.validation import check_vectors, refused
 from lucidworks_provider.errors import (
     AuthenticationError,
     BudgetExceededError,
@@ -69,7 +69,8 @@ from lucidworks_provider.jobs.columns import (
     ParquetWriter,
     ResultFile,
     RowList,
-    Warnings,
+    check_dimension,
+    check_quantised,
 )
 from lucidworks_provider.jobs.record import (
     REJECTED,
@@ -158,42 +159,6 @@ class ResultPolicy:
 DEFAULT_POLICY = ResultPolicy()
 
 
-def check_vectors(
-    predictions: Sequence[Prediction],
-    options: PredictionOptions[Any],
-    dimension: int | None = None,
-    *,
-    lenient: bool = False,
-    warnings: Warnings,
-) -> int | None:
-    """
-    Check that all vectors have one length and the requested quantisation.
-
-    :param dimension: length of the vectors before these, if there were any.
-    :param warnings: gets those about vectors that are accepted.
-    :return: length of these.
-    :raises MalformedResponseError: they do not.
-    """
-    vectors = [one.vector for one in predictions if isinstance(one, Embedding) and one.error is None]
-    asked = (options.model_config or {}).get("dimReductionSize")
-    for warning in validation.check_vectors(
-        vectors, options.quantization, asked, "the response", lenient=lenient
-    ):
-        warnings.add("%s", warning)
-    for vector in vectors:
-        if dimension not in {None, len(vector)}:
-            raise validation.refused(f"a vector of {len(vector)} numbers after one of {dimension}")
-        dimension = len(vector)
-        method = options.quantization
-        if method is not None and method in BYTES:
-            _, low, high = BYTES[method]
-            if not all(value == int(value) and low <= value <= high for value in vector):
-                raise validation.refused(
-                    f"{method} was requested, but a vector has a number that is not a whole one from {low} to {high}"
-                )
-    return dimension
-
-
 class PredictionFile(ResultFile):
     """
     Writes batches and counts their rows.
@@ -231,17 +196,11 @@ class PredictionFile(ResultFile):
         :raises MalformedResponseError: values that the file cannot hold.
         """
         counts = self.counts
-        dimension = check_vectors(
-            predictions,
-            self._options,
-            counts["dimension"],
-            lenient=self._policy.lenient,
-            warnings=self.warnings,
-        )
+        dimension = self._dimension(predictions)
         try:
             self._write(batch, predictions, dimension)
         except (ValueError, TypeError, OverflowError, RecursionError) as err:
-            raise validation.refused(f"a value that the file cannot hold: {err}") from err
+            raise refused(f"a value that the file cannot hold: {err}") from err
         counts["dimension"] = dimension
         counts["predictions"] += len(batch.inputs)
         rejected = len(batch.inputs) - len(predictions)
@@ -261,7 +220,8 @@ class PredictionFile(ResultFile):
         """
         Warn about inputs without a prediction. About those that were not sent, a warning was logged before.
 
-        :raises TooManyRejectsError: more have none. Not retryable: the stored responses would be the same.
+        :raises TooManyRejectsError: more than ``max_reject_ratio`` have none. Not retryable: the stored responses
+            would be the same.
         """
         errors, predictions = self.counts["errors"] or 0, self.counts["predictions"]
         message = f"{errors:,} of {predictions:,} inputs have no prediction; the column error says why"
@@ -280,6 +240,19 @@ class PredictionFile(ResultFile):
             self._writer.close(schema)
         else:
             self._writer.close()
+
+    def _dimension(self, predictions: Sequence[Prediction]) -> int | None:
+        """
+        The length of all vectors so far, None if there is none.
+
+        :raises MalformedResponseError: they are of another length than before, or not of the requested quantisation.
+        """
+        vectors = [one.vector for one in predictions if isinstance(one, Embedding) and one.error is None]
+        method, asked = self._options.quantization, (self._options.model_config or {}).get("dimReductionSize")
+        for warning in check_vectors(vectors, method, asked, "the response", lenient=self._policy.lenient):
+            self.warn("%s", warning)
+        check_quantised(vectors, method, "the response")
+        return check_dimension(vectors, self.counts["dimension"] or 0, "the response") or None
 
     def _write(self, batch: Batch, predictions: Sequence[Prediction], dimension: int | None) -> None:
         if not isinstance(self._writer, ParquetWriter):
@@ -560,8 +533,8 @@ class SyncBatchRunner:
         if self.results is not None:
             try:
                 await in_thread(self.results.check_writable)
-            except StorageError as refused:
-                raise StorageError(f"result_path cannot be written: {refused}") from refused
+            except StorageError as why:
+                raise StorageError(f"result_path cannot be written: {why}") from why
             # One listing instead of a request for each batch.
             names = await in_thread(self.results.names)
         some = any(name.endswith(REJECTED) for name in names)
@@ -657,7 +630,7 @@ class SyncBatchRunner:
             stored.mark_rejected()
             kept = stored.reject()
             message = str(err).rstrip(".")
-            raise validation.refused(
+            raise refused(
                 f"{batch.name}: {message}. The response is kept in {kept}; clearing the task sends the batch again"
             ) from None
 

@@ -404,7 +404,7 @@ class JobTask(ABC, Generic[File]):
             case JobState.RESULT:
                 return read.value
             case JobState.PENDING if read.value:
-                file.warnings.add("Job %s: read a result with the unknown status %r.", job_id, read.status)
+                file.warn("Job %s: read a result with the unknown status %r.", job_id, read.status)
                 return read.value
             case JobState.FAILED:
                 stored.delete()

@@ -700,7 +700,7 @@ def test_responses_that_nobody_can_read_are_not_paid_for_with_every_batch(
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ([1, 2, 3], "a vector of 3 numbers after one of 2"),
+        ([1, 2, 3], "vectors of 3 numbers, the ones before it of 2"),
         ([0.5, 1], "max-scale was requested"),
         ([128, 0], "max-scale was requested"),
     ],
@@ -727,7 +727,7 @@ def test_vectors_that_do_not_belong_together_are_asked_for_again(
 
 def test_vectors_that_do_not_belong_together_are_not_returned(service: Service, sync: Attempts) -> None:
     service.answers(predictions({"vector": [0.5]}, {"vector": [0.5, 2]}, {"vector": [0.5]}))
-    with pytest.raises(MalformedResponseError, match="vector of 2 numbers after one of 1"):
+    with pytest.raises(MalformedResponseError, match="vectors of 2 numbers, the ones before it of 1"):
         sync.run(use_case="embedding", result_path=None)
 
 
