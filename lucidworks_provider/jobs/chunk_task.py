@@ -9,6 +9,7 @@ sent has no row.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -310,10 +311,12 @@ class ChunkTask(JobTask[ChunkFile]):
         with chunk_file(self.result_uri, self.options, self.batches.survey.types) as file:
             yield file
             file.counts["rejected"] = self.batches.survey.rejected or None
-            # Read to the end, where a change of the table is detected.
-            for _ in self._reader.rest():
-                pass
+            self.check_input()
             self._warn_of_gaps(file)
+
+    def check_input(self) -> None:
+        """:raises InputError: detected at the end of the table."""
+        deque(self._reader.rest(), maxlen=0)
 
     def add(self, file: ChunkFile, position: int, value: ChunkingResult) -> None:
         """Append a document's chunks, if they are of its text."""

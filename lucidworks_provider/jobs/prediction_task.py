@@ -479,6 +479,10 @@ class PredictionTask(JobTask[PredictionFile]):
                 if not batch.sent:
                     file.add(batch, ())
 
+    def check_input(self) -> None:
+        """:raises InputError: detected at the end of the table."""
+        deque(self._reader.rest(), maxlen=0)
+
     def add(self, file: PredictionFile, position: int, value: Sequence[Prediction]) -> None:
         file.add(self._reader.get(position), value)
 

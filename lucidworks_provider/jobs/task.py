@@ -203,6 +203,9 @@ class JobTask(ABC, Generic[File]):
     def add(self, file: File, position: int, value: Any) -> None:
         """Append a part's result to the file; raises MalformedResponseError."""
 
+    def check_input(self) -> None:
+        """:raises InputError: the input was changed while the results were written; retryable."""
+
     def manifest(self, file: File) -> dict[str, Any]:
         """What the task returns."""
         return file.manifest
@@ -383,6 +386,8 @@ class JobTask(ABC, Generic[File]):
                 except MalformedResponseError as err:
                     unusable[position] = err
             if unusable:
+                # A result of the input that was submitted does not fit another one, and must not be discarded.
+                self.check_input()
                 raise self._reject(record, unusable)
         manifest = self.manifest(file)
         record.finish(manifest)
