@@ -511,7 +511,7 @@ class Filled:
         counts = self.airflow.server.control()
         wrong = int(counts["refused"] + counts["again"] + self.jobs - counts["handed_out"])
         if self.kind is OURS:
-            files = (self.airflow.home / "results").rglob("*-*.json")
+            files = (self.airflow.home / "results").rglob("_*/[!r]*.json")
             wrong += abs(self.jobs - sum(file.stat().st_size > self.place.size / 2 for file in files))
         return wrong
 

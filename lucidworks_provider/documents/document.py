@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents and rejected documents as values, and what is no valid id or text."""
+"""Documents, rejected documents and their columns as values, and what is no valid id or text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
 from typing import NamedTuple
+
+from lucidworks_provider.errors import InputError
 
 # Longer than URLs; each chunk has a copy of its document's id.
 LONGEST_ID = 4096
@@ -81,6 +83,48 @@ class Rejection(NamedTuple):
 
     reason: Reason
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableColumns:
+    """
+    Which columns of a table are read.
+
+    :param key: column of the key; None for no key.
+    :param text: column of the texts.
+    :param others: columns that are passed through.
+    :param optional: columns that are read if the table has them.
+    :param argument: of the operator that takes the table, for messages.
+    :raises InputError: a name is invalid or duplicate.
+    """
+
+    key: str | None = "id"
+    text: str = "text"
+    others: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    argument: str = "inputs"
+
+    def __post_init__(self) -> None:
+        for argument, name in (("id_column", self.key), ("text_column", self.text)):
+            if (name is not None or argument == "text_column") and (not isinstance(name, str) or not name):
+                raise InputError(f"{argument} is {name!r}; give the name of a column.")
+        if self.key == self.text:
+            raise InputError(f"id_column and text_column are both {self.text!r}; they must differ.")
+        for name in self.others:
+            if not isinstance(name, str) or not name:
+                raise InputError(f"columns has {name!r}; give the names of columns.")
+            if name == self.key or self.others.count(name) > 1:
+                raise InputError(f"columns names {name!r} twice; id_column is passed through by itself.")
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Columns that the result has as well."""
+        return (*(() if self.key is None else (self.key,)), *self.others)
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Columns that a table must have."""
+        return tuple(dict.fromkeys((*self.kept, self.text)))
 
 
 def check_id(document_id: str) -> str | None:

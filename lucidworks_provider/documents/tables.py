@@ -30,7 +30,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.documents.csv_rows import CsvRecords
-from lucidworks_provider.documents.document import Rejection
+from lucidworks_provider.documents.document import Rejection, TableColumns
 from lucidworks_provider.documents.lines import BROKEN, open_decompressed, read_lines
 from lucidworks_provider.documents.records import ReadOptions
 from lucidworks_provider.documents.source import (
@@ -68,48 +68,6 @@ _ALONE = {"bool", "int", "str", "bytes", "date", "datetime", "datetime with a zo
 _IN_MEMORY = {"pandas", "polars", "pyarrow"}
 # Characters of a URI; a longer text is no URI, and must not be repeated in an error.
 _LONGEST_URI = 300
-
-
-@dataclass(frozen=True, slots=True)
-class TableColumns:
-    """
-    Which columns of a table are read.
-
-    :param key: column of the key; None for no key.
-    :param text: column of the texts.
-    :param others: columns that are passed through.
-    :param optional: columns that are read if the table has them.
-    :param argument: of the operator that takes the table, for messages.
-    :raises InputError: a name is invalid or duplicate.
-    """
-
-    key: str | None = "id"
-    text: str = "text"
-    others: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
-    argument: str = "inputs"
-
-    def __post_init__(self) -> None:
-        for argument, name in (("id_column", self.key), ("text_column", self.text)):
-            if (name is not None or argument == "text_column") and (not isinstance(name, str) or not name):
-                raise InputError(f"{argument} is {name!r}; give the name of a column.")
-        if self.key == self.text:
-            raise InputError(f"id_column and text_column are both {self.text!r}; they must differ.")
-        for name in self.others:
-            if not isinstance(name, str) or not name:
-                raise InputError(f"columns has {name!r}; give the names of columns.")
-            if name == self.key or self.others.count(name) > 1:
-                raise InputError(f"columns names {name!r} twice; id_column is passed through by itself.")
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """Columns that the result has as well."""
-        return (*(() if self.key is None else (self.key,)), *self.others)
-
-    @property
-    def required(self) -> tuple[str, ...]:
-        """Columns that a table must have."""
-        return tuple(dict.fromkeys((*self.kept, self.text)))
 
 
 @dataclass(frozen=True, slots=True)

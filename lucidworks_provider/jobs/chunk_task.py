@@ -9,6 +9,7 @@ sent has no row.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -73,7 +74,7 @@ class ChunkFile(ResultFile):
     def __init__(
         self, uri: str, path: Path, options: ChunkingOptions, kept: Mapping[str, pa.DataType]
     ) -> None:
-        super().__init__(path, uri=uri, documents=0, chunks=0, dimension=0, tokens=0, rejected=None)
+        super().__init__(uri=uri, documents=0, chunks=0, dimension=0, tokens=0, rejected=None)
         self._quantization = options.quantization
         self._columns = ChunkColumns(options, with_hash=False, kept=kept)
         self._writer = (
@@ -96,8 +97,9 @@ class ChunkFile(ResultFile):
             if self._columns.rows >= GROUP_ROWS:
                 self._flush(self._writer)
         else:
-            check_dimension(document_id, chunks, counts["dimension"])
-            check_quantised(document_id, chunks, self._quantization)
+            vectors = [chunk.vector for chunk in chunks]
+            check_dimension(vectors, counts["dimension"], f"Document {document_id!r}")
+            check_quantised(vectors, self._quantization, f"Document {document_id!r}")
             try:
                 self._writer.write(_json_rows(document_id, chunks, spans, kept))
             except UnicodeEncodeError as err:
@@ -309,10 +311,12 @@ class ChunkTask(JobTask[ChunkFile]):
         with chunk_file(self.result_uri, self.options, self.batches.survey.types) as file:
             yield file
             file.counts["rejected"] = self.batches.survey.rejected or None
-            # Read to the end, where a change of the table is detected.
-            for _ in self._reader.rest():
-                pass
+            self.check_input()
             self._warn_of_gaps(file)
+
+    def check_input(self) -> None:
+        """:raises InputError: detected at the end of the table."""
+        deque(self._reader.rest(), maxlen=0)
 
     def add(self, file: ChunkFile, position: int, value: ChunkingResult) -> None:
         """Append a document's chunks, if they are of its text."""
@@ -320,14 +324,14 @@ class ChunkTask(JobTask[ChunkFile]):
         checked = check_chunks(text, self.options, value, lenient=self.lenient)
         file.add(document_id, value.chunks, checked.spans, kept)
         for warning in checked.warnings:
-            file.warnings.add("Document %r: %s", document_id, warning)
+            file.warn("Document %r: %s", document_id, warning)
         if checked.gap is not None:
             self._gaps[document_id] = checked.gap
 
     def _warn_of_gaps(self, file: ChunkFile) -> None:
         if self._gaps:
             first, gap = next(iter(self._gaps.items()))
-            file.warnings.add(
+            file.warn(
                 "The chunks of %s of %s documents do not cover the text. The first: %r, %s. The service limits the "
                 "chunks of a request by dimension and silently drops the rest: split long documents, or quantise the "
                 "vectors.",

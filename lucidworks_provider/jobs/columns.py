@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.client.chunking import Chunk, ChunkingOptions
-from lucidworks_provider.client.validation import Span
+from lucidworks_provider.client.validation import Span, refused
 from lucidworks_provider.errors import MalformedResponseError
 from lucidworks_provider.jobs.rows import kept_arrays
 
@@ -54,40 +54,30 @@ _TOKENS = range(-(2**31), 2**31)
 _ROW_BYTES = 24
 
 
-class Warnings:
-    """Logs warnings about results that are accepted, and counts them for the manifest and the metrics."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def add(self, message: str, *values: object, results: int = 1) -> None:
-        """
-        Log a warning.
-
-        :param results: that it is about.
-        """
-        self.count += results
-        log.warning(message, *values)
-
-
 class ResultFile:
     """
-    A file that a task writes.
+    The result of a task.
 
-    :param path: where it is written before it is published.
     :param counts: of the manifest, and the URI; those that are None are left out.
     """
 
-    def __init__(self, path: Path, **counts: Any) -> None:
-        self.path = path
+    def __init__(self, **counts: Any) -> None:
         self.counts = counts
-        # About results that are accepted.
-        self.warnings = Warnings()
+        self._warnings = 0
+
+    def warn(self, message: str, *values: object, results: int = 1) -> None:
+        """
+        Log a warning about results that are accepted, and count it for the manifest and the metrics.
+
+        :param results: that it is about.
+        """
+        self._warnings += results
+        log.warning(message, *values)
 
     @property
     def manifest(self) -> dict[str, Any]:
         counts = {name: value for name, value in self.counts.items() if value is not None}
-        return counts | {"warnings": self.warnings.count}
+        return counts | {"warnings": self._warnings}
 
 
 class JsonLinesWriter:
@@ -104,6 +94,19 @@ class JsonLinesWriter:
 
     def close(self) -> None:
         self._file.close()
+
+
+class RowList:
+    """Rows of JSON that a task returns."""
+
+    def __init__(self) -> None:
+        self.rows: list[Mapping[str, Any]] = []
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self.rows += rows
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 class ParquetWriter:
@@ -200,41 +203,38 @@ def stored_chunk_schema(options: ChunkingOptions, dimension: int) -> pa.Schema:
     return plain.set(position, pa.field("vector", stored, False, about)).remove_metadata()
 
 
-def check_dimension(document_id: str, chunks: Sequence[Chunk], before: int) -> int:
+def check_dimension(vectors: Iterable[Sequence[float]], before: int, what: str) -> int:
     """
-    The length of all vectors of a document.
+    The length of all vectors.
 
-    :param before: of the documents before it, 0 when there was no vector.
-    :raises MalformedResponseError: they are of another length, or of several.
+    :param before: of the vectors before these, 0 when there was none.
+    :param what: has the vectors, for messages.
+    :raises MalformedResponseError: not retryable; they are of another length, or of several.
     """
     dimension = before
-    for found in {len(chunk.vector) for chunk in chunks}:
+    for found in {len(vector) for vector in vectors}:
         if dimension not in {0, found}:
-            raise MalformedResponseError(
-                f"Document {document_id!r} has vectors of {found} numbers, the ones before it of {dimension}.",
-                status=200,
-            )
+            raise refused(f"{what} has vectors of {found} numbers, the ones before it of {dimension}")
         dimension = found
     return dimension
 
 
-def check_quantised(document_id: str, chunks: Sequence[Chunk], method: str | None) -> None:
+def check_quantised(vectors: Iterable[Sequence[float]], method: str | None, what: str) -> None:
     """
     Check the numbers of quantised vectors.
 
     :param method: the requested ``vectorQuantizationMethod``.
-    :raises MalformedResponseError: a number is not whole, or out of range.
+    :param what: has the vectors, for messages.
+    :raises MalformedResponseError: not retryable; a number is not whole, or out of range.
     """
-    if method is None:
+    if method not in BYTES:
         return
     _, low, high = BYTES[method]
-    for chunk in chunks:
+    for vector in vectors:
         # A vector of a thousand numbers has at most 256 that differ.
-        if not all(low <= value <= high and value == int(value) for value in set(chunk.vector)):
-            raise MalformedResponseError(
-                f"Document {document_id!r}: {method} was requested, but its vectors are not whole numbers from "
-                f"{low} to {high}.",
-                status=200,
+        if not all(low <= value <= high and value == int(value) for value in set(vector)):
+            raise refused(
+                f"{what}: {method} was requested, and a vector has other than whole numbers from {low} to {high}"
             )
 
 
@@ -307,12 +307,13 @@ class ChunkColumns:
         """
         if not chunks:
             return
-        dimension = check_dimension(document_id, chunks, self.dimension)
+        vectors = [chunk.vector for chunk in chunks]
+        dimension = check_dimension(vectors, self.dimension, f"Document {document_id!r}")
         texts = [chunk.text for chunk in chunks]
         tokens = [chunk.input_tokens for chunk in chunks]
         try:
             size = len("".join(texts).encode()) + len(chunks) * len(document_id.encode())
-            vectors = self._packed(document_id, chunks, dimension)
+            packed = self._packed(vectors, dimension, f"Document {document_id!r}")
         except (ValueError, OverflowError, struct.error) as err:
             raise unfit(document_id, str(err)) from err
         if not all(count is None or count in _TOKENS for count in tokens):
@@ -323,15 +324,15 @@ class ChunkColumns:
         self._indices += range(count)
         self._texts += texts
         self._spans += spans
-        for packed in vectors:
-            self._vectors += packed
+        for part in packed:
+            self._vectors += part
         self._tokens += tokens
         if self._with_hash:
             self._hashes += [content_hash] * count
         if self._kept_types:
             self._documents += [len(self._kept)] * count
             self._kept.append(kept)
-        self.nbytes += size + sum(map(len, vectors)) + count * (_ROW_BYTES + len(content_hash))
+        self.nbytes += size + sum(map(len, packed)) + count * (_ROW_BYTES + len(content_hash))
 
     def take(self) -> pa.RecordBatch | None:
         """Return and clear the chunks, or None if there are none."""
@@ -361,8 +362,7 @@ class ChunkColumns:
         self._clear()
         return pa.RecordBatch.from_arrays(columns, schema=schema)
 
-    def _packed(self, document_id: str, chunks: Sequence[Chunk], dimension: int) -> list[bytes]:
-        vectors = [chunk.vector for chunk in chunks]
+    def _packed(self, vectors: Sequence[Sequence[float]], dimension: int, what: str) -> list[bytes]:
         codes = {vector.typecode if isinstance(vector, array) else "" for vector in vectors}
         if codes in ({"d"}, {"q"}):
             groups = [vectors[at : at + _AT_ONCE] for at in range(0, len(vectors), _AT_ONCE)]
@@ -370,7 +370,7 @@ class ChunkColumns:
             try:
                 return [self._converted(b"".join(group), code) for group in groups]  # type: ignore[arg-type]  # arrays
             except OverflowError:
-                check_quantised(document_id, chunks, self._options.quantization)
+                check_quantised(vectors, self._options.quantization, what)
                 raise
         if self._pack is None or dimension != self.dimension:
             # "=" rejects numbers out of range; the native mode would store infinity.
@@ -385,7 +385,7 @@ class ChunkColumns:
             return [pack(*vector) for vector in vectors]
         except struct.error:
             # Whole numbers may be written as 12.0.
-            check_quantised(document_id, chunks, self._options.quantization)
+            check_quantised(vectors, self._options.quantization, what)
             return [pack(*map(int, vector)) for vector in vectors]
 
     def _converted(self, numbers: bytes, code: str) -> bytes:
@@ -415,6 +415,4 @@ def _finite(vector: Sequence[float]) -> bool:
 
 def unfit(document_id: str, what: str) -> MalformedResponseError:
     """The error for a document that cannot be written."""
-    return MalformedResponseError(
-        f"Document {document_id!r} has a value that the file cannot hold: {what}", status=200
-    )
+    return refused(f"Document {document_id!r} has a value that the file cannot hold: {what}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from lucidworks_provider.client.http.messages import parse_object
@@ -18,24 +19,28 @@ from lucidworks_provider.jobs.task import JobTask, ParsedBody
 from lucidworks_provider.storage import writing
 
 
+class BodyFile(ResultFile):
+    """:param path: where it is written before it is published."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+
 @dataclass(frozen=True, slots=True)
-class ExternalJob(JobTask[ResultFile]):
+class ExternalJob(JobTask[BodyFile]):
     """
     One job, known by its id. It cannot be submitted again, as its input is unknown.
 
-    :param job_kind: chunking or prediction.
+    :param kind: chunking or prediction.
     :param job_id: what the submission returned.
     """
 
     parts: ClassVar[str] = "jobs"
     submits: ClassVar[bool] = False
 
-    job_kind: JobKind
+    kind: JobKind  # type: ignore[misc]  # of this job, not of the class
     job_id: str
-
-    @property
-    def kind(self) -> JobKind:  # type: ignore[override]  # of this job, not of the class
-        return self.job_kind
 
     @property
     def count(self) -> int:
@@ -43,33 +48,33 @@ class ExternalJob(JobTask[ResultFile]):
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint_of({"kind": self.job_kind.name, "job": self.job_id}, [])
+        return fingerprint_of({"kind": self.kind.name, "job": self.job_id}, [])
 
     def name(self, position: int) -> str:
         """By its kind; messages add the id."""
-        return f"The {self.job_kind.name} job"
+        return f"The {self.kind.name} job"
 
     async def submit(self, position: int) -> str:
         return self.job_id
 
     def parse(self, body: bytes, position: int, job_id: str) -> ParsedBody:
-        return read_body(body, self.job_kind, job_id)
+        return read_body(body, self.kind, job_id)
 
     @contextmanager
-    def open(self) -> Iterator[ResultFile]:
+    def open(self) -> Iterator[BodyFile]:
         with writing(self.result_uri) as path:
-            yield ResultFile(path)
+            yield BodyFile(path)
 
-    def add(self, file: ResultFile, position: int, value: Any) -> None:
+    def add(self, file: BodyFile, position: int, value: Any) -> None:
         file.path.write_bytes(value)
 
-    def manifest(self, file: ResultFile) -> dict[str, Any]:
+    def manifest(self, file: BodyFile) -> dict[str, Any]:
         return {"uri": self.result_uri, "job_id": self.job_id}
 
     def resubmit(self, record: JobRecord, position: int, message: str) -> None:
         """:raises ResultGoneError: its input is unknown."""
         raise ResultGoneError(
-            f"The result of {self.job_kind.name} job {self.job_id} has been returned before, or is no longer "
+            f"The result of {self.kind.name} job {self.job_id} has been returned before, or is no longer "
             f"kept, and it is not on storage. {message} Submit it again."
         )
 

@@ -331,7 +331,7 @@ async def wait_for_jobs(
             # One attempt: a retry inside of the client would hold a slot, and outlast the deadline.
             return await hook.acall(poll_job(kind, job_id), attempts=1)
 
-        async def wait(position: int, job_id: str) -> PollOutcome:
+        async def wait(job_id: str) -> PollOutcome:
             started = time.monotonic()
             with metrics.waiting() as job:
                 outcome = await wait_for_job(
@@ -339,7 +339,7 @@ async def wait_for_jobs(
                     job_decision(
                         poll_interval=poll_interval, deadline=deadline, now=time.time, durations=durations
                     ),
-                    store=results.of(position, job_id),
+                    store=results.of(job_id),
                     fetch=fetch,
                     slots=client.slots,
                     kind=kind,
@@ -349,18 +349,19 @@ async def wait_for_jobs(
                 durations.append(time.monotonic() - started)
             return outcome
 
-        if len(jobs) == 1:
+        # Each once: documents with one text may have one job, whose result the service may return only once.
+        job_ids = list(dict.fromkeys(jobs.values()))
+        if len(job_ids) == 1:
             # As in most tasks. A thousand of them in a triggerer need no asyncio.Task each, beside Airflow's own.
-            outcomes: list[PollOutcome | BaseException] = [await wait(*one) for one in jobs.items()]
+            outcomes: list[PollOutcome | BaseException] = [await wait(*job_ids)]
         else:
-            waits = (wait(*one) for one in jobs.items())
-            outcomes = await asyncio.gather(*waits, return_exceptions=True)
-    ended: dict[int, PollOutcome] = {}
-    for position, outcome in zip(jobs, outcomes, strict=True):
+            outcomes = await asyncio.gather(*map(wait, job_ids), return_exceptions=True)
+    ended: dict[str, PollOutcome] = {}
+    for job_id, outcome in zip(job_ids, outcomes, strict=True):
         if isinstance(outcome, BaseException):
             raise outcome
-        ended[position] = outcome
-    summary = JobsOutcome.of(ended, left)
+        ended[job_id] = outcome
+    summary = JobsOutcome.of({position: ended[job_id] for position, job_id in jobs.items()}, left)
     await progress.end(summary.collected)
     return summary
 

@@ -38,16 +38,15 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lucidworks_provider.client import validation
 from lucidworks_provider.client.http.messages import Response, parse_object, read_blanked
 from lucidworks_provider.client.jobs import PREDICTION, JobKind
 from lucidworks_provider.client.prediction_types import Embedding, Prediction, read_predictions
 from lucidworks_provider.client.predictions import PredictionResult, read_result
 from lucidworks_provider.client.secrets import blank
 from lucidworks_provider.client.use_cases import Items, PredictionOptions, check_wire
+from lucidworks_provider.client.validation import check_vectors, refused
 from lucidworks_provider.errors import (
     AuthenticationError,
     BudgetExceededError,
@@ -64,7 +63,15 @@ from lucidworks_provider.errors import (
     TooManyRejectsError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs.columns import BYTES, JsonLinesWriter, ParquetWriter, ResultFile, Warnings
+from lucidworks_provider.jobs.columns import (
+    BYTES,
+    JsonLinesWriter,
+    ParquetWriter,
+    ResultFile,
+    RowList,
+    check_dimension,
+    check_quantised,
+)
 from lucidworks_provider.jobs.record import (
     REJECTED,
     FileResultStore,
@@ -136,26 +143,6 @@ def _row(
     return named | {name: value for name, value in plain.items() if name not in named}, others
 
 
-def check_errors(errors: int, predictions: int, most: float, *, failed: str | None = None) -> None:
-    """
-    Warn about inputs without a prediction.
-
-    :param most: the share of the inputs that may have none, 0 to 1.
-    :param failed: the first error of an input that was sent; None if there is none. A warning about the others was
-        logged before they were sent.
-    :raises TooManyRejectsError: more have none. Not retryable: the stored responses would be the same.
-    """
-    if not errors:
-        return
-    message = f"{errors:,} of {predictions:,} inputs have no prediction; the column error says why"
-    if errors > most * predictions:
-        failure = TooManyRejectsError(f"{message}. That is more than max_reject_ratio={most:g} allows.")
-        failure.retryable = False
-        raise failure
-    if failed is not None:
-        log.warning("%s. The first: %s", message, failed[:_CHARACTERS])
-
-
 @dataclass(frozen=True, slots=True)
 class ResultPolicy:
     """
@@ -172,42 +159,6 @@ class ResultPolicy:
 DEFAULT_POLICY = ResultPolicy()
 
 
-def check_vectors(
-    predictions: Sequence[Prediction],
-    options: PredictionOptions[Any],
-    dimension: int | None = None,
-    *,
-    lenient: bool = False,
-    warnings: Warnings,
-) -> int | None:
-    """
-    Check that all vectors have one length and the requested quantisation.
-
-    :param dimension: length of the vectors before these, if there were any.
-    :param warnings: gets those about vectors that are accepted.
-    :return: length of these.
-    :raises MalformedResponseError: they do not.
-    """
-    vectors = [one.vector for one in predictions if isinstance(one, Embedding) and one.error is None]
-    asked = (options.model_config or {}).get("dimReductionSize")
-    for warning in validation.check_vectors(
-        vectors, options.quantization, asked, "the response", lenient=lenient
-    ):
-        warnings.add("%s", warning)
-    for vector in vectors:
-        if dimension not in {None, len(vector)}:
-            raise validation.refused(f"a vector of {len(vector)} numbers after one of {dimension}")
-        dimension = len(vector)
-        method = options.quantization
-        if method is not None and method in BYTES:
-            _, low, high = BYTES[method]
-            if not all(value == int(value) and low <= value <= high for value in vector):
-                raise validation.refused(
-                    f"{method} was requested, but a vector has a number that is not a whole one from {low} to {high}"
-                )
-    return dimension
-
-
 class PredictionFile(ResultFile):
     """
     Writes batches and counts their rows.
@@ -219,24 +170,23 @@ class PredictionFile(ResultFile):
 
     def __init__(
         self,
-        uri: str,
-        path: Path,
+        writer: ParquetWriter | JsonLinesWriter | RowList,
         options: PredictionOptions[Any],
-        kept: Mapping[str, pa.DataType],
-        *,
-        lenient: bool,
+        policy: ResultPolicy = DEFAULT_POLICY,
+        kept: Mapping[str, pa.DataType] | None = None,
+        uri: str | None = None,
     ) -> None:
         counts = ("memory_uuid", "dimension", "errors", "rejected")
-        super().__init__(path, uri=uri, predictions=0, tokens=0, **dict.fromkeys(counts))
-        self._writer = ParquetWriter(path) if uri.endswith(".parquet") else JsonLinesWriter(path)
+        super().__init__(uri=uri, predictions=0, tokens=0, **dict.fromkeys(counts))
+        self._writer = writer
         self._options = options
-        self._kept = kept
-        self._lenient = lenient
+        self._policy = policy
+        self._kept = kept or {}
         self._conversations: set[str] = set()
         # Batches before the first vector, whose length the schema has.
         self._waiting: list[tuple[Batch, Sequence[Prediction]]] = []
         # The first error of an input that was sent.
-        self.failed: str | None = None
+        self._failed: str | None = None
 
     def add(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
         """
@@ -246,20 +196,18 @@ class PredictionFile(ResultFile):
         :raises MalformedResponseError: values that the file cannot hold.
         """
         counts = self.counts
-        dimension = check_vectors(
-            predictions, self._options, counts["dimension"], lenient=self._lenient, warnings=self.warnings
-        )
+        dimension = self._dimension(predictions)
         try:
             self._write(batch, predictions, dimension)
         except (ValueError, TypeError, OverflowError, RecursionError) as err:
-            raise validation.refused(f"a value that the file cannot hold: {err}") from err
+            raise refused(f"a value that the file cannot hold: {err}") from err
         counts["dimension"] = dimension
         counts["predictions"] += len(batch.inputs)
         rejected = len(batch.inputs) - len(predictions)
         if errors := rejected + sum(one.error is not None for one in predictions):
             counts["errors"] = (counts["errors"] or 0) + errors
-        if self.failed is None:
-            self.failed = next((str(one.error) for one in predictions if one.error is not None), None)
+        if self._failed is None:
+            self._failed = next((str(one.error) for one in predictions if one.error is not None), None)
         if rejected:
             counts["rejected"] = (counts["rejected"] or 0) + rejected
         counts["tokens"] += sum(one.tokens_used.sum for one in predictions)
@@ -268,6 +216,24 @@ class PredictionFile(ResultFile):
         }
         counts["memory_uuid"] = next(iter(self._conversations)) if len(self._conversations) == 1 else None
 
+    def check_errors(self) -> None:
+        """
+        Warn about inputs without a prediction. About those that were not sent, a warning was logged before.
+
+        :raises TooManyRejectsError: more than ``max_reject_ratio`` have none. Not retryable: the stored responses
+            would be the same.
+        """
+        errors, predictions = self.counts["errors"] or 0, self.counts["predictions"]
+        message = f"{errors:,} of {predictions:,} inputs have no prediction; the column error says why"
+        if errors > self._policy.max_reject_ratio * predictions:
+            failure = TooManyRejectsError(
+                f"{message}. That is more than max_reject_ratio={self._policy.max_reject_ratio:g} allows."
+            )
+            failure.retryable = False
+            raise failure
+        if self._failed is not None:
+            log.warning("%s. The first: %s", message, self._failed[:_CHARACTERS])
+
     def close(self) -> None:
         if isinstance(self._writer, ParquetWriter):
             schema = self._write_waiting(self._writer, self.counts["dimension"])
@@ -275,8 +241,21 @@ class PredictionFile(ResultFile):
         else:
             self._writer.close()
 
+    def _dimension(self, predictions: Sequence[Prediction]) -> int | None:
+        """
+        The length of all vectors so far, None if there is none.
+
+        :raises MalformedResponseError: they are of another length than before, or not of the requested quantisation.
+        """
+        vectors = [one.vector for one in predictions if isinstance(one, Embedding) and one.error is None]
+        method, asked = self._options.quantization, (self._options.model_config or {}).get("dimReductionSize")
+        for warning in check_vectors(vectors, method, asked, "the response", lenient=self._policy.lenient):
+            self.warn("%s", warning)
+        check_quantised(vectors, method, "the response")
+        return check_dimension(vectors, self.counts["dimension"] or 0, "the response") or None
+
     def _write(self, batch: Batch, predictions: Sequence[Prediction], dimension: int | None) -> None:
-        if isinstance(self._writer, JsonLinesWriter):
+        if not isinstance(self._writer, ParquetWriter):
             self._writer.write(rows_of(batch, predictions))
         elif self._options.name == "embedding" and not dimension:
             self._waiting.append((batch, predictions))
@@ -306,15 +285,11 @@ def prediction_file(
     :param kept: types of the key and the other columns that are passed through, for Parquet.
     :raises TooManyRejectsError: more have none.
     """
-    with (
-        writing(uri) as path,
-        closing(PredictionFile(uri, path, options, kept or {}, lenient=policy.lenient)) as file,
-    ):
-        yield file
-        counts = file.counts
-        check_errors(
-            counts["errors"] or 0, counts["predictions"], policy.max_reject_ratio, failed=file.failed
-        )
+    with writing(uri) as path:
+        writer = ParquetWriter(path) if uri.endswith(".parquet") else JsonLinesWriter(path)
+        with closing(PredictionFile(writer, options, policy, kept, uri)) as file:
+            yield file
+            file.check_errors()
 
 
 # Names that a row has in either format.
@@ -504,6 +479,10 @@ class PredictionTask(JobTask[PredictionFile]):
                 if not batch.sent:
                     file.add(batch, ())
 
+    def check_input(self) -> None:
+        """:raises InputError: detected at the end of the table."""
+        deque(self._reader.rest(), maxlen=0)
+
     def add(self, file: PredictionFile, position: int, value: Sequence[Prediction]) -> None:
         file.add(self._reader.get(position), value)
 
@@ -543,9 +522,7 @@ class SyncBatchRunner:
     def _stored(self, batch: Batch) -> FileResultStore:
         """Where the response of a batch is stored, if the task has a result file."""
         assert self.results is not None  # noqa: S101  # for the type checker
-        return self.results.of(
-            batch.position, f"{batch.fingerprint(self.options.as_json())}{self.revision or ''}"
-        )
+        return self.results.of(f"{batch.fingerprint(self.options.as_json())}{self.revision or ''}")
 
     async def run(self) -> list[tuple[Prediction, ...]]:
         """
@@ -560,13 +537,15 @@ class SyncBatchRunner:
         if self.results is not None:
             try:
                 await in_thread(self.results.check_writable)
-            except StorageError as refused:
-                raise StorageError(f"result_path cannot be written: {refused}") from refused
+            except StorageError as why:
+                raise StorageError(f"result_path cannot be written: {why}") from why
             # One listing instead of a request for each batch.
             names = await in_thread(self.results.names)
         some = any(name.endswith(REJECTED) for name in names)
         queue = _Queue(
-            _to_send(self.batches, lambda batch: some and self._stored(batch).rejected_name in names)
+            _to_send(
+                self.batches.checked(), lambda batch: some and self._stored(batch).rejected_name in names
+            )
         )
         failed = _Failures()
         done: dict[int, tuple[Prediction, ...]] = {}
@@ -655,7 +634,7 @@ class SyncBatchRunner:
             stored.mark_rejected()
             kept = stored.reject()
             message = str(err).rstrip(".")
-            raise validation.refused(
+            raise refused(
                 f"{batch.name}: {message}. The response is kept in {kept}; clearing the task sends the batch again"
             ) from None
 

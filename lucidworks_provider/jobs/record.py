@@ -163,14 +163,14 @@ class ResultDirectory:
         """The folder of rows whose source can be read only once."""
         return f"{self.folder}.table"
 
-    def of(self, position: int, job_id: str) -> FileResultStore:
-        """The body of a document's job."""
-        return FileResultStore(self, position, job_id)
+    def of(self, job_id: str) -> FileResultStore:
+        """The body of a job."""
+        return FileResultStore(self, job_id)
 
     def stored(self, jobs: Mapping[int, str]) -> dict[int, int]:
         """The bytes of the stored bodies of jobs, by position and by one listing."""
         sizes = {entry.name: entry.size for entry in list_folder(self.folder)}
-        names = {position: self.of(position, job_id).name for position, job_id in jobs.items()}
+        names = {position: self.of(job_id).name for position, job_id in jobs.items()}
         return {position: sizes[name] for position, name in names.items() if name in sizes}
 
     def names(self) -> frozenset[str]:
@@ -201,16 +201,15 @@ class FileResultStore:
     """
     The body of one job in a :class:`ResultDirectory`.
 
-    :param job_id: or any other name, where there is no job. Another job of the same document has another file.
+    :param job_id: or any other name, where there is no job. Documents with one text may have one job.
     """
 
     results: ResultDirectory
-    position: int
     job_id: str
 
     @property
     def _stem(self) -> str:
-        return f"{self.position:05d}-{hashlib.sha256(self.job_id.encode()).hexdigest()[:12]}"
+        return hashlib.sha256(self.job_id.encode()).hexdigest()[:24]
 
     @property
     def name(self) -> str:
@@ -279,9 +278,10 @@ class FileResultStore:
 
     def reject(self) -> str:
         """Move a body that is not a valid result to the quarantine; its URI there."""
-        uri = self._quarantine(self.read() or b"", QuarantineReason.UNUSABLE)
-        self.delete()
-        return uri
+        if (body := self.read()) is not None:
+            self._quarantine(body, QuarantineReason.UNUSABLE)
+            self.delete()
+        return self._quarantine_uri(QuarantineReason.UNUSABLE)
 
     def mark_rejected(self) -> None:
         """Record that the response of that name was not valid."""

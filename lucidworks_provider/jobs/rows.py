@@ -25,11 +25,10 @@ from uuid import UUID
 from lucidworks_provider.client.chunking import MAX_TEXT_BYTES
 from lucidworks_provider.client.http.messages import json_body
 from lucidworks_provider.client.options import as_json, no_text
-from lucidworks_provider.documents.document import check_text
+from lucidworks_provider.documents.document import TableColumns, check_text
 from lucidworks_provider.documents.parquet_rows import is_textual
 from lucidworks_provider.documents.tables import (
     Table,
-    TableColumns,
     check_installed,
     copied,
     open_table,
@@ -260,9 +259,6 @@ class Batches:
     uri: str | None = None
     spooled: bool = False
 
-    def __iter__(self) -> Iterator[Batch]:
-        return split_batches(self.read(), self.size)
-
     def __len__(self) -> int:
         return math.ceil(self.survey.sent / self.size)
 
@@ -338,7 +334,12 @@ class BatchReader:
             if not self._recent or position < self._recent[0].position:
                 self._restart()
             while not self._recent or self._recent[-1].position < position:
-                self._recent.append(next(self._following))
+                try:
+                    self._recent.append(next(self._following))
+                except Exception:
+                    # The iterator has ended with the error; another thread's call must begin anew.
+                    self._restart()
+                    raise
             return self._recent[position - self._recent[0].position]
 
     def rest(self) -> Iterator[Batch]:
@@ -462,7 +463,10 @@ def read_batches(
     """
     if isinstance(inputs, str) and inputs.lstrip().startswith("["):
         inputs = _parsed(inputs, columns.argument)
-    table = open_table(inputs, columns)
+    listed = (
+        inputs if isinstance(inputs, Sequence) and not isinstance(inputs, bytes | bytearray | str) else None
+    )
+    table = open_table(inputs, columns) if listed is None else None
     again = spool is None or not spool.everything
     uri = None if table is None else table.uri
     spooled = False
@@ -470,13 +474,8 @@ def read_batches(
     try:
         if table is not None and table.again and again:
             read: Callable[[], Iterable[Rows]] = lambda: _table_rows(table, columns, rules)  # noqa: E731
-        elif (
-            table is None
-            and again
-            and isinstance(inputs, Sequence)
-            and not isinstance(inputs, bytes | bytearray | str)
-        ):
-            held = [_in_memory(inputs, columns, rules)]
+        elif listed is not None and again:
+            held = [_in_memory(listed, columns, rules)]
             read = lambda: held  # noqa: E731
         else:
             once = (
@@ -693,7 +692,8 @@ def _by_name(given: Any, what: str, columns: TableColumns, names: Sequence[str] 
         return dict(convert())  # a named tuple
     if callable(keys := getattr(given, "keys", None)):
         names = list(keys())  # sqlite3.Row
-    elif not isinstance(given, tuple | list):
+    elif not names and not isinstance(given, tuple | list):
+        # With the names of a cursor it is one of its rows, which some drivers give a type of their own.
         raise not_rendered(given, what)
     expected = names or (*([] if columns.key is None else [columns.key]), columns.text, *columns.others)
     if len(given) != len(expected):
@@ -719,6 +719,9 @@ def _value(value: Any, name: str, what: str, columns: TableColumns) -> Any:
         return str(value)
     if isinstance(value, memoryview | bytearray):
         return bytes(value)
+    if isinstance(value, set | frozenset):
+        # Its order, and so the fingerprint of the rows, would differ between processes.
+        value = sorted(value, key=repr)
     if isinstance(value, str):
         try:
             value.encode()

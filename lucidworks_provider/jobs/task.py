@@ -203,6 +203,9 @@ class JobTask(ABC, Generic[File]):
     def add(self, file: File, position: int, value: Any) -> None:
         """Append a part's result to the file; raises MalformedResponseError."""
 
+    def check_input(self) -> None:
+        """:raises InputError: the input was changed while the results were written; retryable."""
+
     def manifest(self, file: File) -> dict[str, Any]:
         """What the task returns."""
         return file.manifest
@@ -371,7 +374,7 @@ class JobTask(ABC, Generic[File]):
         results = self.store.results
         sizes = results.stored(record.jobs)
         bodies = read_ahead(
-            lambda position: results.of(position, record.jobs[position]).read(),
+            lambda position: results.of(record.jobs[position]).read(),
             range(self.count),
             size=lambda position: sizes.get(position, 0),
             max_bytes=_READ_AHEAD_BYTES,
@@ -383,6 +386,8 @@ class JobTask(ABC, Generic[File]):
                 except MalformedResponseError as err:
                     unusable[position] = err
             if unusable:
+                # A result of the input that was submitted does not fit another one, and must not be discarded.
+                self.check_input()
                 raise self._reject(record, unusable)
         manifest = self.manifest(file)
         record.finish(manifest)
@@ -393,7 +398,7 @@ class JobTask(ABC, Generic[File]):
     def _read(self, record: JobRecord, file: File, position: int, body: bytes | None) -> Any:
         """The result in a body. A large one was stored without being parsed."""
         job_id = record.jobs[position]
-        stored = self.store.results.of(position, job_id)
+        stored = self.store.results.of(job_id)
         if body is None:
             raise StorageError(
                 f"{stored.uri} no longer exists. A retry polls the job "
@@ -404,7 +409,7 @@ class JobTask(ABC, Generic[File]):
             case JobState.RESULT:
                 return read.value
             case JobState.PENDING if read.value:
-                file.warnings.add("Job %s: read a result with the unknown status %r.", job_id, read.status)
+                file.warn("Job %s: read a result with the unknown status %r.", job_id, read.status)
                 return read.value
             case JobState.FAILED:
                 stored.delete()
@@ -421,7 +426,7 @@ class JobTask(ABC, Generic[File]):
         """Quarantine bodies, which may be the only copies; another attempt submits their parts again."""
         messages = []
         for position, err in errors.items():
-            kept = self.store.results.of(position, record.jobs[position]).reject()
+            kept = self.store.results.of(record.jobs[position]).reject()
             messages.append(f"{self._job(record, position)}: {err} The response is kept in {kept}.")
         record.mark_failed(dict.fromkeys(errors, ""))
         self.store.save(record)

@@ -59,10 +59,10 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
     from lucidworks_provider.client.chunking import ChunkingOptions
-    from lucidworks_provider.documents.tables import TableColumns
+    from lucidworks_provider.documents.document import TableColumns
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
     from lucidworks_provider.jobs.decisions import JobsOutcome
-    from lucidworks_provider.jobs.record import JobRecord, ResultDirectory
+    from lucidworks_provider.jobs.record import JobRecord, JobStateStore
     from lucidworks_provider.jobs.rows import Batches, RowRules, Spool
     from lucidworks_provider.jobs.task import JobTask
 
@@ -359,7 +359,7 @@ class RowsMixin:
         :param argument: that has the rows.
         :param optional: other columns that are sent.
         """
-        from lucidworks_provider.documents.tables import TableColumns
+        from lucidworks_provider.documents.document import TableColumns
 
         columns = self.columns
         if isinstance(columns, str):
@@ -762,7 +762,6 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
 
     def _job_options(self, context: Context) -> dict[str, Any]:
         """Validated arguments of every task."""
-        from lucidworks_provider.jobs.record import JobStateStore
         from lucidworks_provider.jobs.task import check_suffix
         from lucidworks_provider.storage import check_uri
 
@@ -772,18 +771,19 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
         check_suffix(uri)
         return {
             "result_uri": uri,
-            "store": JobStateStore(result_directory(uri, context), context.get("task_state_store")),
+            "store": job_store(uri, context),
             "hook": self.hook,
             "resubmit_unknown": policy == "resubmit",
         }
 
 
-def result_directory(uri: str, context: Context) -> ResultDirectory:
-    """The folder of a task instance, beside its result file."""
-    from lucidworks_provider.jobs.record import ResultDirectory
+def job_store(uri: str, context: Context) -> JobStateStore:
+    """Of a task instance; its folder is beside its result file."""
+    from lucidworks_provider.jobs.record import JobStateStore, ResultDirectory
 
     ti = context["ti"]
-    return ResultDirectory.beside(uri, ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
+    results = ResultDirectory.beside(uri, ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
+    return JobStateStore(results, context.get("task_state_store"))
 
 
 class BaseOperatorArguments(TypedDict, total=False):

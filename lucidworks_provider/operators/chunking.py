@@ -23,7 +23,7 @@ from lucidworks_provider.operators.lineage import Lineage, of_chunks
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from lucidworks_provider.documents.tables import TableColumns
+    from lucidworks_provider.documents.document import TableColumns
     from lucidworks_provider.jobs.chunk_task import ChunkTask
 
 # As in `client.chunking`, whose import would cost each parse of a DAG file 5 ms. A test holds them equal.

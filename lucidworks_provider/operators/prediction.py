@@ -26,7 +26,7 @@ from lucidworks_provider.operators.base import (
     ResultMixin,
     RowsMixin,
     dictionary,
-    result_directory,
+    job_store,
 )
 from lucidworks_provider.operators.lineage import Lineage, of_predictions
 from lucidworks_provider.operators.secrets import SecretArgumentMixin, restore_secrets
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from lucidworks_provider.client.prediction_types import Prediction
     from lucidworks_provider.client.use_cases import PredictionOptions
-    from lucidworks_provider.jobs.columns import Warnings
     from lucidworks_provider.jobs.prediction_task import PredictionTask, ResultPolicy, SyncBatchRunner
     from lucidworks_provider.jobs.rows import Batches, Spool
 
@@ -263,7 +262,6 @@ class LucidworksPredictionOperator(_Predicting):
 
     def execute(self, context: Context) -> Any:
         """Predict every batch, then return or write the rows."""
-        from lucidworks_provider.jobs.columns import Warnings
         from lucidworks_provider.jobs.prediction_task import log_input
         from lucidworks_provider.metrics import log_result
 
@@ -274,27 +272,16 @@ class LucidworksPredictionOperator(_Predicting):
             manifest = self._predict_to_file(runner, context)
             log_result(manifest, time.monotonic() - began)
             return self._ended(context, manifest)
-        predicted = asyncio.run(self._run(runner))
-        warnings = Warnings()
-        rows = self._rows(runner, predicted, warnings)
-        survey = runner.batches.survey
-        counts = {
-            "predictions": survey.rows,
-            "rejected": survey.rejected,
-            "errors": sum(row["status"] != "predicted" for row in rows),
-            "tokens": sum(one.tokens_used.sum for batch in predicted for one in batch),
-            "warnings": warnings.count,
-        }
+        rows, counts = self._rows(runner, asyncio.run(self._run(runner)))
         log_result(counts, time.monotonic() - began, "Returned")
         return rows
 
     def _predict_to_file(self, runner: SyncBatchRunner, context: Context) -> dict[str, Any]:
         """The manifest; an earlier attempt may have written the file before it was killed."""
-        from lucidworks_provider.jobs.record import JobStateStore
         from lucidworks_provider.storage import check_uri
 
         uri = check_uri(self.result_path, "result_path")
-        store = JobStateStore(result_directory(uri, context), context.get("task_state_store"))
+        store = job_store(uri, context)
         record = store.begin(runner.fingerprint, context["ti"].max_tries, 0, uri)
         if record.result is None:
             runner = replace(runner, revision=record.revision)
@@ -316,7 +303,7 @@ class LucidworksPredictionOperator(_Predicting):
         results = spool = None
         if self.result_path:
             check_suffix(uri := check_uri(self.result_path, "result_path"))
-            results = result_directory(uri, context)
+            results = job_store(uri, context).results
             if is_folder(uri):
                 raise StorageError(f"{uri} is a folder; result_path must name a file.")
             spool = Spool(results.table, context["ti"].max_tries)
@@ -349,29 +336,28 @@ class LucidworksPredictionOperator(_Predicting):
         return file.manifest
 
     def _rows(
-        self, runner: SyncBatchRunner, predicted: Sequence[tuple[Prediction, ...]], warnings: Warnings
-    ) -> list[dict[str, Any]]:
-        from lucidworks_provider.jobs.prediction_task import check_errors, check_vectors, rows_of
+        self, runner: SyncBatchRunner, predicted: Sequence[tuple[Prediction, ...]]
+    ) -> tuple[list[Mapping[str, Any]], dict[str, Any]]:
+        """The rows to return, and their counts."""
+        from lucidworks_provider import metrics
+        from lucidworks_provider.jobs.columns import RowList
+        from lucidworks_provider.jobs.prediction_task import PredictionFile
 
-        rows: list[dict[str, Any]] = []
-        dimension: int | None = None
+        writer = RowList()
+        file = PredictionFile(writer, runner.options, runner.policy)
         responses = iter(predicted)
-        for batch in runner.batches:
-            predictions = next(responses) if batch.sent else ()
-            dimension = check_vectors(
-                predictions, runner.options, dimension, lenient=runner.policy.lenient, warnings=warnings
-            )
-            rows += rows_of(batch, predictions)
-        errors = sum(row["status"] != "predicted" for row in rows)
-        failed = next((str(row["error"]) for row in rows if row["status"] == "failed"), None)
-        check_errors(errors, len(rows), runner.policy.max_reject_ratio, failed=failed)
-        size = len(json.dumps(rows))
+        # All of them first: whether the table was changed is known at its end.
+        for batch in list(runner.batches.checked()):
+            file.add(batch, next(responses) if batch.sent else ())
+        file.check_errors()
+        metrics.written(file.manifest)
+        size = len(json.dumps(writer.rows))
         if size > INLINE_BYTES:
             self.log.warning(
                 "The return value has %s bytes and is stored in the metadata database; set a result_path.",
                 f"{size:,}",
             )
-        return rows
+        return writer.rows, file.manifest
 
 
 class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):

@@ -25,7 +25,7 @@ from lucidworks_provider.operators.base import (
     DEFERRABLE,
     BaseSensorArguments,
     DeferrableJobMixin,
-    result_directory,
+    job_store,
 )
 from lucidworks_provider.sensors.base import BaseLucidworksSensor
 
@@ -115,7 +115,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
     def _poke(self, context: Context) -> bool | PokeReturnValue:
         from lucidworks_provider.jobs.decisions import JobEnd
         from lucidworks_provider.jobs.external import read_body
-        from lucidworks_provider.jobs.record import MemoryResultStore
+        from lucidworks_provider.jobs.record import MemoryResultStore, QuarantineReason
 
         kind = self._checked()
         name = f"{kind.name.capitalize()} job {self.job_id}"
@@ -127,7 +127,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         store: ResultStore = memory
         if task is not None:
             task.store.results.check_writable()
-            store = task.store.results.of(0, self.job_id)
+            store = task.store.results.of(self.job_id)
         outcome = asyncio.run(self._poll(kind, store, self._started(context)))
         match outcome.end:
             case JobEnd.FAILED:
@@ -140,8 +140,8 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
                     f"{f'{outcome.message} ' if outcome.message else ''}Submit it again."
                 )
         if task is None:
-            # A quarantined payload too: the next poke may not get it again.
-            body = memory.body or next(iter(memory.quarantined.values()), None)
+            # Also a payload with an unknown status: the next poke may not get it again.
+            body = memory.body or memory.quarantined.get(QuarantineReason.UNKNOWN_STATUS)
             if body is not None:
                 read_body(body, kind, self.job_id)
                 return PokeReturnValue(True, json.loads(body))
@@ -186,18 +186,18 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         from lucidworks_provider.storage import discard_folder, exists, read_file, write_file
 
         results = task.store.results
-        stored = results.of(0, self.job_id)
+        stored = results.of(self.job_id)
         body = stored.read()
         if body is not None:
             try:
-                parsed = read_body(body, task.job_kind, self.job_id)
+                parsed = read_body(body, task.kind, self.job_id)
             except MalformedResponseError as err:
                 kept = stored.reject()
                 err.args = (f"{err} The response is kept in {kept}.", *err.args[1:])
                 raise
             if parsed.state is JobState.FAILED:
                 raise JobFailedError(
-                    f"{task.job_kind.name.capitalize()} job {self.job_id} failed: {parsed.message}"
+                    f"{task.kind.name.capitalize()} job {self.job_id} failed: {parsed.message}"
                 )
             write_file(task.result_uri, body)
             discard_folder(results.folder)
@@ -221,15 +221,14 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
 
     def _task(self, context: Context) -> ExternalJob:
         from lucidworks_provider.jobs.external import ExternalJob
-        from lucidworks_provider.jobs.record import JobStateStore
         from lucidworks_provider.storage import check_uri
 
         uri = check_uri(self.result_path, "result_path")
         return ExternalJob(
             result_uri=uri,
-            store=JobStateStore(result_directory(uri, context), context.get("task_state_store")),
+            store=job_store(uri, context),
             hook=self.hook,
             resubmit_unknown=True,
-            job_kind=self._checked(),
+            kind=self._checked(),
             job_id=self.job_id,
         )

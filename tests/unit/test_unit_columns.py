@@ -134,8 +134,9 @@ def test_a_document_that_does_not_fit_leaves_nothing_behind(
     if "before it of 2" in words:
         columns.add("first", [chunk([1, 2])], [(0, 4)], "h")
     before = (columns.rows, columns.nbytes, columns.dimension)
-    with pytest.raises(MalformedResponseError, match=words):
+    with pytest.raises(MalformedResponseError, match=words) as caught:
         columns.add("bad", bad, [(0, 4)] * len(bad), "h")
+    assert not caught.value.retryable, "another job would cost the same, for the same result"
     assert (columns.rows, columns.nbytes, columns.dimension) == before
     columns.add("good", [chunk([1, 2])], [(0, 4)], "h")
     assert taken(columns).column("document_id").to_pylist()[-1] == "good"

@@ -213,7 +213,7 @@ def test_the_job_state_store_keeps_the_newer_copy_and_deletes_the_bodies(base: s
     record.submitted(0, "job")
     JobStateStore(bodies, None).save(record)
     assert store.load() == record
-    body = bodies.of(0, "job")
+    body = bodies.of("job")
     asyncio.run(body.save(b"{}"))
     assert asyncio.run(body.exists())
     assert bodies.stored({0: "job", 1: "another job"}) == {0: 2}
@@ -230,11 +230,11 @@ def test_a_state_store_that_fails_leaves_the_record_on_storage(tmp_path: Path) -
     store = JobStateStore(ResultDirectory(f"{tmp_path}/_r.parquet"), state)
     record = record_of("job")
     store.save(record)
-    asyncio.run(store.results.of(0, "job").save(b"{}"))
+    asyncio.run(store.results.of("job").save(b"{}"))
     state.down = True
     record.finish({"uri": "u"})
     store.close(record)
-    assert store.results.of(0, "job").read() is None
+    assert store.results.of("job").read() is None
     found = store.load()
     assert found is not None
     assert found.result == {"uri": "u"}
@@ -258,7 +258,7 @@ def test_a_storage_that_removes_nothing_fails_no_result(
     store = JobStateStore(ResultDirectory(f"{tmp_path}/_r.parquet"), state)
     record = record_of("job")
     store.save(record)
-    asyncio.run(store.results.of(0, "job").save(b"{}"))
+    asyncio.run(store.results.of("job").save(b"{}"))
     monkeypatch.setattr(storage, "remove_file", refuses)
     monkeypatch.setattr(storage, "remove_folder", refuses)
     record.finish({"uri": "u"})
@@ -286,7 +286,7 @@ def test_a_body_outlives_a_storage_that_fails_for_a_moment(
         write_file(uri, data)
 
     monkeypatch.setattr(job_record, "write_file", write)
-    body = ResultDirectory(str(tmp_path)).of(0, "job")
+    body = ResultDirectory(str(tmp_path)).of("job")
     asyncio.run(body.save(b"the only copy"))
     assert body.read() == b"the only copy"
     failures.append(StorageError("503"))
@@ -331,7 +331,7 @@ def test_a_result_waits_in_memory_for_a_full_disk(
         assert written == job_record.SAVE_ATTEMPTS
     else:
         assert asyncio.run(wait).collected == 1
-        assert bodies.of(0, "job").read() is not None
+        assert bodies.of("job").read() is not None
     assert len(polls) == 1, "what is handed out once is polled once"
 
 

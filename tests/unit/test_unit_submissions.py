@@ -153,7 +153,7 @@ class Stage:
     def store(self, record: JobRecord, positions: Iterable[int]) -> None:
         """A wait has stored these results."""
         for position in positions:
-            asyncio.run(self.results.of(position, record.jobs[position]).save(b"{}"))
+            asyncio.run(self.results.of(record.jobs[position]).save(b"{}"))
 
     @property
     def record(self) -> JobRecord:

@@ -156,7 +156,7 @@ def job_id_of(kind: Any) -> Callable[[Response], object]:
         assert rest not in {".", ".."}
         with tempfile.TemporaryDirectory() as folder:
             bodies = ResultDirectory(f"{folder}/below")
-            asyncio.run(bodies.of(0, job_id).save(b"{}"))
+            asyncio.run(bodies.of(job_id).save(b"{}"))
             (kept,) = (path for path in Path(folder).rglob("*") if path.is_file())
             assert kept.parent == Path(folder) / "below"
         return job_id

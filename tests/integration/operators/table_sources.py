@@ -7,6 +7,7 @@ import csv
 import gzip
 import json
 import sqlite3
+from collections import UserList
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -64,8 +65,9 @@ class FromStream:
         return self._reader.__arrow_c_stream__(requested_schema)
 
 
-def cursor() -> Any:
+def cursor(row_factory: Any = None) -> Any:
     database = sqlite3.connect(":memory:")
+    database.row_factory = row_factory
     database.execute("CREATE TABLE t (brand TEXT, text TEXT, sku INTEGER, price REAL)")
     database.executemany("INSERT INTO t VALUES (:brand, :text, :sku, :price)", ROWS)
     return database.execute("SELECT * FROM t ORDER BY sku")
@@ -91,6 +93,8 @@ SOURCES: dict[str, Any] = {
     "a generator of tuples": lambda: ((row["sku"], row["text"], row["brand"]) for row in ROWS),
     "named tuples": lambda: (Named(row["sku"], row["text"], row["brand"]) for row in ROWS),
     "a cursor": cursor,
+    # As of pyodbc: sequences that are no tuples.
+    "a cursor with rows of its own": lambda: cursor(lambda _, values: UserList(values)),
     "mapped tasks": lambda: [dictionaries()[:4], [], dictionaries()[4:]],
 }
 

@@ -21,6 +21,7 @@ from table_sources import KEYS, ROWS, SKUS, SOURCES, TABLE, FromStream, dictiona
 
 from lucidworks_provider.decorators.chunk import lucidworks_chunk_task
 from lucidworks_provider.errors import InputError, JobTimeoutError, LucidworksError, StorageNotSharedError
+from lucidworks_provider.jobs.chunk_task import ChunkTask
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 
 COLUMNS: dict[str, Any] = {"id_column": "sku", "columns": ["brand"]}
@@ -389,6 +390,27 @@ def test_a_table_that_changes_during_the_wait(service: Service, tmp_path: Path, 
             context, event, **deferred.value.kwargs
         )
     assert not path.exists()
+
+
+def test_a_table_that_changes_while_the_result_is_written(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"id": n, "text": f"Text {n}."} for n in range(20)]
+    source, path, context = write(tmp_path / "t.parquet", rows), tmp_path / "c.parquet", new_context()
+    before, parse = source.read_bytes(), ChunkTask.parse
+
+    def change(task: ChunkTask, *given: Any) -> Any:
+        write(source, [row | {"text": "Nothing of it."} for row in rows])
+        return parse(task, *given)
+
+    with monkeypatch.context() as changing:
+        changing.setattr(ChunkTask, "parse", change)
+        with pytest.raises(InputError, match="was changed while") as caught:
+            chunking(str(source), path).execute(context)
+    assert caught.value.retryable
+    source.write_bytes(before)
+    chunking(str(source), path).execute(context)
+    assert sent(service) == [1] * 20, "the results of the first attempt are used"
 
 
 def decorated(function: Any, path: Path, **arguments: Any) -> Any:

@@ -201,6 +201,21 @@ def test_the_result_of_another_job_is_an_error(
         assert json.loads(kept.read_bytes())["chunkedData"]
 
 
+@pytest.mark.parametrize("with_path", [False, True])
+def test_one_response_about_another_job_is_not_the_result(
+    service: Service, sensor: Attempts, monkeypatch: pytest.MonkeyPatch, with_path: bool
+) -> None:
+    service.settings(pending_polls=2)
+    job_id = submit("chunking")
+    others = [b'{"chunkingId": "another", "status": "READY", "chunkedData": [{"chunks": ["a"]}]}']
+    monkeypatch.setattr(
+        "lucidworks_provider.client.jobs.poll_job",
+        rewritten(lambda body: others.pop() if others else body),
+    )
+    returned = sensor.run(job_id=job_id, **({} if with_path else {"result_path": None}))
+    assert (body_of(sensor) if with_path else returned)["chunkingId"] == job_id
+
+
 def test_a_service_that_is_down_does_not_fail_a_sensor(service: Service, sensor: Attempts) -> None:
     job_id = submit("chunking")
     service.fault("poll", "500", times=2)

@@ -533,7 +533,7 @@ def test_whatever_ends_it_once_the_result_is_written_a_retry_returns_that(
     store.down = place == "log"
 
     def half_way(*_: Any) -> None:
-        min(sync.path.parent.rglob("0*.json")).unlink()
+        min(sync.path.parent.rglob("_*/[!r]*.json")).unlink()
         raise Death
 
     with monkeypatch.context() as dying:
@@ -700,7 +700,7 @@ def test_responses_that_nobody_can_read_are_not_paid_for_with_every_batch(
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ([1, 2, 3], "a vector of 3 numbers after one of 2"),
+        ([1, 2, 3], "vectors of 3 numbers, the ones before it of 2"),
         ([0.5, 1], "max-scale was requested"),
         ([128, 0], "max-scale was requested"),
     ],
@@ -727,7 +727,7 @@ def test_vectors_that_do_not_belong_together_are_asked_for_again(
 
 def test_vectors_that_do_not_belong_together_are_not_returned(service: Service, sync: Attempts) -> None:
     service.answers(predictions({"vector": [0.5]}, {"vector": [0.5, 2]}, {"vector": [0.5]}))
-    with pytest.raises(MalformedResponseError, match="vector of 2 numbers after one of 1"):
+    with pytest.raises(MalformedResponseError, match="vectors of 2 numbers, the ones before it of 1"):
         sync.run(use_case="embedding", result_path=None)
 
 
@@ -803,6 +803,16 @@ def test_a_large_result_without_a_file_is_a_warning(
     large = {"inputs": ["word " * 200] * 64, "batch_size": 32, "model_config": {"maxTokens": 9999}}
     sync.run(result_path=None, **large)
     assert "set a result_path" in capsys.readouterr().out + caplog.text
+
+
+@pytest.mark.parametrize("with_path", [False, True])
+def test_predictions_are_counted_where_they_are_returned_too(
+    sync: Attempts, monkeypatch: pytest.MonkeyPatch, with_path: bool
+) -> None:
+    counted: list[Any] = []
+    monkeypatch.setattr(metrics, "documents", lambda counts, chunks: counted.append(counts))
+    sync.run(inputs=["x", " ", "y"], max_reject_ratio=0.5, **({} if with_path else {"result_path": None}))
+    assert counted == [{"chunked": 0, "predicted": 2, "rejected": 1}]
 
 
 @both_stores
@@ -892,7 +902,7 @@ def test_a_quarantined_body_outlives_the_next_submission_of_the_only_job(
         deferred = jobs.defer(inputs=["One."])
     (job,) = service.emulator.state.jobs.all()
     bodies = ResultDirectory(deferred.trigger.folder)
-    kept = asyncio.run(bodies.of(0, job.job_id).quarantine(b"body", QuarantineReason.UNUSABLE))
+    kept = asyncio.run(bodies.of(job.job_id).quarantine(b"body", QuarantineReason.UNUSABLE))
     service.job(0, "GONE")
     event = wait(deferred)
     jobs.make = partial(jobs.make, inputs=["One."])

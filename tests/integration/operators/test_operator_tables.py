@@ -46,6 +46,7 @@ from table_sources import FILES, KEYS, ROWS, SKUS, SOURCES, TABLE, FromStream, d
 from lucidworks_provider import retrying
 from lucidworks_provider.decorators.predict import lucidworks_predict_task
 from lucidworks_provider.documents import tables
+from lucidworks_provider.documents.document import TableColumns
 from lucidworks_provider.errors import InputError, JobTimeoutError, ServiceError
 from lucidworks_provider.jobs import task
 from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
@@ -342,6 +343,7 @@ def test_batches_of_a_column_may_have_several_dictionaries_and_no_values(
         (pandas.NA, None),
         (pandas.NaT, None),
         ([pandas.NA], [None]),
+        ({"b", "a", "c"}, ["a", "b", "c"]),
     ],
 )
 def test_values_of_numpy_and_pandas_in_json(
@@ -631,6 +633,18 @@ def test_jobs_are_submitted_in_any_order(service: Service, tmp_path: Path) -> No
         assert task.name(position) == f"Inputs {2 * position} to {2 * position + 1}"
 
 
+def test_a_table_that_changes_while_its_jobs_are_submitted(service: Service, tmp_path: Path) -> None:
+    source = write(tmp_path / "t.parquet", [{"id": n, "text": f"{n}."} for n in range(40)])
+    task = by_jobs(str(source), tmp_path / "p.jsonl", batch_size=2)._task(new_context())  # noqa: SLF001
+    write(source, [{"id": 1, "text": "1."}])
+
+    async def submit() -> list[Any]:
+        posts = (task.submit(position) for position in (17, 18, 19))
+        return await asyncio.wait_for(asyncio.gather(*posts, return_exceptions=True), 10)
+
+    assert ["was changed while" in str(error) for error in asyncio.run(submit())] == [True] * 3
+
+
 def test_a_table_that_changes_between_two_tries(service: Service, tmp_path: Path) -> None:
     context, source, path = new_context(), write(tmp_path / "t.parquet"), tmp_path / "p.parquet"
     first = direct(str(source), **COLUMNS, result_path=str(path)).execute(context)
@@ -641,26 +655,33 @@ def test_a_table_that_changes_between_two_tries(service: Service, tmp_path: Path
     assert rows_of(path)[9]["brand"] == "another"
 
 
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("p.parquet", []), (None, []), (None, ROWS)],
+    ids=["file", "return value", "return value, more rows"],
+)
 def test_a_table_that_changes_while_it_is_read(
-    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None, more: list[Any]
 ) -> None:
-    context, source, path = new_context(), write(tmp_path / "t.parquet"), tmp_path / "p.parquet"
+    context, source = new_context(), write(tmp_path / "t.parquet")
+    path = name and str(tmp_path / name)
     run = SyncBatchRunner.run
 
     async def change(runner: SyncBatchRunner) -> Any:
         found = await run(runner)
-        write(source, [*ROWS[:9], ROWS[9] | {"brand": "another"}])
+        write(source, [*ROWS[:9], ROWS[9] | {"brand": "another"}, *more])
         return found
 
     with monkeypatch.context() as changing:
         changing.setattr(SyncBatchRunner, "run", change)
         with pytest.raises(InputError, match="was changed while") as caught:
-            direct(str(source), **COLUMNS, result_path=str(path)).execute(context)
+            direct(str(source), **COLUMNS, result_path=path).execute(context)
     assert caught.value.retryable
-    assert not path.exists()
-    direct(str(source), **COLUMNS, result_path=str(path)).execute(context)
-    assert rows_of(path)[9]["brand"] == "another"
-    assert len(service.calls("predict")) == 3, "no text was changed, so nothing is paid for again"
+    assert list(tmp_path.glob("p.*")) == []
+    direct(str(source), **COLUMNS, result_path=path).execute(context)
+    if path:
+        assert rows_of(Path(path))[9]["brand"] == "another"
+        assert len(service.calls("predict")) == 3, "no text was changed, so nothing is paid for again"
 
 
 # A task that predicts a table, as a process that a test kills.
@@ -740,7 +761,7 @@ def test_batches_are_small_where_texts_are_long(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(tables, "_BATCH_BYTES", 100_000)
     rows = [{"id": n, "text": f"{n}" + "a" * 10_000} for n in range(100)]
     for name in ("t.parquet", "t.csv", "t.jsonl"):
-        table = tables.open_table(str(write(tmp_path / name, rows)), tables.TableColumns())
+        table = tables.open_table(str(write(tmp_path / name, rows)), TableColumns())
         assert table is not None
         sizes = [batch.num_rows for batch in table.read()]
         assert sum(sizes) == 100

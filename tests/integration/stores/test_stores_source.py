@@ -22,10 +22,10 @@ from store_servers import azure_client, store_exactly
 
 from lucidworks_provider.corpus.plan import Candidate, Plan
 from lucidworks_provider.corpus.run_database import RunDatabase
-from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
+from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, TableColumns
 from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
 from lucidworks_provider.documents.source import list_source
-from lucidworks_provider.documents.tables import TableColumns, open_table
+from lucidworks_provider.documents.tables import open_table
 from lucidworks_provider.storage import store_path, write_file
 
 if TYPE_CHECKING:
