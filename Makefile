@@ -32,7 +32,7 @@ airflow: $(READY) ## the same set-up, left running with its UI
 
 # Tests wait for sockets and disks at times: three processes keep two cores busy.
 test: $(READY) ## unit and integration tests, ten minutes
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 20 -m 'not alone' tests/unit tests/integration
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 20 -m 'not alone' tests/integration tests/unit
 	@$(BIN)/python -m pytest -m alone $$(grep -rl --include='*.py' mark.alone tests/unit tests/integration)
 
 system: $(READY) ## tests in a real Airflow: scheduler, workers, triggerer, API server; twelve minutes

@@ -536,7 +536,7 @@ def test_the_second_waits_for_the_first(tmp_path: Path, caplog: pytest.LogCaptur
     threading.Timer(0.5, first.release).start()
     began = time.monotonic()
     second.acquire(here(task_id="late"), 30)
-    assert 0.4 < time.monotonic() - began < 2
+    assert 0.4 < time.monotonic() - began < 10
     assert "is being written by task chunk" in caplog.text
     second.release()
 
@@ -724,7 +724,7 @@ def test_a_killed_process_of_this_machine_is_no_obstacle(tmp_path: Path) -> None
         assert other.ended()
         began = time.monotonic()
         held = holding(tmp_path)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < lease.TTL_SECONDS / 2
         held.release()
 
 

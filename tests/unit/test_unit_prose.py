@@ -98,7 +98,3 @@ def test_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "a.py:6: lies",
         "a.py:7: goes on",
     ]
-
-
-def test_the_pages_and_the_package_pass() -> None:
-    assert [problem for path in prose.files() for problem in prose.problems(path)] == []

@@ -468,7 +468,7 @@ def test_a_deferral_outlasts_the_heartbeat_of_the_worker(
     deferred = task.defer(text="One.")
     begin = time.monotonic()
     assert wait(deferred)["collected"] == 1
-    assert 3.0 <= time.monotonic() - begin < 6.0
+    assert 3.0 <= time.monotonic() - begin < 15.0
 
 
 def test_stopping_a_trigger_starts_no_further_reads(service: Service, task: Attempts) -> None:

@@ -231,7 +231,7 @@ def message(name: str, given: dict[str, Any], tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "mistake"), zip(NAMES, MISTAKES, strict=False), ids=lambda one: str(one)[:60]
+    ("name", "mistake"), list(zip(NAMES, MISTAKES, strict=False)), ids=lambda one: str(one)[:60]
 )
 def test_what_a_mistake_gets(
     name: str, mistake: tuple[str, dict[str, Any]], world: RunningEmulator, tmp_path: Path

@@ -176,6 +176,7 @@ def test_tests_pass(ran: Ran, tmp_path: Path) -> None:
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "0",
         "PYTHONPATH": "dags",
         # A proxy that nobody answers at: the fixture's requests go past it.
         "HTTP_PROXY": "http://127.0.0.1:9",

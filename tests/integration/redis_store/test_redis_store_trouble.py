@@ -59,7 +59,7 @@ def test_a_server_that_is_gone(server: RedisServer, use: Callable[[RedisTokenSto
     started = time.monotonic()
     with pytest.raises(TokenStoreError) as raised:
         use(store)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
     assert raised.value.retryable
     assert said(raised) == (
         f"Redis at 127.0.0.1:{server.port}/0 (connection 'shared_redis') cannot be used: Connection refused."
@@ -103,7 +103,7 @@ def test_a_host_that_never_responds(server: RedisServer) -> None:
         started = time.monotonic()
         with pytest.raises(TokenStoreError) as raised:
             new_store().read()
-        assert time.monotonic() - started < 5.5
+        assert time.monotonic() - started < 10
         for caller in callers:
             caller.close()
     assert "cannot be used" in said(raised)

@@ -31,7 +31,7 @@ from lucidworks_provider.storage import store_path, write_file
 if TYPE_CHECKING:
     from store_servers import Store
 
-SMALL_FILES = 60
+SMALL_FILES = 32
 # Seconds of each request.
 LATENCY = 0.1
 # Requests that list a folder, on Azure.

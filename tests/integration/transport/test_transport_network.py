@@ -309,11 +309,11 @@ def test_unknown_host(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_response_in_time(mode: Mode, serve: Serve) -> None:
-    server = serve(lambda connection: time.sleep(1))
+    server = serve(lambda connection: time.sleep(3))
     began = time.monotonic()
     with pytest.raises(TransportError, match=r"no response within 0\.2 s") as caught:
         send(mode, settings(server.url, timeout=0.2), get(server.url))
-    assert time.monotonic() - began < 0.9
+    assert time.monotonic() - began < 2.5
     assert not isinstance(caught.value, NotSentError)
 
 

@@ -158,7 +158,7 @@ async def test_whoever_gives_up_leaves_the_queue() -> None:
     await asyncio.sleep(0.05)
     waiting[0].cancel()
     waiting[1].cancel()
-    assert await asyncio.wait_for(waiting[2], 2) == 4
+    assert await asyncio.wait_for(waiting[2], 10) == 4
 
 
 async def test_a_probe_that_is_cancelled_is_replaced() -> None:
@@ -169,7 +169,7 @@ async def test_a_probe_that_is_cancelled_is_replaced() -> None:
     await asyncio.sleep(0.05)
     assert not other.done()
     queue.ended(probe, None)
-    assert await asyncio.wait_for(other, 1) == probe + 1
+    assert await asyncio.wait_for(other, 10) == probe + 1
 
 
 def test_a_loop_that_ended_holds_up_nobody() -> None:
@@ -182,9 +182,10 @@ def test_a_loop_that_ended_holds_up_nobody() -> None:
     left._log_destroy_pending = False  # type: ignore[attr-defined]
     del left
     gc.collect()
-    begin = time.monotonic()
-    pass_probe(queue)
-    assert time.monotonic() - begin < 1
+    passing = threading.Thread(target=pass_probe, args=[queue], daemon=True)
+    passing.start()
+    passing.join(10)
+    assert not passing.is_alive()
 
 
 # --- over the wire
@@ -199,11 +200,11 @@ def test_a_single_429_delays_its_own_request_only(emulator: RunningEmulator) -> 
     while not emulator.state.log.statuses[429]:
         time.sleep(0.005)
     time.sleep(0.05)
-    began = time.monotonic()
     hook.call(poll_job(CHUNKING, job_id))
-    assert time.monotonic() - began < 0.5
     refusing.join()
     refused, again = (one for one in emulator.state.log if one.endpoint == "usecases")
+    [polled] = (one for one in emulator.state.log if one.endpoint == "poll")
+    assert polled.time < again.time
     assert again.time - refused.time >= 1
     assert (hook.rate_limit().rate, hook.rate_limit().refusals) == (None, 1)
 
@@ -234,15 +235,13 @@ async def test_a_request_without_a_response_gives_its_turn_back(gone: str) -> No
             )
             for _ in range(2):
                 assert (await transport.send(request)).status == 429
-            begin = time.monotonic()
             if gone == "cancelled":
                 with pytest.raises(TimeoutError):
                     await asyncio.wait_for(transport.send(request), 0.3)
             else:
                 with pytest.raises(TransportError):
                     await transport.send(request)
-            assert (await transport.send(request)).status == 200
-            assert time.monotonic() - begin < 1
+            assert (await asyncio.wait_for(transport.send(request), 10)).status == 200
 
 
 def test_a_rate_limit_is_kept_by_threads(emulator: RunningEmulator) -> None:
