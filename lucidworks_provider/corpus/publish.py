@@ -355,7 +355,7 @@ def _chunk_masks(target: _Commit, db: RunDatabase, new: Mapping[str, DataFile]) 
     replaced = (
         "FROM upserts u JOIN documents d ON d.id = u.id "
         "WHERE u.change IN ('changed', 'deleted') AND d.present AND d.chunks > 0 "
-        "AND (u.part, u.first) IS NOT (d.part, d.first)"
+        "AND (u.first IS NULL OR (u.part, u.first) IS NOT (d.part, d.first))"
     )
     for path, first, chunks in db.rows(
         f"SELECT d.part, d.first, d.chunks {replaced} AND d.first IS NOT NULL"
