@@ -351,9 +351,11 @@ def _write_chunks(target: _Commit, db: RunDatabase, parts: Sequence[Part], setti
 def _chunk_masks(target: _Commit, db: RunDatabase, new: Mapping[str, DataFile]) -> dict[str, Any]:
     """The rows of each file of chunks that the commit deletes, with those deleted before."""
     masks: dict[str, Any] = {}
+    # A journal whose run was published, and that has lost its record, has the rows of the table once more.
     replaced = (
         "FROM upserts u JOIN documents d ON d.id = u.id "
-        "WHERE u.change IN ('changed', 'deleted') AND d.present AND d.chunks > 0"
+        "WHERE u.change IN ('changed', 'deleted') AND d.present AND d.chunks > 0 "
+        "AND (u.first IS NULL OR (u.part, u.first) IS NOT (d.part, d.first))"
     )
     for path, first, chunks in db.rows(
         f"SELECT d.part, d.first, d.chunks {replaced} AND d.first IS NOT NULL"
@@ -636,7 +638,7 @@ class RunRecord:
 
     :param number: of its lease, and its transaction identifier.
     :param task: identifies the task instance.
-    :param journal: folder of its journal.
+    :param journal: folder of its journal; of a publication of shards, that of the run before.
     :param returned: what its task returns.
     :param version: of ``chunks``; None for a staged shard.
     :param upserts: the ``add`` action of the file of upserts, which is at :func:`rows_path` until its commit.

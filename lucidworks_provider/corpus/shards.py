@@ -390,6 +390,7 @@ def _publish(
     lease: Lease,
 ) -> dict[str, Any]:
     began = time.monotonic()
+    last = read_run_record(output, tables.run) if tables.run else None
     with RunDatabase() as db:
         load_documents(db, tables.documents)
         reconcile(db, tables, settings.on_missing_chunks)
@@ -407,8 +408,9 @@ def _publish(
             settings,
             lease=lease,
             task=task,
-            journal="",
-            last=read_run_record(output, tables.run) if tables.run else None,
+            # Without shards, the next run closes the journal that the tables have.
+            journal=last.journal if last else "",
+            last=last,
             returned=returned,
             report=lambda result: _report(output, task["instance"], result, shards),
             transactions={shard_transaction(shard.shard): shard.number for shard in shards},

@@ -176,6 +176,28 @@ def test_whoever_dies_while_publishing(
     assert world.service.posted == []
 
 
+@pytest.mark.parametrize("moment", ["shards", "a record that is gone"])
+def test_a_journal_of_a_published_run_is_not_taken_again(
+    world: World, texts: dict[str, str], moment: str
+) -> None:
+    """The task without shards died before it closed its journal."""
+    with killed("end"):
+        world.run()
+    texts["03.txt"] = "Another."
+    world.write("03.txt", texts["03.txt"])
+    if moment == "shards":
+        night(world)
+        world.set(listing=None)
+    else:
+        shutil.rmtree(world.output / "runs")
+    delta = world.run()
+    assert world.texts() == texts
+    assert world.service.posted.count("Another.") == 1
+    assert len(world.service.posted) == 15
+    if moment == "shards":
+        assert (delta["skipped"], delta["changed"]) == (14, 0)
+
+
 def test_a_night_begins_with_the_second_commit_of_the_last(world: World, texts: dict[str, str]) -> None:
     staged = stage(world, 3)
     with killed("documents"):
