@@ -313,13 +313,15 @@ async def wait_for_jobs(
     stored = await in_thread(results.stored, record.awaited)
     missing = {p: job for p, job in record.awaited.items() if p not in stored}
     jobs = dict(islice(missing.items(), WINDOW))
+    # Each once: documents with one text may have one job, whose result the service may return only once.
+    job_ids = list(dict.fromkeys(jobs.values()))
     size, left = record.size, len(missing) - len(jobs)
     # The rest of a record of thousands of jobs is not needed while they are polled.
     del record, missing
     if jobs:
         log.info(
             "Waiting for %s, for at most %s.",
-            count(len(jobs), "job"),
+            count(len(job_ids), "job"),
             duration(max(0.0, deadline - time.time())),
         )
     durations: list[float] = []
@@ -349,8 +351,6 @@ async def wait_for_jobs(
                 durations.append(time.monotonic() - started)
             return outcome
 
-        # Each once: documents with one text may have one job, whose result the service may return only once.
-        job_ids = list(dict.fromkeys(jobs.values()))
         if len(job_ids) == 1:
             # As in most tasks. A thousand of them in a triggerer need no asyncio.Task each, beside Airflow's own.
             outcomes: list[PollOutcome | BaseException] = [await wait(*job_ids)]

@@ -692,8 +692,8 @@ def _by_name(given: Any, what: str, columns: TableColumns, names: Sequence[str] 
         return dict(convert())  # a named tuple
     if callable(keys := getattr(given, "keys", None)):
         names = list(keys())  # sqlite3.Row
-    elif not names and not isinstance(given, tuple | list):
-        # With the names of a cursor it is one of its rows, which some drivers give a type of their own.
+    elif not isinstance(given, tuple | list) and not (names and _is_sequence(given)):
+        # Some drivers have a type of their own for the rows of a cursor.
         raise not_rendered(given, what)
     expected = names or (*([] if columns.key is None else [columns.key]), columns.text, *columns.others)
     if len(given) != len(expected):
@@ -709,6 +709,26 @@ def _by_name(given: Any, what: str, columns: TableColumns, names: Sequence[str] 
     return named
 
 
+def _is_sequence(value: Any) -> bool:
+    return (
+        hasattr(value, "__getitem__")
+        and hasattr(value, "__len__")
+        and not isinstance(value, bytes | bytearray)
+    )
+
+
+def _ordered(value: Any) -> Any:
+    """With lists for sets, whose order, and so the fingerprint of the rows, would differ between processes."""
+    match value:
+        case set() | frozenset():
+            return sorted(map(_ordered, value), key=repr)
+        case list() | tuple():
+            return [_ordered(one) for one in value]
+        case dict():
+            return {name: _ordered(one) for name, one in value.items()}
+    return value
+
+
 def _value(value: Any, name: str, what: str, columns: TableColumns) -> Any:
     """Validate a value that is passed through."""
     if _is_missing(value):
@@ -719,9 +739,7 @@ def _value(value: Any, name: str, what: str, columns: TableColumns) -> Any:
         return str(value)
     if isinstance(value, memoryview | bytearray):
         return bytes(value)
-    if isinstance(value, set | frozenset):
-        # Its order, and so the fingerprint of the rows, would differ between processes.
-        value = sorted(value, key=repr)
+    value = _ordered(value)
     if isinstance(value, str):
         try:
             value.encode()

@@ -22,6 +22,7 @@ usual handling of a 401 repairs that.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -228,6 +229,7 @@ class RedisClient:
         self._redis_conn_id = redis_conn_id
         self._scripts = scripts
         self._server: Server | None = None
+        self._process = 0
 
     def use(self, work: Callable[[Server], T]) -> T:
         """
@@ -236,7 +238,9 @@ class RedisClient:
         :raises ConfigurationError: the Airflow connection cannot be used, or a package is missing.
         :raises TokenStoreError: the server cannot be used now.
         """
-        # Without a lock, which a fork could leave locked: connecting twice does no harm.
+        # Without a lock, which a fork could leave locked, as that of redis-py's pool: connecting twice does no harm.
+        if self._process != os.getpid():
+            self._server, self._process = None, os.getpid()
         server = self._server = self._server or self._connect()
         try:
             return work(server)
@@ -262,6 +266,8 @@ class RedisClient:
         try:
             with reading_connection(self._redis_conn_id):
                 client = hook.get_conn()
+            # Else a forked child that collects its parent's client waits for the lock of the pool.
+            client.auto_close_connection_pool = False
             # The hook has no parameters for these; no socket is open yet.
             options = client.connection_pool.connection_kwargs
             options.update(

@@ -41,7 +41,19 @@ from operator_service import (
     rows_of,
     through_triggers,
 )
-from table_sources import FILES, KEYS, ROWS, SKUS, SOURCES, TABLE, FromStream, dictionaries, keyed, write
+from table_sources import (
+    FILES,
+    KEYS,
+    ROWS,
+    SKUS,
+    SOURCES,
+    TABLE,
+    FromStream,
+    cursor,
+    dictionaries,
+    keyed,
+    write,
+)
 
 from lucidworks_provider import retrying
 from lucidworks_provider.decorators.predict import lucidworks_predict_task
@@ -344,6 +356,7 @@ def test_batches_of_a_column_may_have_several_dictionaries_and_no_values(
         (pandas.NaT, None),
         ([pandas.NA], [None]),
         ({"b", "a", "c"}, ["a", "b", "c"]),
+        ({"in": [{"b", "a", "c"}]}, {"in": [["a", "b", "c"]]}),
     ],
 )
 def test_values_of_numpy_and_pandas_in_json(
@@ -367,6 +380,12 @@ def test_what_pandas_has_for_a_missing_value_is_null(
     found = predicted(make(rows), path, max_reject_ratio=0.5)
     assert column(found, "status") == ["rejected", "predicted", "predicted"]
     assert column(found, "id") == [AWARE, None, AWARE + HOUR]
+
+
+@pytest.mark.parametrize("row", [7, b"AB", {"i", "t"}])
+def test_rows_of_a_cursor_that_are_no_sequences(service: Service, tmp_path: Path, row: Any) -> None:
+    with pytest.raises(InputError, match=r"^inputs\[0\] is .*, which is not text"):
+        predicted(cursor(lambda *_: row), tmp_path / "p.jsonl")
 
 
 POLARS: dict[str, tuple[Any, Any]] = {

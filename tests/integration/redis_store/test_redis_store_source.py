@@ -107,4 +107,4 @@ def test_a_held_token_survives_the_server(
         source.get(held)
     with pytest.raises(TokenStoreError):
         new_source(identity).get()
-    assert identity.asked == 1, "without the store nobody identity"
+    assert identity.asked == 1, "without the store no token is requested"

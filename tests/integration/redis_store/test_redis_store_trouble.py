@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from redis_server import PASSWORD, RedisServer
 from redis_stores import CLAIM, IDENTITY, LIVE, new_store, token
 
@@ -340,3 +343,30 @@ print(sorted({name.partition(".")[0] for name in sys.modules} & {"airflow", "red
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_process_that_is_forked_while_a_thread_connects(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool of redis-py holds a lock then, which nothing releases in the child."""
+    store, entered, leave = new_store(), threading.Event(), threading.Event()
+    make = redis.ConnectionPool.make_connection
+
+    def late(pool: redis.ConnectionPool) -> object:
+        entered.set()
+        leave.wait(30)
+        return make(pool)
+
+    monkeypatch.setattr(redis.ConnectionPool, "make_connection", late)
+    connecting = threading.Thread(target=store.read)
+    connecting.start()
+    assert entered.wait(10)
+    if (child := os.fork()) == 0:
+        redis.ConnectionPool.make_connection = make  # type: ignore[method-assign]
+        signal.alarm(10)
+        store.read()
+        gc.collect()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    leave.set()
+    connecting.join()
