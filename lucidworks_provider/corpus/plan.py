@@ -5,8 +5,8 @@ Decides what a run sends: documents that are new or have changed.
 ==================================  =========================================================================
 a file of one document              skipped unopened if the tables have its path, size and etag; otherwise it is
                                     read, and skipped if its text has the same hash
-a file of many records              skipped unopened if the tables have documents of it with its size and etag,
-                                    and none was rejected; otherwise read twice: all ids before the first
+a file of many records              skipped unopened if all documents that the tables have of it have its size and
+                                    etag, and none was rejected; otherwise read twice: all ids before the first
                                     submission (duplicate ids are an error), then the texts
 inline documents                    read as a file of many records
 ==================================  =========================================================================

@@ -395,9 +395,10 @@ _AS_IT_IS = """
 """
 
 
-_WITHOUT_CHUNKS = (
-    "d.id, {status}, {hash}, d.size, d.etag, d.file, NULL, NULL, 0, 0, {change}, NULL, NULL, 0, NULL"
-)
+_WITHOUT_CHUNKS = """
+    d.id, {status}, {hash}, coalesce(t.size, d.size), coalesce(t.etag, d.etag), coalesce(t.file, d.file),
+    NULL, NULL, 0, 0, {change}, NULL, NULL, 0, NULL
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,8 +460,9 @@ def build_upserts(db: RunDatabase, *, keep_old: bool, prune: bool) -> Counts:
     gone = "NOT present AND action IS NULL AND (status = 'rejected' OR hash IS NOT NULL)"
     without_chunks(gone, change="NULL")
     # Unchanged texts whose file, position or status has changed; and rejects, which keep the chunks that they had.
-    was = "CASE WHEN present THEN 'ok' ELSE d.status END"
-    as_it_is(f"action = {SAME} AND (moved OR touched OR (present AND status != 'ok'))", was)
+    was = "CASE WHEN present THEN 'ok' ELSE 'deleted' END"
+    other = "(present AND status != 'ok') OR status = 'rejected'"
+    as_it_is(f"action = {SAME} AND (moved OR touched OR {other})", was)
     as_it_is(f"action = {REJECTED}", was)
     db.run(
         "INSERT OR IGNORE INTO upserts SELECT id, 'rejected', NULL, NULL, NULL, file, NULL, NULL, 0, 0, NULL, NULL, "

@@ -421,6 +421,43 @@ def test_somebody_else_deletes_chunks(
     assert world.run()["skipped"] == 4
 
 
+def records(world: World, name: str, **texts: str) -> None:
+    lines = (json.dumps({"id": one, "text": text}) + "\n" for one, text in texts.items())
+    world.write(name, "".join(lines))
+
+
+def dropped(world: World) -> None:
+    """Two documents of a file, and the chunks of the first one are deleted by another program."""
+    world.set(prune=True, on_missing_chunks="drop", max_reject_ratio=1.0)
+    records(world, "a.jsonl", x="X text.", y="Y text.")
+    world.run()
+    _rewritten(world).delete("document_id = 'x'")
+    world.service.forget()
+
+
+def test_a_dropped_document_that_moves_is_not_sent_again(world: World) -> None:
+    dropped(world)
+    for more in ({}, {"w": "W text."}, {"w": "Another text."}):
+        records(world, "a.jsonl", y="Y text.")
+        records(world, "b.jsonl", x="X text.", **more)
+        world.run()
+    assert world.service.posted == ["W text.", "Another text."]
+
+
+def test_a_dropped_document_that_was_rejected_is_dropped_again_with_its_old_text(world: World) -> None:
+    dropped(world)
+    world.run()
+    records(world, "a.jsonl", x="", y="Y text.")
+    assert world.run()["rejected"] == 1
+    assert world.statuses()["x"] == "rejected"
+    records(world, "a.jsonl", x="X text.", y="Y text.")
+    assert world.run()["rejected"] == 0
+    assert world.statuses()["x"] == "deleted"
+    world.swap_contents()
+    assert world.run()["version"] is not None
+    assert world.service.posted == []
+
+
 @pytest.mark.parametrize("size", [40, 1])
 def test_somebody_else_restores_one_of_the_tables(world: World, size: int) -> None:
     """Also where the document has as many chunks in both versions."""
