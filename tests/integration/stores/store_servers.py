@@ -125,7 +125,7 @@ def _running(command: list[str | Path], port: int) -> Iterator[None]:
             _wait_for(port)
             yield
         finally:
-            server.terminate()
+            server.kill()  # Azurite would wait for open connections, up to ten seconds
 
 
 def register_gs() -> None:
