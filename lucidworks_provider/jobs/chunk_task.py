@@ -9,7 +9,6 @@ sent has no row.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -315,8 +314,7 @@ class ChunkTask(JobTask[ChunkFile]):
             self._warn_of_gaps(file)
 
     def check_input(self) -> None:
-        """:raises InputError: detected at the end of the table."""
-        deque(self._reader.rest(), maxlen=0)
+        self._reader.check_rest()
 
     def add(self, file: ChunkFile, position: int, value: ChunkingResult) -> None:
         """Append a document's chunks, if they are of its text."""

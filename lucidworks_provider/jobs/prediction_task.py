@@ -480,8 +480,7 @@ class PredictionTask(JobTask[PredictionFile]):
                     file.add(batch, ())
 
     def check_input(self) -> None:
-        """:raises InputError: detected at the end of the table."""
-        deque(self._reader.rest(), maxlen=0)
+        self._reader.check_rest()
 
     def add(self, file: PredictionFile, position: int, value: Sequence[Prediction]) -> None:
         file.add(self._reader.get(position), value)

@@ -351,6 +351,14 @@ class BatchReader:
         yield from self._following
         self._restart()
 
+    def check_rest(self) -> None:
+        """
+        Read to the end, where a change of the table is detected; the next call of :meth:`get` begins anew.
+
+        :raises InputError: the table was changed; retryable.
+        """
+        deque(self.rest(), maxlen=0)
+
     def _restart(self) -> None:
         # Without a limit of rows only a batch of a table without valid rows has nothing to send.
         self._following = self._batches.checked(self._batches.survey.rows + 1)
