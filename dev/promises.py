@@ -165,7 +165,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
         ),
         Promise(
             "Values, collections and tracebacks never show a token.",
-            "unit/test_unit_redaction.py::TestTokenText::test_it_does_not_show_itself",
+            "unit/test_unit_secrets.py::TestTokenText::test_it_does_not_show_itself",
             "client/secrets.py",
             'return "<access token>"',
             "return str.__repr__(self)",

@@ -18,7 +18,6 @@ from lucidworks_provider.client.http.messages import (
     check_status,
     read_blanked,
 )
-from lucidworks_provider.client.secrets import redact_in_logs
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
     LucidworksError,
@@ -168,8 +167,6 @@ class LucidworksClient:
                 raise _explain(err, request, self.settings.conn_id) from None
 
     def _begin(self, exchange: Exchange[T]) -> _Attempts[T]:
-        for secret in exchange.request.secrets:
-            redact_in_logs(secret)
         return _Attempts(exchange, token_source(self.settings, exchange.request.scope), self.settings)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import BaseHook
 
-from lucidworks_provider.client.secrets import redact_in_logs
+from lucidworks_provider.client.secrets import TokenText
 from lucidworks_provider.errors import ConfigurationError
 from lucidworks_provider.hooks.stores import reading_connection
 
@@ -33,7 +33,7 @@ def api_key(conn_id: str) -> str:
         found = next(filter(None, given), None)
     if found is None and (account := _service_account(extra)) is not None:
         found = base64.b64encode(account.encode()).decode()
-    return _redacted(found, conn_id, "password or a `keyfile_dict`")
+    return _required(found, conn_id, "password or a `keyfile_dict`")
 
 
 def service_account_key(conn_id: str) -> str:
@@ -44,7 +44,7 @@ def service_account_key(conn_id: str) -> str:
     :raises ConfigurationError: the connection has no key.
     """
     found, extra = _read(conn_id)
-    return _redacted(_service_account(extra) or found, conn_id, "`keyfile_dict` or password")
+    return _required(_service_account(extra) or found, conn_id, "`keyfile_dict` or password")
 
 
 def _read(conn_id: str) -> tuple[str | None, dict[str, Any]]:
@@ -65,7 +65,7 @@ def _service_account(extra: dict[str, Any]) -> str | None:
     return None
 
 
-def _redacted(key: str | None, conn_id: str, where: str) -> str:
+def _required(key: str | None, conn_id: str, where: str) -> str:
     if not key:
         raise ConfigurationError(f"Connection {conn_id!r}: it has no key; set its {where}.")
-    return redact_in_logs(key)
+    return TokenText(key)

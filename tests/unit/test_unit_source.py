@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,12 +22,8 @@ from lucidworks_provider.client.auth.source import (
     Service,
     TokenSource,
     forget_sources,
-    token_source,
 )
-from lucidworks_provider.client.auth.token import AccessToken, TokenCipher, TokenIdentity, TokenResponse
-from lucidworks_provider.client.http.messages import PREDICT_SCOPE
-from lucidworks_provider.client.secrets import REMEMBERED
-from lucidworks_provider.client.settings import LucidworksSettings
+from lucidworks_provider.client.auth.token import AccessToken, TokenCipher, TokenIdentity
 from lucidworks_provider.errors import AuthenticationError, TokenError, TokenStoreError
 from tests.identity_server import IdentityServer
 
@@ -311,44 +305,6 @@ def test_a_forked_child_gets_locks_of_its_own() -> None:
         store.leave.set()
         assert busy.exception(10) is not None, "the lock that it releases is another one"
     assert service.asked == 1
-
-
-def test_a_quiet_scope_stays_out_of_logs(caplog: pytest.LogCaptureFixture) -> None:
-    class Long(IdentityServer):
-        def __call__(self, single_attempt: bool = False) -> TokenResponse:
-            grant = super().__call__(single_attempt)
-            return TokenResponse(f"{grant.access_token}-of-{id(self)}-and-long-enough", grant.lifetime, None)
-
-    quiet, busy = source_of(MemoryStore(), Long()), source_of(MemoryStore(), Long())
-    token = quiet.get()
-    for _ in range(REMEMBERED + 1):
-        busy.accepted(busy.get(), "predict")
-        busy.invalidate(busy.get())
-    busy.get()
-    logging.getLogger("anything").warning("%s", str(token))
-    assert str(token) not in caplog.text
-
-
-def test_sources_are_created_while_others_get_a_token() -> None:
-    sources, interval = (
-        [source_of(MemoryStore(), IdentityServer()) for _ in range(1000)],
-        sys.getswitchinterval(),
-    )
-
-    def create(first: int) -> None:
-        for number in range(first, first + 100):
-            token_source(LucidworksSettings("lw", f"id{number}", "s", share_via="memory"), PREDICT_SCOPE)
-
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(1) as pool:
-            for number, source in enumerate(sources[:40]):
-                created = pool.submit(create, 100 * number)
-                source.get()
-                created.result()
-    finally:
-        sys.setswitchinterval(interval)
-        forget_sources()
 
 
 def test_a_good_token_is_not_held_back_by_a_store_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,6 @@ from lucidworks_provider.client.auth.token import (
     token_request,
 )
 from lucidworks_provider.client.http.messages import SCOPES, Request, Response, read_blanked
-from lucidworks_provider.client.secrets import redact_in_logs
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import AuthenticationError, InputError, LucidworksError, TokenError
 from lucidworks_provider.threads import in_thread
@@ -409,11 +408,6 @@ class TokenSource:
                 break
         return value
 
-    def redact_cached(self) -> None:
-        """Keep the token in use among those that are redacted in logs."""
-        if (held := self._cache.held) is not None:
-            redact_in_logs(held.token.value)
-
     def after_fork(self) -> None:
         """Reset in a forked child: its locks may be held by threads of the parent."""
         self._acquiring, self._lock = threading.Lock(), threading.Lock()
@@ -511,12 +505,6 @@ class TokenSource:
         if outcome.warning:
             self._warn(outcome.warning)
         self._failure_backoff = 0.0
-        redact_in_logs(outcome.token.value)
-        with _sources_lock:  # another thread may add one
-            sources = list(_all_sources)
-        for source in sources:
-            # The filter keeps the latest tokens; those of other scopes must stay among them.
-            source.redact_cached()
         with self._lock:
             self._cache.use(outcome, self._clocks)
         return outcome.token.value
@@ -548,7 +536,6 @@ class TokenSource:
 
         def request() -> AccessToken:
             response = self._service.token(single_attempt)
-            redact_in_logs(response.access_token)
             now = time.time()
             self._clock.observe(response.server_time, now - response.seconds, now)
             return AccessToken.from_response(response, self._clock.now() - response.seconds)

@@ -90,13 +90,7 @@ def connect_key(service: Service, conn_id: str = "openai", **parts: Any) -> None
 def logged(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], str]:
-    """
-    All that was logged at DEBUG, by whatever logger, with arguments and tracebacks.
-
-    Without the filter that replaces keys in logs: what this package logs must need none.
-    """
-    monkeypatch.setattr("lucidworks_provider.client.client.redact_in_logs", lambda value: value)
-    monkeypatch.setattr("lucidworks_provider.hooks.third_party.redact_in_logs", lambda value: value)
+    """All that was logged at DEBUG, by any logger, with arguments and tracebacks."""
     caplog.set_level(logging.DEBUG)
     for name in list(logging.root.manager.loggerDict):
         if isinstance(logger := logging.root.manager.loggerDict[name], logging.Logger):
