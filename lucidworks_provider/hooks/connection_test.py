@@ -69,7 +69,7 @@ def _run(
     access = "the shared access token" if live else f"a new access token of {settings.auth_url}"
     try:
         with closing(SyncTransport(settings)) as transport:
-            response = transport.send(listing.request, token)
+            response = transport.send_now(listing.request, token)
         read_blanked(listing.parse, response, token, settings.client_secret)
     except LucidworksError as err:
         return explain(err, access, assumed=scope == PREDICT_SCOPE)

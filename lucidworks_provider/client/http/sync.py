@@ -69,18 +69,19 @@ class SyncTransport:
         """
         queue = queue_for(request, self._settings)
         if queue is None:
-            return self._send(request, access_token)
+            return self.send_now(request, access_token)
         permit = queue.acquire()
         response = update_pause = None
         try:
-            response = self._send(request, access_token)
+            response = self.send_now(request, access_token)
         finally:
             update_pause = queue.ended(permit, response)
         if update_pause is not None:
             update_pause()
         return response
 
-    def _send(self, request: Request, access_token: str | None) -> Response:
+    def send_now(self, request: Request, access_token: str | None = None) -> Response:
+        """:meth:`send` without the rate limiter."""
         proxy = proxy_for(request.url)
         verify = trusted(self._settings)
         sent = time.monotonic()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -156,3 +157,14 @@ def test_a_connection_that_cannot_be_used(emulator: RunningEmulator, monkeypatch
     assert not good
     assert "timeout" in said
     assert not list(emulator.state.log)
+
+
+def test_it_does_not_wait_for_the_rate_limiter(
+    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order(emulator, "429", "usecases", times=4, retry_after=60)
+    began = time.monotonic()
+    for _ in range(4):
+        _, said = press(emulator, monkeypatch, customer_id=None)
+        assert "the rate limit is reached (429)" in said
+    assert time.monotonic() - began < 30
