@@ -53,6 +53,7 @@ class LucidworksAuthHook(BaseHook):
     use it.
 
     :param lucidworks_conn_id: the connection with Client ID and Client Secret.
+    :param logger_name: of Airflow's :class:`BaseHook`.
 
     .. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-authentication-api
     """
@@ -62,8 +63,8 @@ class LucidworksAuthHook(BaseHook):
     conn_type = CONNECTION_TYPE
     hook_name = "Lucidworks AI"
 
-    def __init__(self, lucidworks_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, lucidworks_conn_id: str = DEFAULT_CONN_ID, logger_name: str | None = None) -> None:
+        super().__init__(logger_name)
         self.lucidworks_conn_id = lucidworks_conn_id
         self._settings: LucidworksSettings | None = None
         # Sentences about the connection's extra.

@@ -57,7 +57,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
     after the run and before it, for :func:`~lucidworks_provider.corpus.changes`. With ``listing`` the versions are
     None, and ``staged`` is what :class:`LucidworksPublishShardsOperator` takes.
 
-    :param source: a file, a folder or a glob, as a URI of any storage of ``ObjectStoragePath``: ``.txt``, ``.md``,
+    :param source: a file, a folder or a glob, as a URI or path of any storage of ``ObjectStoragePath``: ``.txt``, ``.md``,
         ``.html``, ``.jsonl``, ``.csv``, ``.tsv`` and ``.parquet``; a Delta table; or a list of
         ``{"id": …, "text": …}``. The id of a file that is one document is its path below ``source``. (templated)
     :param output_uri: URI of the folder of the tables, for one operator alone. (templated)
@@ -296,18 +296,23 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         )
 
     def _lineage(self) -> Lineage:
-        inputs = [self.source] if self._is_of_files() else []
-        return of_chunks(self.chunking_options(), self.manifest or {}, inputs=inputs, with_hash=True)
+        uri = self._source_uri()
+        return of_chunks(
+            self.chunking_options(), self.manifest or {}, inputs=[uri] if uri else [], with_hash=True
+        )
 
-    def _is_of_files(self) -> bool:
-        return isinstance(self.source, str) and not self.source.lstrip().startswith("[")
+    def _source_uri(self) -> str | None:
+        """The source, if it is files."""
+        from lucidworks_provider.documents.tables import table_uri
+
+        return table_uri(self.source)
 
     def _source(self) -> str | Sequence[Document | RejectedDocument]:
         from lucidworks_provider.documents.readers import read_inline_documents
         from lucidworks_provider.storage import check_folder
 
-        if self._is_of_files():
-            return check_folder(self.source, "source")
+        if (uri := self._source_uri()) is not None:
+            return check_folder(uri, "source")
         if self.listing:
             raise InputError("listing needs a source of files; set source to a URI, or omit listing.")
         return read_inline_documents(

@@ -34,8 +34,8 @@ class BaseLucidworksSensor(WaitMixin, BaseSensorOperator):
         *,
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
         deferrable: bool | str = DEFERRABLE,
-        poke_interval: float | timedelta,
-        timeout: float | timedelta | None = None,
+        poke_interval: float | timedelta | str,
+        timeout: float | timedelta | str | None = None,
         **kwargs: Any,
     ) -> None:
         poke_interval = _text_as_seconds(poke_interval, "poke_interval")

@@ -73,8 +73,8 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         result_path: str | None = None,
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
         deferrable: bool | str = DEFERRABLE,
-        poke_interval: float | timedelta = 30.0,
-        timeout: float | timedelta | None = None,
+        poke_interval: float | timedelta | str = 30.0,
+        timeout: float | timedelta | str | None = None,
         **kwargs: Unpack[BaseSensorArguments],
     ) -> None:
         super().__init__(

@@ -99,8 +99,8 @@ class LucidworksModelSensor(_StateSensor):
         target_state: str = "AVAILABLE",
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
         deferrable: bool | str = DEFERRABLE,
-        poke_interval: float | timedelta = 60.0,
-        timeout: float | timedelta | None = None,
+        poke_interval: float | timedelta | str = 60.0,
+        timeout: float | timedelta | str | None = None,
         **kwargs: Unpack[BaseSensorArguments],
     ) -> None:
         super().__init__(
@@ -136,8 +136,8 @@ class LucidworksDeploymentSensor(_StateSensor):
         target_state: str = "DEPLOYED",
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
         deferrable: bool | str = DEFERRABLE,
-        poke_interval: float | timedelta = 60.0,
-        timeout: float | timedelta | None = None,
+        poke_interval: float | timedelta | str = 60.0,
+        timeout: float | timedelta | str | None = None,
         **kwargs: Unpack[BaseSensorArguments],
     ) -> None:
         super().__init__(

@@ -169,7 +169,7 @@ def test_tables_as_csv(corpus: Run) -> None:
 def test_a_file_that_was_read_in_part_is_read_again_with_other_arguments(corpus: Run) -> None:
     path = corpus.root / "a.csv"
     path.write_text('id,text\n1,One.\n2,"Two \\"quoted\\" words."\n3,Three.\n')
-    how = {"source": str(path), "max_reject_ratio": 1}
+    how = {"source": path, "max_reject_ratio": 1}
     assert corpus.execute(**how)["rejected"] == 1
     assert corpus.ids() == {"1"}
     returned = corpus.execute(**how, csv_escapechar="\\")

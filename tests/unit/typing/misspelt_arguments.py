@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from lucidworks_provider.decorators.chunk import lucidworks_chunk_task
 from lucidworks_provider.decorators.predict import lucidworks_predict_task
+from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook, LucidworksHook
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.operators.corpus import (
     LucidworksChunkCorpusOperator,
@@ -71,5 +72,7 @@ LucidworksUndeployModelOperator(task_id="t", deployment_id="d", defferable=True)
 LucidworksJobSensor(task_id="t", job_id="j", defferable=True)  # type: ignore[call-arg]
 LucidworksModelSensor(task_id="t", model_id="m", defferable=True)  # type: ignore[call-arg]
 LucidworksDeploymentSensor(task_id="t", deployment_id="d", retires=3)  # type: ignore[call-arg]
+LucidworksAuthHook(lucidworks_con_id="c")  # type: ignore[call-arg]
+LucidworksHook(lucidworks_con_id="c")  # type: ignore[call-arg]
 lucidworks_chunk_task(chunker="sentence", model_id="m", result_path="/r.parquet", defferable=True)  # type: ignore[call-arg]
 lucidworks_predict_task(use_case="ner", model_id="m", concurency=2)  # type: ignore[call-arg]
