@@ -57,8 +57,8 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
     after the run and before it, for :func:`~lucidworks_provider.corpus.changes`. With ``listing`` the versions are
     None, and ``staged`` is what :class:`LucidworksPublishShardsOperator` takes.
 
-    :param source: a file, a folder or a glob, as a URI or a path (``Path``, ``ObjectStoragePath``): ``.txt``, ``.md``,
-        ``.html``, ``.jsonl``, ``.csv``, ``.tsv`` and ``.parquet``; a Delta table; or a list of
+    :param source: a file, a folder or a glob, as a URI or a path (``Path``, ``ObjectStoragePath``): ``.txt``,
+        ``.md``, ``.html``, ``.jsonl``, ``.csv``, ``.tsv`` and ``.parquet``; a Delta table; or a list of
         ``{"id": …, "text": …}``. The id of a file that is one document is its path below ``source``. (templated)
     :param output_uri: URI of the folder of the tables, for one operator alone. (templated)
     :param chunker: ``dynamic-newline``, ``dynamic-sentence``, ``regex-splitter``, ``semantic`` or ``sentence``.
