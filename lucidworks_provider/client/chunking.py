@@ -22,7 +22,15 @@ from re import _constants as ops  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
-from lucidworks_provider.client.http.messages import Call, Request, Steps, parse_object, path_segment, post
+from lucidworks_provider.client.http.messages import (
+    Call,
+    Request,
+    Steps,
+    endpoint_with_hint,
+    parse_object,
+    path_segment,
+    post,
+)
 from lucidworks_provider.client.jobs import CHUNKING, JobState, poll_job, read_submission, state_of, top_level
 from lucidworks_provider.client.options import (
     SWITCH,
@@ -35,7 +43,7 @@ from lucidworks_provider.client.options import (
     whole,
 )
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.client.use_cases import DATA_TYPES, MODEL_OPTIONS, naming_models
+from lucidworks_provider.client.use_cases import DATA_TYPES, MODEL_OPTIONS, list_use_cases, nearest
 from lucidworks_provider.client.validation import refused
 from lucidworks_provider.errors import InputError, MalformedResponseError, UnknownResourceError
 
@@ -304,13 +312,13 @@ def submit_text(options: ChunkingOptions, text: str, *, max_bytes: int = MAX_TEX
             replayable=False,
         )
 
-    return naming_models(
-        "embedding",
-        options.model_id,
+    return endpoint_with_hint(
         build,
         partial(read_submission, kind=CHUNKING),
+        list_use_cases,
+        lambda listed: nearest(listed, "embedding", options.model_id),
         # Others are about the text.
-        refusals=(UnknownResourceError,),
+        (UnknownResourceError,),
     )
 
 

@@ -25,18 +25,16 @@ resembles a known one. Source: sections 3 and 5 of the API reference.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeGuard, TypeVar
 
 from lucidworks_provider.client.http.messages import (
     Call,
-    Request,
     Response,
     check_json,
     check_status,
     endpoint,
-    endpoint_with_hint,
     excerpt,
     get,
     parse_json,
@@ -69,20 +67,11 @@ from lucidworks_provider.client.prediction_types import (
     RagAnswer,
 )
 from lucidworks_provider.client.secrets import SHORTEST, is_secret_name, secrets_in, without_secrets
-from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.errors import (
-    ForbiddenError,
-    InputError,
-    LucidworksError,
-    MalformedResponseError,
-    RequestRefusedError,
-    UnknownResourceError,
-)
+from lucidworks_provider.errors import InputError, MalformedResponseError
 
 P = TypeVar("P", bound=Prediction)
 # What is sent of each input: `text`, and `documents` for RAG.
 Items = Sequence[Mapping[str, Any]]
-T = TypeVar("T")
 
 # Of one request, synchronous or not (section 3.1).
 MAX_BATCH = 32
@@ -528,28 +517,6 @@ def list_use_cases() -> Call[dict[str, tuple[str, ...]]]:
             "List use cases", settings.application_base + settings.use_cases_path, endpoint="list_use_cases"
         ),
         read_use_cases,
-    )
-
-
-def naming_models(
-    use_case: str,
-    model_id: str,
-    build: Callable[[LucidworksSettings], Request],
-    parse: Callable[[Response], T],
-    *,
-    refusals: tuple[type[LucidworksError], ...] = (
-        UnknownResourceError,
-        RequestRefusedError,
-        ForbiddenError,
-    ),
-) -> Call[T]:
-    """
-    Return a call of one request, whose error for an unknown use case or model suggests those that the service lists.
-
-    :param refusals: possible errors for an unknown one; which of them is undocumented.
-    """
-    return endpoint_with_hint(
-        build, parse, list_use_cases(), lambda listed: nearest(listed, use_case, model_id), refusals
     )
 
 
