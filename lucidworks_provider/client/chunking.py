@@ -288,14 +288,14 @@ def submit_chunking(
     :raises SubmissionUnknownError: sent, and no response came: a job may exist.
     """
     options = ChunkingOptions(chunker, model_id, data_type, chunker_config, model_config)
+    check_text(text, "The text", max_bytes=MAX_TEXT_BYTES)
     return submit_text(options, text)
 
 
-def submit_text(options: ChunkingOptions, text: str, *, max_bytes: int = MAX_TEXT_BYTES) -> Call[str]:
-    """:func:`submit_chunking` with options that are validated already."""
+def submit_text(options: ChunkingOptions, text: str) -> Call[str]:
+    """:func:`submit_chunking` with options and a text that are validated already."""
 
     def build(settings: LucidworksSettings) -> Request:
-        check_text(text, "The text", max_bytes=max_bytes)
         body: dict[str, Any] = {"batch": [{"text": text}]}
         if options.data_type is not None:
             body["useCaseConfig"] = {"dataType": options.data_type}

@@ -71,18 +71,33 @@ def check_text(text: object, what: str, *, max_bytes: float = math.inf) -> None:
     """
     if text is not None and not isinstance(text, str):
         raise no_text(text, what)
-    if text is None or not text.strip():
-        raise InputError(f"{what} has no text; leave it out or give it some.")
+    if problem := text_problem(text or "", max_bytes):
+        raise InputError(f"{what} {problem[1]}.")
+
+
+def text_problem(
+    text: str, max_bytes: float = math.inf, limit: str = "the limit of "
+) -> tuple[str, str] | None:
+    """
+    Find out why the service would refuse a text.
+
+    :param max_bytes: limit of its bytes in UTF-8.
+    :param limit: names the limit.
+    :return: ``empty``, ``invalid``, ``too_large`` or ``binary``, and the predicate of a sentence about the text; None
+        for a valid text.
+    """
+    if not text or text.isspace():
+        return "empty", "has no text"
     try:
         size = len(text.encode())
     except UnicodeEncodeError as err:
-        raise InputError(
-            f"{what} contains half of a surrogate pair at character {err.start}, which cannot be sent as UTF-8."
-        ) from None
-    if (at := text.find("\0")) >= 0:
-        raise InputError(f"{what} has a NUL at character {at}, which no text has.")
+        at = f"{err.start:,}"
+        return "invalid", f"has half of a surrogate pair at character {at}, which cannot be sent as UTF-8"
     if size > max_bytes:
-        raise InputError(f"{what} has {size:,} bytes of UTF-8, over the limit of {max_bytes:,}; split it.")
+        return "too_large", f"has {size:,} bytes, over {limit}{max_bytes:,}; split it"
+    if (nul := text.find("\0")) >= 0:
+        return "binary", f"contains a NUL character at position {nul:,}"
+    return None
 
 
 def did_you_mean(given: object, known: Iterable[str], cutoff: float = 0.6) -> str:

@@ -224,7 +224,8 @@ def row_rules(ids: DocumentIds, max_bytes: int) -> RowRules:
                 "text_column."
             )
 
-    return RowRules(check, max_bytes=max_bytes, add=ids.add, row="{'id': …, 'text': …}")
+    row = "{'id': …, 'text': …}"
+    return RowRules(check, max_bytes=max_bytes, limit="max_text_bytes=", add=ids.add, row=row)
 
 
 def check_documents(batches: Batches) -> None:
@@ -243,7 +244,6 @@ class ChunkTask(JobTask[ChunkFile]):
 
     :param batches: of one document each; read again for each step.
     :param ids: of the documents.
-    :param max_bytes: of a text.
     :param lenient: warn about results that may be valid.
     """
 
@@ -253,7 +253,6 @@ class ChunkTask(JobTask[ChunkFile]):
     options: ChunkingOptions
     batches: Batches
     ids: DocumentIds
-    max_bytes: int
     lenient: bool = False
     # Ids of documents whose chunks do not cover their text, with what is missing.
     _gaps: dict[str, str] = field(default_factory=dict, init=False)
@@ -289,7 +288,7 @@ class ChunkTask(JobTask[ChunkFile]):
         from lucidworks_provider.client.chunking import submit_text
 
         text, _ = await in_thread(self._document, position)
-        return await self.hook.acall(submit_text(self.options, text, max_bytes=self.max_bytes))
+        return await self.hook.acall(submit_text(self.options, text))
 
     def _document(self, position: int) -> tuple[str, Any]:
         """The text and the columns that are passed through."""
