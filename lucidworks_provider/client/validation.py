@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 # Of the words in chunks that are not in the text verbatim; a service that rewrites texts keeps most.
 LEAST_SHARE = 0.5
+# Quantised values by the vendor's method: unsigned and signed bytes.
+BYTES = {"min-max": ("uint8", 0, 255), "max-scale": ("int8", -128, 127)}
 _WORDS = re.compile(r"\w+")
 _WORDS_COMPARED = 2_000
 
@@ -141,11 +143,51 @@ def check_vectors(
     return warnings
 
 
+def check_dimension(vectors: Iterable[Sequence[float]], before: int, what: str) -> int:
+    """
+    The length of all vectors.
+
+    :param before: of the vectors before these, 0 when there was none.
+    :param what: has the vectors, for messages.
+    :raises MalformedResponseError: not retryable; they are of another length, or of several.
+    """
+    dimension = before
+    for found in {len(vector) for vector in vectors}:
+        if dimension not in {0, found}:
+            raise refused(f"{what} has vectors of {found} numbers, the ones before it of {dimension}")
+        dimension = found
+    return dimension
+
+
+def check_quantised(vectors: Iterable[Sequence[float]], method: str | None, what: str) -> None:
+    """
+    Check the numbers of quantised vectors.
+
+    :param method: the requested ``vectorQuantizationMethod``.
+    :param what: has the vectors, for messages.
+    :raises MalformedResponseError: not retryable; a number is not whole, or out of range.
+    """
+    if method not in BYTES:
+        return
+    _, low, high = BYTES[method]
+    for vector in vectors:
+        # A vector of a thousand numbers has at most 256 that differ.
+        if not all(low <= value <= high and value == int(value) for value in set(vector)):
+            raise refused(
+                f"{what}: {method} was requested, and a vector has other than whole numbers from {low} to {high}"
+            )
+
+
 def refused(message: str) -> MalformedResponseError:
     """An error that is not retryable: another request would cost the same again."""
     error = MalformedResponseError(f"{message}.", status=200)
     error.retryable = False
     return error
+
+
+def unfit(document_id: str, what: str) -> MalformedResponseError:
+    """The error for a document that cannot be written."""
+    return refused(f"Document {document_id!r} has a value that the file cannot hold: {what}")
 
 
 def _doubt(message: str, *, lenient: bool) -> str:
