@@ -30,6 +30,7 @@ from lucidworks_provider.client.http.messages import (
     parse_object,
     path_segment,
     post,
+    refused,
 )
 from lucidworks_provider.client.jobs import CHUNKING, JobState, poll_job, read_submission, state_of, top_level
 from lucidworks_provider.client.options import (
@@ -44,7 +45,6 @@ from lucidworks_provider.client.options import (
 )
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.use_cases import DATA_TYPES, MODEL_OPTIONS, list_use_cases, nearest
-from lucidworks_provider.client.validation import refused
 from lucidworks_provider.errors import InputError, MalformedResponseError, UnknownResourceError
 
 # "Approximately 1 MB" of text. Whether per item or per request is not said, so it bounds the request.

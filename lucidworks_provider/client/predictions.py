@@ -27,6 +27,7 @@ from lucidworks_provider.client.http.messages import (
     path_segment,
     post,
     read_object,
+    refused,
     vendor_message,
 )
 from lucidworks_provider.client.jobs import (
@@ -48,7 +49,6 @@ from lucidworks_provider.client.use_cases import (
     nearest,
     read_items,
 )
-from lucidworks_provider.client.validation import refused
 from lucidworks_provider.errors import InputError, MalformedResponseError, RequestRefusedError
 
 Inputs = Sequence[str | Mapping[str, Any]]

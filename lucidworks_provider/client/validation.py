@@ -37,14 +37,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
+from lucidworks_provider.client.chunking import Chunk, ChunkingOptions, ChunkingResult
+from lucidworks_provider.client.http.messages import refused
 from lucidworks_provider.errors import EmptyResultError, MalformedResponseError
-
-if TYPE_CHECKING:
-    from lucidworks_provider.client.chunking import Chunk, ChunkingOptions, ChunkingResult
 
 # Of the words in chunks that are not in the text verbatim; a service that rewrites texts keeps most.
 LEAST_SHARE = 0.5
@@ -178,13 +176,6 @@ def check_quantised(vectors: Iterable[Sequence[float]], method: str | None, what
             )
 
 
-def refused(message: str) -> MalformedResponseError:
-    """An error that is not retryable: another request would cost the same again."""
-    error = MalformedResponseError(f"{message}.", status=200)
-    error.retryable = False
-    return error
-
-
 def unfit(document_id: str, what: str) -> MalformedResponseError:
     """The error for a document that cannot be written."""
     return refused(f"Document {document_id!r} has a value that the file cannot hold: {what}")
@@ -195,31 +186,6 @@ def _doubt(message: str, *, lenient: bool) -> str:
     if lenient:
         return f"{message}."
     raise refused(f'{message}. If this is correct for this model, set on_mismatch="warn"')
-
-
-def in_order(predictions: Sequence[Mapping[str, Any]], name: str) -> Sequence[Mapping[str, Any]]:
-    """
-    Predictions in the order of their inputs, where each has an ``index``.
-
-    A full permutation, from 0 or from 1, is followed; one and the same number everywhere says nothing.
-
-    :raises MalformedResponseError: not retryable; other numbers, or not for each prediction.
-    """
-    given = [one.get("index") for one in predictions]
-    if len(set(map(str, given))) <= 1:
-        return predictions
-    try:
-        numbers = [int(str(one)) for one in given]
-    except ValueError:
-        numbers = []
-    for first in (0, 1):
-        if sorted(numbers) == list(range(first, first + len(predictions))):
-            return [
-                one for _, one in sorted(zip(numbers, predictions, strict=True), key=lambda pair: pair[0])
-            ]
-    raise refused(
-        f"{name}: the predictions have the `index` {str(given)[:100]}, which does not define an order"
-    )
 
 
 def _is_whole(vector: Sequence[float]) -> bool:

@@ -40,7 +40,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lucidworks_provider.client.http.messages import Response, parse_object, read_blanked
+from lucidworks_provider.client.http.messages import Response, parse_object, read_blanked, refused
 from lucidworks_provider.client.jobs import PREDICTION, JobKind
 from lucidworks_provider.client.prediction_types import Embedding, Prediction, read_predictions
 from lucidworks_provider.client.predictions import PredictionResult, read_result
@@ -51,7 +51,6 @@ from lucidworks_provider.client.validation import (
     check_dimension,
     check_quantised,
     check_vectors,
-    refused,
 )
 from lucidworks_provider.errors import (
     AuthenticationError,

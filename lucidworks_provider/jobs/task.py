@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from lucidworks_provider import metrics
+from lucidworks_provider.client.http.messages import refused
 from lucidworks_provider.client.jobs import JobKind, JobState
-from lucidworks_provider.client.validation import refused
 from lucidworks_provider.errors import (
     BudgetExceededError,
     ContentEncodingError,

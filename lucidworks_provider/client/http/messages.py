@@ -359,6 +359,13 @@ def parse_object(body: bytes, name: str, *, status: int = 200, packed: bool = Fa
     return decoded
 
 
+def refused(message: str) -> MalformedResponseError:
+    """An error that is not retryable: another request would cost the same again."""
+    error = MalformedResponseError(f"{message}.", status=200)
+    error.retryable = False
+    return error
+
+
 def content_codings(header: str | None) -> list[str] | None:
     """
     The codings of a ``Content-Encoding`` header, in the order in which they were applied.
