@@ -67,7 +67,7 @@ def check_text(text: object, what: str, *, max_bytes: float = math.inf) -> None:
 
     :param what: names the text in the message, e.g. ``document 'a.txt'``.
     :param max_bytes: limit of its bytes in UTF-8.
-    :raises InputError: says what is wrong with it.
+    :raises InputError: names the problem.
     """
     if text is not None and not isinstance(text, str):
         raise no_text(text, what)
@@ -114,7 +114,7 @@ def did_you_mean(given: object, known: Iterable[str], cutoff: float = 0.6) -> st
 
 
 def valid(is_valid: Callable[[object], bool]) -> Callable[[object], object]:
-    """The converter of an option that is not converted."""
+    """Return a validator as a converter."""
 
     def convert(value: object) -> object:
         if not is_valid(value):
@@ -128,7 +128,7 @@ def as_number(value: object) -> int | float:
     """
     A finite number; a rendered template is its text.
 
-    :raises ValueError: it is none, or a truth value.
+    :raises ValueError: it is not a finite number, or is a boolean.
     """
     if isinstance(value, str) and _NUMBER.fullmatch(text := value.strip()):
         value = int(text) if text.lstrip("+-").isdigit() else float(text)
@@ -141,7 +141,7 @@ def as_int(value: object) -> int:
     """
     A whole number; a rendered template is its text.
 
-    :raises ValueError: it is none, or a truth value.
+    :raises ValueError: it is not a whole number, or is a boolean.
     """
     number = as_number(value)
     if not isinstance(number, int):
@@ -153,7 +153,7 @@ def as_bool(value: object) -> bool:
     """
     A boolean, or the string that a template rendered to: ``true``, ``false``, ``1`` or ``0``, in any case.
 
-    :raises ValueError: it is none.
+    :raises ValueError: it is not a boolean.
     """
     if isinstance(value, bool):
         return value
@@ -168,7 +168,7 @@ def whole(minimum: int, maximum: float = math.inf) -> Option[int]:
 
 
 def integral(minimum: int) -> Option[float]:
-    """A whole number that a page writes with a decimal point, too."""
+    """A whole number; accepts 5 and 5.0."""
     meaning, _ = whole(minimum)
 
     def convert(value: object) -> float:
@@ -200,12 +200,12 @@ SWITCH: Option[bool] = ("true or false", as_bool)
 
 
 def is_int(value: object) -> TypeGuard[int]:
-    """Whether it is a whole number, and no truth value."""
+    """Whether it is a whole number and not a boolean."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether it is a finite number, and no truth value."""
+    """Whether it is a finite number and not a boolean."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:

@@ -70,7 +70,7 @@ from lucidworks_provider.client.secrets import SHORTEST, is_secret_name, secrets
 from lucidworks_provider.errors import InputError, MalformedResponseError
 
 P = TypeVar("P", bound=Prediction)
-# What is sent of each input: `text`, and `documents` for RAG.
+# Request items: `text`, and `documents` for RAG.
 Items = Sequence[Mapping[str, Any]]
 
 # Of one request, synchronous or not (section 3.1).
@@ -313,7 +313,7 @@ def check_wire(wire: Mapping[str, Any], what: str, options: PredictionOptions[An
     Refuse an input that the use case does not take.
 
     :param what: names it at the begin of a message.
-    :raises InputError: says what is wrong with it.
+    :raises InputError: names the problem.
     """
     check_text(wire.get("text"), what)
     if options.known is not OTHER:
@@ -498,7 +498,7 @@ def standalone_query_rewriter(
 
 
 def _listed(names: Any) -> Any:
-    """JSON knows lists only; a text is left for the options to refuse, not taken apart into characters."""
+    """Convert a sequence to a list for JSON, but not a text, which the options refuse."""
     return list(names) if isinstance(names, Sequence) and not isinstance(names, str) else names
 
 
@@ -533,7 +533,7 @@ def read_use_cases(response: Response) -> dict[str, tuple[str, ...]]:
     list of ``{"useCase": …, "models": […]}``, or an object with that list as ``useCases``. A model is its id, or an
     object with ``modelId``.
 
-    :raises MalformedResponseError: another shape; says which fields and types were received.
+    :raises MalformedResponseError: another shape; names the fields and types that were received.
     """
     check_status(response, "List use cases")
     decoded = parse_json(response.body)

@@ -28,7 +28,7 @@ one prediction that is an error, or nothing            its row says so in ``erro
 (*) The service documents nothing that these checks follow from, so they may refuse a good result. ``lenient`` makes
 them warnings; of chunks that name another job, at least half of the words must be in the text even then.
 
-What cannot be found out: a vector or a generated text that belongs to another input of the same request, and
+Not detected: a vector or a generated text that belongs to another input of the same request, and
 chunks of another text with nearly the same words whose body names no job.
 """
 

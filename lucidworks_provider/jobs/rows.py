@@ -177,7 +177,7 @@ class Survey:
 
     @property
     def digest(self) -> str:
-        """Of all rows, in their order."""
+        """A digest of all rows, in their order."""
         return str(self._digest.hexdigest())
 
     def add(self, rows: Rows) -> None:
@@ -285,7 +285,7 @@ class Batches:
             ).as_retryable()
 
     def fingerprint(self, options: Mapping[str, Any]) -> str:
-        """Of the options, the rows, and the batch size."""
+        """A digest of the options, the rows, and the batch size."""
         return fingerprint_of({**options, "batch": self.size, "rows": self.survey.digest}, [])
 
 
@@ -536,7 +536,7 @@ def _parsed(inputs: str, argument: str) -> Any:
 
 
 def _types(kept: list[dict[str, Any]], columns: TableColumns) -> dict[str, Any]:
-    """Of the columns of a list."""
+    """The types of the columns of a list."""
     arrays = {
         name: python_array([row.get(name) for row in kept], name, columns.argument) for name in columns.kept
     }
