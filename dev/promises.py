@@ -304,7 +304,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
         Promise(
             "Another number of predictions than inputs is an error, and is paid for once.",
             "integration/operators/test_operator_prediction.py::test_another_number_of_predictions_is_paid_for_once",
-            "client/validation.py",
+            "client/http/messages.py",
             "error.retryable = False",
             "error.retryable = True",
         ),

@@ -22,7 +22,16 @@ from re import _constants as ops  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
-from lucidworks_provider.client.http.messages import Call, Request, Steps, parse_object, path_segment, post
+from lucidworks_provider.client.http.messages import (
+    Call,
+    Request,
+    Steps,
+    endpoint_with_hint,
+    parse_object,
+    path_segment,
+    post,
+    refused,
+)
 from lucidworks_provider.client.jobs import CHUNKING, JobState, poll_job, read_submission, state_of, top_level
 from lucidworks_provider.client.options import (
     SWITCH,
@@ -35,8 +44,7 @@ from lucidworks_provider.client.options import (
     whole,
 )
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.client.use_cases import DATA_TYPES, MODEL_OPTIONS, naming_models
-from lucidworks_provider.client.validation import refused
+from lucidworks_provider.client.use_cases import DATA_TYPES, MODEL_OPTIONS, list_use_cases, nearest
 from lucidworks_provider.errors import InputError, MalformedResponseError, UnknownResourceError
 
 # "Approximately 1 MB" of text. Whether per item or per request is not said, so it bounds the request.
@@ -280,14 +288,14 @@ def submit_chunking(
     :raises SubmissionUnknownError: sent, and no response came: a job may exist.
     """
     options = ChunkingOptions(chunker, model_id, data_type, chunker_config, model_config)
+    check_text(text, "The text", max_bytes=MAX_TEXT_BYTES)
     return submit_text(options, text)
 
 
-def submit_text(options: ChunkingOptions, text: str, *, max_bytes: int = MAX_TEXT_BYTES) -> Call[str]:
-    """:func:`submit_chunking` with options that are validated already."""
+def submit_text(options: ChunkingOptions, text: str) -> Call[str]:
+    """:func:`submit_chunking` with options and a text that are validated already."""
 
     def build(settings: LucidworksSettings) -> Request:
-        check_text(text, "The text", max_bytes=max_bytes)
         body: dict[str, Any] = {"batch": [{"text": text}]}
         if options.data_type is not None:
             body["useCaseConfig"] = {"dataType": options.data_type}
@@ -304,13 +312,13 @@ def submit_text(options: ChunkingOptions, text: str, *, max_bytes: int = MAX_TEX
             replayable=False,
         )
 
-    return naming_models(
-        "embedding",
-        options.model_id,
+    return endpoint_with_hint(
         build,
         partial(read_submission, kind=CHUNKING),
+        list_use_cases,
+        lambda listed: nearest(listed, "embedding", options.model_id),
         # Others are about the text.
-        refusals=(UnknownResourceError,),
+        (UnknownResourceError,),
     )
 
 

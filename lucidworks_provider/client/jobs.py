@@ -195,7 +195,7 @@ def _id_in_cut_response(body: bytes, kind: JobKind) -> str | None:
 
 
 def _fields(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Of the top level, and of the objects one level down."""
+    """The fields of the top level, and of the objects one level down."""
     for name, value in body.items():
         if isinstance(value, Mapping):
             yield from value.items()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Which existing model or deployment is the one that is requested.
+Matches existing models and deployments with a spec.
 
 The service has no idempotency key, so what exists is compared with what is requested, field by field:
 
@@ -12,10 +12,10 @@ likeness           when
 ``DIFFERENT``      a field differs
 =================  ==================================================================================
 
-An *unanswered POST* is one of this task whose outcome is unknown; *new* is what may have appeared since:
+An *unanswered POST* is one of this task whose outcome is unknown. A resource is *new* if it may be younger:
 
 =============  ====================================  ============================  ===================
-likeness       new since an unanswered POST          new, a POST is not known of   otherwise
+likeness       new since an unanswered POST          new, without a known POST    otherwise
 =============  ====================================  ============================  ===================
 ``SAME``       taken                                 taken                         taken
 ``UNCERTAIN``  taken if the only new one, else (*)   (*)                           (*)
@@ -63,7 +63,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}", re.IGNORECA
 
 
 class Likeness(IntEnum):
-    """How far what exists equals what is requested."""
+    """Similarity of an existing resource to a spec."""
 
     SAME = 0
     UNCERTAIN = 1
@@ -82,7 +82,7 @@ class Comparison:
 
     @property
     def likeness(self) -> Likeness:
-        """Of all fields."""
+        """The least similar field decides."""
         return max((likeness for likeness, _ in self.doubts.values()), default=Likeness.SAME)
 
     def __str__(self) -> str:
@@ -104,7 +104,7 @@ class UnansweredPost:
     creator: str | None = None
 
     def new(self, candidates: Iterable[T]) -> list[T]:
-        """Those that may have appeared since; of several, those that show our name."""
+        """The candidates that may be younger than the POST; of several, those with our name."""
         new = [one for one in candidates if self._is_new(one)]
         return [one for one in new if self.creator and one.created_by == self.creator] or new
 

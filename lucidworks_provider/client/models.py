@@ -458,7 +458,7 @@ def create_deployment(placement: DeploymentSpec) -> Call[Deployment]:
     return endpoint_with_hint(
         lambda settings: _post(name, _deployments_url(settings), body, endpoint="create_deployment"),
         read_deployment,
-        list_models(),
+        list_models,
         lambda models: nearest_models(models, placement.model_id),
         refusals=(UnknownResourceError, RequestRefusedError),
     )

@@ -67,22 +67,37 @@ def check_text(text: object, what: str, *, max_bytes: float = math.inf) -> None:
 
     :param what: names the text in the message, e.g. ``document 'a.txt'``.
     :param max_bytes: limit of its bytes in UTF-8.
-    :raises InputError: says what is wrong with it.
+    :raises InputError: names the problem.
     """
     if text is not None and not isinstance(text, str):
         raise no_text(text, what)
-    if text is None or not text.strip():
-        raise InputError(f"{what} has no text; leave it out or give it some.")
+    if problem := text_problem(text or "", max_bytes):
+        raise InputError(f"{what} {problem[1]}.")
+
+
+def text_problem(
+    text: str, max_bytes: float = math.inf, limit: str = "the limit of "
+) -> tuple[str, str] | None:
+    """
+    Find out why the service would refuse a text.
+
+    :param max_bytes: limit of its bytes in UTF-8.
+    :param limit: names the limit.
+    :return: ``empty``, ``invalid``, ``too_large`` or ``binary``, and the predicate of a sentence about the text; None
+        for a valid text.
+    """
+    if not text or text.isspace():
+        return "empty", "has no text"
     try:
         size = len(text.encode())
     except UnicodeEncodeError as err:
-        raise InputError(
-            f"{what} contains half of a surrogate pair at character {err.start}, which cannot be sent as UTF-8."
-        ) from None
-    if (at := text.find("\0")) >= 0:
-        raise InputError(f"{what} has a NUL at character {at}, which no text has.")
+        at = f"{err.start:,}"
+        return "invalid", f"has half of a surrogate pair at character {at}, which cannot be sent as UTF-8"
     if size > max_bytes:
-        raise InputError(f"{what} has {size:,} bytes of UTF-8, over the limit of {max_bytes:,}; split it.")
+        return "too_large", f"has {size:,} bytes, over {limit}{max_bytes:,}; split it"
+    if (nul := text.find("\0")) >= 0:
+        return "binary", f"contains a NUL character at position {nul:,}"
+    return None
 
 
 def did_you_mean(given: object, known: Iterable[str], cutoff: float = 0.6) -> str:
@@ -99,7 +114,7 @@ def did_you_mean(given: object, known: Iterable[str], cutoff: float = 0.6) -> st
 
 
 def valid(is_valid: Callable[[object], bool]) -> Callable[[object], object]:
-    """The converter of an option that is not converted."""
+    """Return a validator as a converter."""
 
     def convert(value: object) -> object:
         if not is_valid(value):
@@ -113,7 +128,7 @@ def as_number(value: object) -> int | float:
     """
     A finite number; a rendered template is its text.
 
-    :raises ValueError: it is none, or a truth value.
+    :raises ValueError: it is not a finite number, or is a boolean.
     """
     if isinstance(value, str) and _NUMBER.fullmatch(text := value.strip()):
         value = int(text) if text.lstrip("+-").isdigit() else float(text)
@@ -126,7 +141,7 @@ def as_int(value: object) -> int:
     """
     A whole number; a rendered template is its text.
 
-    :raises ValueError: it is none, or a truth value.
+    :raises ValueError: it is not a whole number, or is a boolean.
     """
     number = as_number(value)
     if not isinstance(number, int):
@@ -138,7 +153,7 @@ def as_bool(value: object) -> bool:
     """
     A boolean, or the string that a template rendered to: ``true``, ``false``, ``1`` or ``0``, in any case.
 
-    :raises ValueError: it is none.
+    :raises ValueError: it is not a boolean.
     """
     if isinstance(value, bool):
         return value
@@ -153,7 +168,7 @@ def whole(minimum: int, maximum: float = math.inf) -> Option[int]:
 
 
 def integral(minimum: int) -> Option[float]:
-    """A whole number that a page writes with a decimal point, too."""
+    """A whole number; accepts 5 and 5.0."""
     meaning, _ = whole(minimum)
 
     def convert(value: object) -> float:
@@ -185,12 +200,12 @@ SWITCH: Option[bool] = ("true or false", as_bool)
 
 
 def is_int(value: object) -> TypeGuard[int]:
-    """Whether it is a whole number, and no truth value."""
+    """Whether it is a whole number and not a boolean."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether it is a finite number, and no truth value."""
+    """Whether it is a finite number and not a boolean."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:

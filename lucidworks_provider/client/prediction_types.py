@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+from lucidworks_provider.client.http.messages import refused
 from lucidworks_provider.client.jobs import PREDICTION, reason_in
 from lucidworks_provider.client.options import is_number
-from lucidworks_provider.client.validation import in_order, refused
 from lucidworks_provider.errors import MalformedResponseError
 
 _ERRORS = ("error", "errors", "errorMessage")
@@ -275,7 +275,7 @@ def read_predictions(
     if inputs is not None and len(listed) != inputs:
         raise refused(f"{name}: {len(listed)} predictions for {inputs} inputs")
     read = []
-    for position, one in enumerate(in_order(listed, name)):
+    for position, one in enumerate(_in_order(listed, name)):
         try:
             read.append(kind.read(one))
         except MalformedResponseError as err:
@@ -393,3 +393,28 @@ def _pairs(value: object) -> tuple[tuple[str, str], ...]:
         (_text(one.get("question", one.get("q"))), _text(one.get("answer", one.get("a")))) for one in lowered
     ]
     return tuple((q, a) for q, a in pairs if q and a)
+
+
+def _in_order(predictions: Sequence[Mapping[str, Any]], name: str) -> Sequence[Mapping[str, Any]]:
+    """
+    Predictions in the order of their inputs, where each has an ``index``.
+
+    A full permutation, from 0 or from 1, is followed; equal numbers are ignored.
+
+    :raises MalformedResponseError: not retryable; other numbers, or not for each prediction.
+    """
+    given = [one.get("index") for one in predictions]
+    if len(set(map(str, given))) <= 1:
+        return predictions
+    try:
+        numbers = [int(str(one)) for one in given]
+    except ValueError:
+        numbers = []
+    for first in (0, 1):
+        if sorted(numbers) == list(range(first, first + len(predictions))):
+            return [
+                one for _, one in sorted(zip(numbers, predictions, strict=True), key=lambda pair: pair[0])
+            ]
+    raise refused(
+        f"{name}: the predictions have the `index` {str(given)[:100]}, which does not define an order"
+    )

@@ -21,11 +21,13 @@ from lucidworks_provider.client.http.messages import (
     Response,
     Steps,
     endpoint,
+    endpoint_with_hint,
     excerpt,
     parse_object,
     path_segment,
     post,
     read_object,
+    refused,
     vendor_message,
 )
 from lucidworks_provider.client.jobs import (
@@ -39,8 +41,14 @@ from lucidworks_provider.client.jobs import (
 from lucidworks_provider.client.prediction_types import Prediction, TokensUsed, read_predictions
 from lucidworks_provider.client.secrets import blank
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.client.use_cases import Items, P, PredictionOptions, naming_models, read_items
-from lucidworks_provider.client.validation import refused
+from lucidworks_provider.client.use_cases import (
+    Items,
+    P,
+    PredictionOptions,
+    list_use_cases,
+    nearest,
+    read_items,
+)
 from lucidworks_provider.errors import InputError, MalformedResponseError, RequestRefusedError
 
 Inputs = Sequence[str | Mapping[str, Any]]
@@ -72,7 +80,7 @@ def _predict(options: PredictionOptions[Any], items: Items, parse: Callable[[Res
     name = f"Predict {options.use_case} with {options.model_id}"
     # Replayable: it creates nothing that is kept, only costs what it costs.
     build = _post(options, items, name, "/ai/prediction/{use_case}", endpoint="predict", replayable=True)
-    return naming_models(options.use_case, options.model_id, build, parse)
+    return _with_hint(options, build, parse)
 
 
 def submit_prediction(options: PredictionOptions[Any], inputs: Inputs) -> Call[str]:
@@ -94,7 +102,20 @@ def submit_items(options: PredictionOptions[Any], items: Items) -> Call[str]:
     check_asynchronous(options)
     path = f"{PREDICTION.path}/{{use_case}}"
     build = _post(options, items, PREDICTION.submitting, path, endpoint="submit_prediction", replayable=False)
-    return naming_models(options.use_case, options.model_id, build, partial(read_submission, kind=PREDICTION))
+    return _with_hint(options, build, partial(read_submission, kind=PREDICTION))
+
+
+def _with_hint(
+    options: PredictionOptions[Any],
+    build: Callable[[LucidworksSettings], Request],
+    parse: Callable[[Response], T],
+) -> Call[T]:
+    return endpoint_with_hint(
+        build,
+        parse,
+        list_use_cases,
+        lambda listed: nearest(listed, options.use_case, options.model_id),
+    )
 
 
 def get_prediction(job_id: str, options: PredictionOptions[Any] | None = None) -> Call[PredictionResult]:

@@ -16,16 +16,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from lucidworks_provider.client.options import did_you_mean, plain
 from lucidworks_provider.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from lucidworks_provider.client.auth.protocol import TokenStore
-    from lucidworks_provider.client.auth.token import TokenIdentity
-    from lucidworks_provider.client.http.rate_limiter import PauseStore
 
 CONNECTION_TYPE = "lucidworks"
 DEFAULT_CONN_ID = "lucidworks_default"
@@ -55,10 +50,11 @@ _PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~-]+|\{[a-z_]+\}))+")
 class SharedStores(Protocol):
     """Creates the stores that ``share_via`` names: in Airflow the hook has them."""
 
-    def token_store(self, settings: LucidworksSettings, identity: TokenIdentity) -> TokenStore:
+    # Their types are defined by their users, in higher layers.
+    def token_store(self, settings: LucidworksSettings, identity: Any) -> Any:
         """Return the store of a token."""
 
-    def pause_store(self, settings: LucidworksSettings, name: str) -> PauseStore:
+    def pause_store(self, settings: LucidworksSettings, name: str) -> Any:
         """Return the store of an application's pause."""
 
 

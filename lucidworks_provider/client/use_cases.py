@@ -25,18 +25,16 @@ resembles a known one. Source: sections 3 and 5 of the API reference.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeGuard, TypeVar
 
 from lucidworks_provider.client.http.messages import (
     Call,
-    Request,
     Response,
     check_json,
     check_status,
     endpoint,
-    endpoint_with_hint,
     excerpt,
     get,
     parse_json,
@@ -69,20 +67,11 @@ from lucidworks_provider.client.prediction_types import (
     RagAnswer,
 )
 from lucidworks_provider.client.secrets import SHORTEST, is_secret_name, secrets_in, without_secrets
-from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.errors import (
-    ForbiddenError,
-    InputError,
-    LucidworksError,
-    MalformedResponseError,
-    RequestRefusedError,
-    UnknownResourceError,
-)
+from lucidworks_provider.errors import InputError, MalformedResponseError
 
 P = TypeVar("P", bound=Prediction)
-# What is sent of each input: `text`, and `documents` for RAG.
+# Request items: `text`, and `documents` for RAG.
 Items = Sequence[Mapping[str, Any]]
-T = TypeVar("T")
 
 # Of one request, synchronous or not (section 3.1).
 MAX_BATCH = 32
@@ -324,7 +313,7 @@ def check_wire(wire: Mapping[str, Any], what: str, options: PredictionOptions[An
     Refuse an input that the use case does not take.
 
     :param what: names it at the begin of a message.
-    :raises InputError: says what is wrong with it.
+    :raises InputError: names the problem.
     """
     check_text(wire.get("text"), what)
     if options.known is not OTHER:
@@ -509,7 +498,7 @@ def standalone_query_rewriter(
 
 
 def _listed(names: Any) -> Any:
-    """JSON knows lists only; a text is left for the options to refuse, not taken apart into characters."""
+    """Convert a sequence to a list for JSON, but not a text, which the options refuse."""
     return list(names) if isinstance(names, Sequence) and not isinstance(names, str) else names
 
 
@@ -531,28 +520,6 @@ def list_use_cases() -> Call[dict[str, tuple[str, ...]]]:
     )
 
 
-def naming_models(
-    use_case: str,
-    model_id: str,
-    build: Callable[[LucidworksSettings], Request],
-    parse: Callable[[Response], T],
-    *,
-    refusals: tuple[type[LucidworksError], ...] = (
-        UnknownResourceError,
-        RequestRefusedError,
-        ForbiddenError,
-    ),
-) -> Call[T]:
-    """
-    Return a call of one request, whose error for an unknown use case or model suggests those that the service lists.
-
-    :param refusals: possible errors for an unknown one; which of them is undocumented.
-    """
-    return endpoint_with_hint(
-        build, parse, list_use_cases(), lambda listed: nearest(listed, use_case, model_id), refusals
-    )
-
-
 _EXPECTED_LIST = (
     'a JSON array of {"useCase": …, "models": […]}, or an object that has this array as `useCases`'
 )
@@ -566,7 +533,7 @@ def read_use_cases(response: Response) -> dict[str, tuple[str, ...]]:
     list of ``{"useCase": …, "models": […]}``, or an object with that list as ``useCases``. A model is its id, or an
     object with ``modelId``.
 
-    :raises MalformedResponseError: another shape; says which fields and types were received.
+    :raises MalformedResponseError: another shape; names the fields and types that were received.
     """
     check_status(response, "List use cases")
     decoded = parse_json(response.body)

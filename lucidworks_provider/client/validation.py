@@ -28,7 +28,7 @@ one prediction that is an error, or nothing            its row says so in ``erro
 (*) The service documents nothing that these checks follow from, so they may refuse a good result. ``lenient`` makes
 them warnings; of chunks that name another job, at least half of the words must be in the text even then.
 
-What cannot be found out: a vector or a generated text that belongs to another input of the same request, and
+Not detected: a vector or a generated text that belongs to another input of the same request, and
 chunks of another text with nearly the same words whose body names no job.
 """
 
@@ -37,17 +37,17 @@ from __future__ import annotations
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
+from lucidworks_provider.client.chunking import Chunk, ChunkingOptions, ChunkingResult
+from lucidworks_provider.client.http.messages import refused
 from lucidworks_provider.errors import EmptyResultError, MalformedResponseError
-
-if TYPE_CHECKING:
-    from lucidworks_provider.client.chunking import Chunk, ChunkingOptions, ChunkingResult
 
 # Of the words in chunks that are not in the text verbatim; a service that rewrites texts keeps most.
 LEAST_SHARE = 0.5
+# Quantised values by the vendor's method: unsigned and signed bytes.
+BYTES = {"min-max": ("uint8", 0, 255), "max-scale": ("int8", -128, 127)}
 _WORDS = re.compile(r"\w+")
 _WORDS_COMPARED = 2_000
 
@@ -141,11 +141,44 @@ def check_vectors(
     return warnings
 
 
-def refused(message: str) -> MalformedResponseError:
-    """An error that is not retryable: another request would cost the same again."""
-    error = MalformedResponseError(f"{message}.", status=200)
-    error.retryable = False
-    return error
+def check_dimension(vectors: Iterable[Sequence[float]], before: int, what: str) -> int:
+    """
+    The length of all vectors.
+
+    :param before: of the vectors before these, 0 when there was none.
+    :param what: has the vectors, for messages.
+    :raises MalformedResponseError: not retryable; they are of another length, or of several.
+    """
+    dimension = before
+    for found in {len(vector) for vector in vectors}:
+        if dimension not in {0, found}:
+            raise refused(f"{what} has vectors of {found} numbers, the ones before it of {dimension}")
+        dimension = found
+    return dimension
+
+
+def check_quantised(vectors: Iterable[Sequence[float]], method: str | None, what: str) -> None:
+    """
+    Check the numbers of quantised vectors.
+
+    :param method: the requested ``vectorQuantizationMethod``.
+    :param what: has the vectors, for messages.
+    :raises MalformedResponseError: not retryable; a number is not whole, or out of range.
+    """
+    if method not in BYTES:
+        return
+    _, low, high = BYTES[method]
+    for vector in vectors:
+        # A vector of a thousand numbers has at most 256 that differ.
+        if not all(low <= value <= high and value == int(value) for value in set(vector)):
+            raise refused(
+                f"{what}: {method} was requested, and a vector has other than whole numbers from {low} to {high}"
+            )
+
+
+def unfit(document_id: str, what: str) -> MalformedResponseError:
+    """The error for a document that cannot be written."""
+    return refused(f"Document {document_id!r} has a value that the file cannot hold: {what}")
 
 
 def _doubt(message: str, *, lenient: bool) -> str:
@@ -153,31 +186,6 @@ def _doubt(message: str, *, lenient: bool) -> str:
     if lenient:
         return f"{message}."
     raise refused(f'{message}. If this is correct for this model, set on_mismatch="warn"')
-
-
-def in_order(predictions: Sequence[Mapping[str, Any]], name: str) -> Sequence[Mapping[str, Any]]:
-    """
-    Predictions in the order of their inputs, where each has an ``index``.
-
-    A full permutation, from 0 or from 1, is followed; one and the same number everywhere says nothing.
-
-    :raises MalformedResponseError: not retryable; other numbers, or not for each prediction.
-    """
-    given = [one.get("index") for one in predictions]
-    if len(set(map(str, given))) <= 1:
-        return predictions
-    try:
-        numbers = [int(str(one)) for one in given]
-    except ValueError:
-        numbers = []
-    for first in (0, 1):
-        if sorted(numbers) == list(range(first, first + len(predictions))):
-            return [
-                one for _, one in sorted(zip(numbers, predictions, strict=True), key=lambda pair: pair[0])
-            ]
-    raise refused(
-        f"{name}: the predictions have the `index` {str(given)[:100]}, which does not define an order"
-    )
 
 
 def _is_whole(vector: Sequence[float]) -> bool:

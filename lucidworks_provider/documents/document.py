@@ -9,6 +9,7 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import NamedTuple
 
+from lucidworks_provider.client.options import text_problem
 from lucidworks_provider.errors import InputError
 
 # Longer than URLs; each chunk has a copy of its document's id.
@@ -85,6 +86,9 @@ class Rejection(NamedTuple):
     detail: str
 
 
+NO_TEXT = Rejection(Reason.EMPTY, "It has no text.")
+
+
 @dataclass(frozen=True, slots=True)
 class TableColumns:
     """
@@ -142,24 +146,17 @@ def check_id(document_id: str) -> str | None:
     return None
 
 
-def check_text(text: str, most: int) -> Rejection | None:
+def text_rejection(text: str, most: int, limit: str = "max_document_bytes=") -> Rejection | None:
     """
     Check a decoded text.
 
     :param most: limit of its bytes in UTF-8.
+    :param limit: names the limit in the message.
     """
-    try:
-        data = text.encode()
-    except UnicodeEncodeError as err:
-        return Rejection(Reason.INVALID, f"It has half a surrogate pair at character {err.start:,}.")
-    if len(data) > most:
-        return too_large(len(data), most)
-    return check_binary(data) or check_empty(text)
-
-
-def check_empty(text: str) -> Rejection | None:
-    """Reject white space."""
-    return Rejection(Reason.EMPTY, "It has no text.") if not text or text.isspace() else None
+    if problem := text_problem(text, most, limit):
+        reason, what = problem
+        return Rejection(Reason(reason), f"It {what}.")
+    return binary_rejection(text.encode())
 
 
 def too_large(size: int, most: int) -> Rejection:
@@ -167,7 +164,7 @@ def too_large(size: int, most: int) -> Rejection:
     return Rejection(Reason.TOO_LARGE, f"It has {size:,} bytes, over max_document_bytes={most:,}.")
 
 
-def check_binary(data: bytes) -> Rejection | None:
+def binary_rejection(data: bytes) -> Rejection | None:
     """
     Reject bytes that are no text.
 

@@ -18,7 +18,7 @@ import codecs
 import re
 from functools import cache
 
-from lucidworks_provider.documents.document import Reason, Rejection, check_binary
+from lucidworks_provider.documents.document import Reason, Rejection, binary_rejection
 from lucidworks_provider.errors import InputError
 
 # Longer ones first: the mark of UTF-32 begins with that of UTF-16.
@@ -118,12 +118,12 @@ def decode(data: bytes, declared: str | None = None, *, html: bool = False) -> s
         data = data[len(mark[0]) :]
     codec = mark[1] if mark else check_encoding(declared) if declared else None
     if codec is None or codec == "utf-8":
-        return check_binary(data) or _utf8(data, known=codec is not None, html=html)
+        return binary_rejection(data) or _utf8(data, known=codec is not None, html=html)
     try:
         text = data.decode(codec)
     except UnicodeDecodeError as err:
         return _wrong(err)
-    return check_binary(text.encode(errors="surrogatepass")) or _contradicted(data, text, codec) or text
+    return binary_rejection(text.encode(errors="surrogatepass")) or _contradicted(data, text, codec) or text
 
 
 def _mark(data: bytes) -> tuple[bytes, str] | None:

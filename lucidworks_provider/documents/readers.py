@@ -25,13 +25,13 @@ from importlib.util import find_spec
 
 from lucidworks_provider.documents.csv_rows import read_csv
 from lucidworks_provider.documents.document import (
+    NO_TEXT,
     Document,
     Reason,
     RejectedDocument,
     Rejection,
-    check_empty,
     check_id,
-    check_text,
+    text_rejection,
     too_large,
 )
 from lucidworks_provider.documents.encoding import decode
@@ -98,7 +98,7 @@ def _read_whole(file: SourceFile, options: ReadOptions) -> Document | RejectedDo
     if file.size > most:
         return RejectedDocument(file.path, *too_large(file.size, most))
     if not file.size:
-        return RejectedDocument(file.path, Reason.EMPTY, "It has no text.")
+        return RejectedDocument(file.path, *NO_TEXT)
     try:
         data = read_file(file.uri, most + 1)
     except StorageError as err:
@@ -114,10 +114,10 @@ def _read_whole(file: SourceFile, options: ReadOptions) -> Document | RejectedDo
 def _text_of(data: bytes, form: Format, options: ReadOptions) -> str | Rejection:
     if form is Format.TEXT:
         text = decode(data, options.encoding)
-        return text if isinstance(text, Rejection) else check_empty(text) or text
+        return text if isinstance(text, Rejection) or text.strip() else NO_TEXT
     page = decode(data, options.encoding, html=True)
     text = page if isinstance(page, Rejection) else html_text(page)
-    return text if isinstance(text, Rejection) else check_text(text, options.max_document_bytes) or text
+    return text if isinstance(text, Rejection) else text_rejection(text, options.max_document_bytes) or text
 
 
 def _failed(file: SourceFile, err: StorageError) -> RejectedDocument:

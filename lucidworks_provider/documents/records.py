@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from lucidworks_provider.client.options import did_you_mean
 from lucidworks_provider.documents.document import (
+    NO_TEXT,
     Document,
     Reason,
     RejectedDocument,
     Rejection,
     check_id,
-    check_text,
+    text_rejection,
 )
 from lucidworks_provider.documents.encoding import check_encoding, decode
 from lucidworks_provider.errors import InputError
@@ -99,11 +100,11 @@ def read_record(
     if wrong := check_id(name):
         return RejectedDocument(place, Reason.INVALID, wrong)
     if text is None:
-        return RejectedDocument(name, Reason.EMPTY, "It has no text.")
+        return RejectedDocument(name, *NO_TEXT)
     if isinstance(text, bytes):
         text = decode(text, options.encoding or "utf-8")
     if isinstance(text, str):
-        rejection = check_text(text, options.max_document_bytes)
+        rejection = text_rejection(text, options.max_document_bytes)
         if rejection is None:
             return Document(name, text)
     elif isinstance(text, Rejection):

@@ -22,7 +22,8 @@ from lucidworks_provider.client.settings import (
 )
 from lucidworks_provider.errors import ConfigurationError, LucidworksError
 from lucidworks_provider.get_provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
-from lucidworks_provider.hooks.stores import AirflowStores, reading_connection
+from lucidworks_provider.hooks.stores import AirflowStores
+from lucidworks_provider.hooks.task_channel import reading_connection
 from lucidworks_provider.threads import import_in_thread
 
 if TYPE_CHECKING:

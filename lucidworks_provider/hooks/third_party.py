@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import BaseHook
 
 from lucidworks_provider.client.secrets import TokenText
 from lucidworks_provider.errors import ConfigurationError
-from lucidworks_provider.hooks.stores import reading_connection
+from lucidworks_provider.hooks.task_channel import reading_connection
 
 # Names of a key in the extra of a connection, after its password.
 _KEYS = ("api_key", "apiKey", "openai_api_key", "key")

@@ -24,19 +24,9 @@ from lucidworks_provider.client.chunking import (
 )
 from lucidworks_provider.client.http.messages import parse_object
 from lucidworks_provider.client.jobs import CHUNKING, JobKind, JobState
-from lucidworks_provider.client.validation import Span, check_chunks
+from lucidworks_provider.client.validation import Span, check_chunks, check_dimension, check_quantised, unfit
 from lucidworks_provider.documents.document import check_id
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.jobs.columns import (
-    GROUP_ROWS,
-    ChunkColumns,
-    JsonLinesWriter,
-    ParquetWriter,
-    ResultFile,
-    check_dimension,
-    check_quantised,
-    unfit,
-)
 from lucidworks_provider.jobs.rows import (
     Batches,
     BatchReader,
@@ -46,13 +36,15 @@ from lucidworks_provider.jobs.rows import (
     kept_values,
     repeated,
 )
-from lucidworks_provider.jobs.task import JobTask, ParsedBody
+from lucidworks_provider.jobs.task import JobTask, JsonLinesWriter, ParsedBody, ResultFile
 from lucidworks_provider.metrics import count
 from lucidworks_provider.storage import writing
 from lucidworks_provider.threads import in_thread
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from lucidworks_provider.jobs.columns import ChunkParquet
 
 log = logging.getLogger(__name__)
 
@@ -74,13 +66,13 @@ class ChunkFile(ResultFile):
         self, uri: str, path: Path, options: ChunkingOptions, kept: Mapping[str, pa.DataType]
     ) -> None:
         super().__init__(uri=uri, documents=0, chunks=0, dimension=0, tokens=0, rejected=None)
-        self._quantization = options.quantization
-        self._columns = ChunkColumns(options, with_hash=False, kept=kept)
-        self._writer = (
-            ParquetWriter(path, repeated=["document_id", *kept])
-            if uri.endswith(".parquet")
-            else JsonLinesWriter(path)
-        )
+        self._writer: ChunkParquet | _ChunkLines
+        if uri.endswith(".parquet"):
+            from lucidworks_provider.jobs.columns import ChunkParquet
+
+            self._writer = ChunkParquet(path, options, kept)
+        else:
+            self._writer = _ChunkLines(path, options)
 
     def add(self, document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span], kept: Any = None) -> None:
         """
@@ -91,37 +83,33 @@ class ChunkFile(ResultFile):
             with values that the file cannot store.
         """
         counts = self.counts
-        if isinstance(self._writer, ParquetWriter):
-            self._columns.add(document_id, chunks, spans, kept=kept)
-            if self._columns.rows >= GROUP_ROWS:
-                self._flush(self._writer)
-        else:
-            vectors = [chunk.vector for chunk in chunks]
-            check_dimension(vectors, counts["dimension"], f"Document {document_id!r}")
-            check_quantised(vectors, self._quantization, f"Document {document_id!r}")
-            try:
-                self._writer.write(_json_rows(document_id, chunks, spans, kept))
-            except UnicodeEncodeError as err:
-                raise unfit(document_id, str(err)) from err
+        self._writer.add(document_id, chunks, spans, kept)
         counts["dimension"] = len(chunks[0].vector) if chunks else counts["dimension"]
         counts["documents"] += 1
         counts["chunks"] += len(chunks)
         counts["tokens"] += sum(chunk.input_tokens or 0 for chunk in chunks)
 
     def close(self) -> None:
-        if isinstance(self._writer, ParquetWriter):
-            self._flush(self._writer)
-            self._writer.close(self._columns.schema)
-        else:
-            self._writer.close()
+        self._writer.close()
 
-    def _flush(self, writer: ParquetWriter) -> None:
-        """Write whole documents, so that memory is bounded by the largest one."""
-        import pyarrow as pa
 
-        batch = self._columns.take()
-        if batch is not None:
-            writer.write(pa.Table.from_batches([batch]))
+class _ChunkLines(JsonLinesWriter):
+    """Writes chunks to a file of JSON Lines."""
+
+    def __init__(self, path: Path, options: ChunkingOptions) -> None:
+        super().__init__(path)
+        self._quantization = options.quantization
+        self._dimension = 0
+
+    def add(self, document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span], kept: Any) -> None:
+        vectors, what = [chunk.vector for chunk in chunks], f"Document {document_id!r}"
+        dimension = check_dimension(vectors, self._dimension, what)
+        check_quantised(vectors, self._quantization, what)
+        try:
+            self.write(_json_rows(document_id, chunks, spans, kept))
+        except UnicodeEncodeError as err:
+            raise unfit(document_id, str(err)) from err
+        self._dimension = dimension
 
 
 def _json_rows(
@@ -224,7 +212,8 @@ def row_rules(ids: DocumentIds, max_bytes: int) -> RowRules:
                 "text_column."
             )
 
-    return RowRules(check, max_bytes=max_bytes, add=ids.add, row="{'id': …, 'text': …}")
+    row = "{'id': …, 'text': …}"
+    return RowRules(check, max_bytes=max_bytes, limit="max_text_bytes=", add=ids.add, row=row)
 
 
 def check_documents(batches: Batches) -> None:
@@ -243,7 +232,6 @@ class ChunkTask(JobTask[ChunkFile]):
 
     :param batches: of one document each; read again for each step.
     :param ids: of the documents.
-    :param max_bytes: of a text.
     :param lenient: warn about results that may be valid.
     """
 
@@ -253,7 +241,6 @@ class ChunkTask(JobTask[ChunkFile]):
     options: ChunkingOptions
     batches: Batches
     ids: DocumentIds
-    max_bytes: int
     lenient: bool = False
     # Ids of documents whose chunks do not cover their text, with what is missing.
     _gaps: dict[str, str] = field(default_factory=dict, init=False)
@@ -289,7 +276,7 @@ class ChunkTask(JobTask[ChunkFile]):
         from lucidworks_provider.client.chunking import submit_text
 
         text, _ = await in_thread(self._document, position)
-        return await self.hook.acall(submit_text(self.options, text, max_bytes=self.max_bytes))
+        return await self.hook.acall(submit_text(self.options, text))
 
     def _document(self, position: int) -> tuple[str, Any]:
         """The text and the columns that are passed through."""

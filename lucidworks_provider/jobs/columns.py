@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Result files, and chunks as columns of them and of the tables of a corpus.
+Chunks as columns of Parquet files and of the tables of a corpus.
 
 ================  ==========================================================================
 column            meaning
@@ -20,30 +20,24 @@ columns           of a task only)
 from __future__ import annotations
 
 import json
-import logging
 import math
 import struct
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.client.chunking import Chunk, ChunkingOptions
-from lucidworks_provider.client.validation import Span, refused
-from lucidworks_provider.errors import MalformedResponseError
+from lucidworks_provider.client.validation import BYTES, Span, check_dimension, check_quantised, unfit
 from lucidworks_provider.jobs.rows import kept_arrays
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-log = logging.getLogger(__name__)
-
 # Rows of a row group of a result file: many tiny groups are slow to read.
 GROUP_ROWS = 2048
 
-# Quantised values by the vendor's method: unsigned and signed bytes.
-BYTES = {"min-max": ("uint8", 0, 255), "max-scale": ("int8", -128, 127)}
 # Codes of the struct module, which packs a list of numbers three times as fast as pyarrow converts it.
 _CODES = {"float32": "f", "uint8": "B", "int8": "b"}
 _KINDS = {code: kind for kind, code in _CODES.items()}
@@ -52,61 +46,6 @@ _AT_ONCE = 512
 _TOKENS = range(-(2**31), 2**31)
 # Of a row beside its text, its vector and its document's id.
 _ROW_BYTES = 24
-
-
-class ResultFile:
-    """
-    The result of a task.
-
-    :param counts: of the manifest, and the URI; those that are None are left out.
-    """
-
-    def __init__(self, **counts: Any) -> None:
-        self.counts = counts
-        self._warnings = 0
-
-    def warn(self, message: str, *values: object, results: int = 1) -> None:
-        """
-        Log a warning about results that are accepted, and count it for the manifest and the metrics.
-
-        :param results: that it is about.
-        """
-        self._warnings += results
-        log.warning(message, *values)
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        counts = {name: value for name, value in self.counts.items() if value is not None}
-        return counts | {"warnings": self._warnings}
-
-
-class JsonLinesWriter:
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-
-    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """
-        Append all rows, or none.
-
-        :raises UnicodeEncodeError: a text holds half a surrogate pair.
-        """
-        self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class RowList:
-    """Rows of JSON that a task returns."""
-
-    def __init__(self) -> None:
-        self.rows: list[Mapping[str, Any]] = []
-
-    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        self.rows += rows
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 class ParquetWriter:
@@ -201,41 +140,6 @@ def stored_chunk_schema(options: ChunkingOptions, dimension: int) -> pa.Schema:
         about["dimension"] = str(dimension)
     position = plain.get_field_index("vector")
     return plain.set(position, pa.field("vector", stored, False, about)).remove_metadata()
-
-
-def check_dimension(vectors: Iterable[Sequence[float]], before: int, what: str) -> int:
-    """
-    The length of all vectors.
-
-    :param before: of the vectors before these, 0 when there was none.
-    :param what: has the vectors, for messages.
-    :raises MalformedResponseError: not retryable; they are of another length, or of several.
-    """
-    dimension = before
-    for found in {len(vector) for vector in vectors}:
-        if dimension not in {0, found}:
-            raise refused(f"{what} has vectors of {found} numbers, the ones before it of {dimension}")
-        dimension = found
-    return dimension
-
-
-def check_quantised(vectors: Iterable[Sequence[float]], method: str | None, what: str) -> None:
-    """
-    Check the numbers of quantised vectors.
-
-    :param method: the requested ``vectorQuantizationMethod``.
-    :param what: has the vectors, for messages.
-    :raises MalformedResponseError: not retryable; a number is not whole, or out of range.
-    """
-    if method not in BYTES:
-        return
-    _, low, high = BYTES[method]
-    for vector in vectors:
-        # A vector of a thousand numbers has at most 256 that differ.
-        if not all(low <= value <= high and value == int(value) for value in set(vector)):
-            raise refused(
-                f"{what}: {method} was requested, and a vector has other than whole numbers from {low} to {high}"
-            )
 
 
 class ChunkColumns:
@@ -413,6 +317,30 @@ def _finite(vector: Sequence[float]) -> bool:
     return all(map(math.isfinite, vector))
 
 
-def unfit(document_id: str, what: str) -> MalformedResponseError:
-    """The error for a document that cannot be written."""
-    return refused(f"Document {document_id!r} has a value that the file cannot hold: {what}")
+class ChunkParquet:
+    """
+    Writes chunks to the Parquet file of a task.
+
+    :param kept: types of the document's columns that are passed through.
+    """
+
+    def __init__(self, path: Path, options: ChunkingOptions, kept: Mapping[str, pa.DataType]) -> None:
+        self._columns = ChunkColumns(options, with_hash=False, kept=kept)
+        self._writer = ParquetWriter(path, repeated=["document_id", *kept])
+
+    def add(self, document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span], kept: Any) -> None:
+        """See :meth:`ChunkColumns.add`."""
+        self._columns.add(document_id, chunks, spans, kept=kept)
+        # Whole documents, so that memory is bounded by the largest one.
+        if self._columns.rows >= GROUP_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close(self._columns.schema)
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if (batch := self._columns.take()) is not None:
+            self._writer.write(pa.Table.from_batches([batch]))

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lucidworks_provider.client.http.messages import parse_object
+from lucidworks_provider.client.http.messages import parse_object, refused
 from lucidworks_provider.client.jobs import JobKind, JobState, state_of
-from lucidworks_provider.client.validation import refused
 from lucidworks_provider.errors import ResultGoneError
-from lucidworks_provider.jobs.columns import ResultFile
 from lucidworks_provider.jobs.record import JobRecord, fingerprint_of
-from lucidworks_provider.jobs.task import JobTask, ParsedBody
+from lucidworks_provider.jobs.task import JobTask, ParsedBody, ResultFile
 from lucidworks_provider.storage import writing
 
 

@@ -40,13 +40,18 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lucidworks_provider.client.http.messages import Response, parse_object, read_blanked
+from lucidworks_provider.client.http.messages import Response, parse_object, read_blanked, refused
 from lucidworks_provider.client.jobs import PREDICTION, JobKind
 from lucidworks_provider.client.prediction_types import Embedding, Prediction, read_predictions
 from lucidworks_provider.client.predictions import PredictionResult, read_result
 from lucidworks_provider.client.secrets import blank
 from lucidworks_provider.client.use_cases import Items, PredictionOptions, check_wire
-from lucidworks_provider.client.validation import check_vectors, refused
+from lucidworks_provider.client.validation import (
+    BYTES,
+    check_dimension,
+    check_quantised,
+    check_vectors,
+)
 from lucidworks_provider.errors import (
     AuthenticationError,
     BudgetExceededError,
@@ -63,15 +68,7 @@ from lucidworks_provider.errors import (
     TooManyRejectsError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs.columns import (
-    BYTES,
-    JsonLinesWriter,
-    ParquetWriter,
-    ResultFile,
-    RowList,
-    check_dimension,
-    check_quantised,
-)
+from lucidworks_provider.jobs.columns import ParquetWriter
 from lucidworks_provider.jobs.record import (
     REJECTED,
     FileResultStore,
@@ -88,7 +85,15 @@ from lucidworks_provider.jobs.rows import (
     kept_arrays,
     kept_values,
 )
-from lucidworks_provider.jobs.task import MAX_JOBS, Budget, JobTask, ParsedBody, Progress
+from lucidworks_provider.jobs.task import (
+    MAX_JOBS,
+    Budget,
+    JobTask,
+    JsonLinesWriter,
+    ParsedBody,
+    Progress,
+    ResultFile,
+)
 from lucidworks_provider.metrics import count
 from lucidworks_provider.storage import writing
 from lucidworks_provider.threads import in_thread
@@ -157,6 +162,19 @@ class ResultPolicy:
 
 
 DEFAULT_POLICY = ResultPolicy()
+
+
+class RowList:
+    """Rows of JSON that a task returns."""
+
+    def __init__(self) -> None:
+        self.rows: list[Mapping[str, Any]] = []
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self.rows += rows
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 class PredictionFile(ResultFile):

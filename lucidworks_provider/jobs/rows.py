@@ -3,8 +3,8 @@
 The rows of a task: validation, and batches.
 
 Rows are Python values (texts, dictionaries, tuples of SQL) or those of a table; see
-:mod:`lucidworks_provider.documents.tables`. :func:`~lucidworks_provider.documents.document.check_text` validates the
-texts of all of them; what else a kind of task requires of a row is in its :class:`RowRules`.
+:mod:`lucidworks_provider.documents.tables`. :func:`~lucidworks_provider.documents.document.text_rejection` validates
+the texts of all of them; what else a kind of task requires of a row is in its :class:`RowRules`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from uuid import UUID
 from lucidworks_provider.client.chunking import MAX_TEXT_BYTES
 from lucidworks_provider.client.http.messages import json_body
 from lucidworks_provider.client.options import as_json, no_text
-from lucidworks_provider.documents.document import TableColumns, check_text
+from lucidworks_provider.documents.document import NO_TEXT, TableColumns, text_rejection
 from lucidworks_provider.documents.parquet_rows import is_textual
 from lucidworks_provider.documents.tables import (
     Table,
@@ -53,7 +53,6 @@ _MOST_ROWS = 1024
 _SPOOL_BYTES = 4_000_000
 # Batches that stay in memory after their submission.
 _RECENT = 16
-_NO_TEXT = "It has no text."
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +64,7 @@ class RowRules:
     :param options: that the check depends on, as JSON. Rows that were stored for other options are read again.
     :param beyond_text: whether a row with a valid text and nothing else may fail the check.
     :param max_bytes: of a text in UTF-8.
+    :param limit: names max_bytes in messages.
     :param add: called with rows and the position of the first of them; raises InputError.
     :param row: what a list has, for messages.
     """
@@ -73,6 +73,7 @@ class RowRules:
     options: Mapping[str, Any] = field(default_factory=dict)
     beyond_text: bool = False
     max_bytes: int = MAX_TEXT_BYTES
+    limit: str = "the limit of "
     add: Callable[[Rows, int], None] = lambda rows, start: None
     row: str = "texts or of {'text': …}"
 
@@ -176,7 +177,7 @@ class Survey:
 
     @property
     def digest(self) -> str:
-        """Of all rows, in their order."""
+        """A digest of all rows, in their order."""
         return str(self._digest.hexdigest())
 
     def add(self, rows: Rows) -> None:
@@ -284,7 +285,7 @@ class Batches:
             ).as_retryable()
 
     def fingerprint(self, options: Mapping[str, Any]) -> str:
-        """Of the options, the rows, and the batch size."""
+        """A digest of the options, the rows, and the batch size."""
         return fingerprint_of({**options, "batch": self.size, "rows": self.survey.digest}, [])
 
 
@@ -535,7 +536,7 @@ def _parsed(inputs: str, argument: str) -> Any:
 
 
 def _types(kept: list[dict[str, Any]], columns: TableColumns) -> dict[str, Any]:
-    """Of the columns of a list."""
+    """The types of the columns of a list."""
     arrays = {
         name: python_array([row.get(name) for row in kept], name, columns.argument) for name in columns.kept
     }
@@ -573,13 +574,13 @@ def _as_bytes(column: pa.Array, name: str, where: str) -> list[bytes | None]:
 
 def _table_input(text: bytes | None, others: Mapping[str, Any], rules: RowRules) -> Input:
     if text is None:
-        return Rejected(_NO_TEXT)
+        return Rejected(NO_TEXT.detail)
     try:
         decoded = text.decode()
     except UnicodeDecodeError as err:
         return Rejected(f"It cannot be decoded as UTF-8: byte {err.start:,}, {err.reason}.")
-    if fault := check_text(decoded, rules.max_bytes):
-        return Rejected(_without_option(fault.detail))
+    if rejection := text_rejection(decoded, rules.max_bytes, rules.limit):
+        return Rejected(rejection.detail)
     wire = {"text": decoded, **as_json(others)}
     if rules.beyond_text:
         try:
@@ -587,10 +588,6 @@ def _table_input(text: bytes | None, others: Mapping[str, Any], rules: RowRules)
         except InputError as err:
             return Rejected(str(err))
     return wire
-
-
-def _without_option(detail: str) -> str:
-    return detail.replace("max_document_bytes=", "the limit of ")
 
 
 def _in_memory(inputs: Sequence[Any], columns: TableColumns, rules: RowRules) -> Rows:
@@ -782,11 +779,11 @@ def _as_python(value: Any) -> Any:
 def _input(wire: Mapping[str, Any], what: str, rules: RowRules) -> Input:
     text = wire["text"]
     if text is None:
-        return Rejected(_NO_TEXT)
+        return Rejected(NO_TEXT.detail)
     if not isinstance(text, str):
         raise not_rendered(text, what)
-    if fault := check_text(text, rules.max_bytes):
-        return Rejected(_without_option(fault.detail))
+    if rejection := text_rejection(text, rules.max_bytes, rules.limit):
+        return Rejected(rejection.detail)
     plain: Mapping[str, Any] = as_json(wire)
     rules.check(plain, what)
     return plain

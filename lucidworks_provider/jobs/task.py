@@ -8,17 +8,19 @@ Waiting is not part of it: an operator waits in a triggerer or in its worker.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from lucidworks_provider import metrics
+from lucidworks_provider.client.http.messages import refused
 from lucidworks_provider.client.jobs import JobKind, JobState
-from lucidworks_provider.client.validation import refused
 from lucidworks_provider.errors import (
     BudgetExceededError,
     ContentEncodingError,
@@ -32,7 +34,6 @@ from lucidworks_provider.errors import (
     StorageError,
     SubmissionUnknownError,
 )
-from lucidworks_provider.jobs.columns import ResultFile
 from lucidworks_provider.jobs.decisions import WINDOW, JobsOutcome
 from lucidworks_provider.jobs.record import JobRecord, JobStateStore
 from lucidworks_provider.metrics import count, duration
@@ -60,6 +61,49 @@ _DESCRIBED = 5
 _UNKNOWN = (ContentEncodingError, NoJobIdError, SubmissionUnknownError)
 
 SUFFIXES = (".parquet", ".jsonl")
+
+
+class ResultFile:
+    """
+    The result of a task.
+
+    :param counts: of the manifest, and the URI; those that are None are left out.
+    """
+
+    def __init__(self, **counts: Any) -> None:
+        self.counts = counts
+        self._warnings = 0
+
+    def warn(self, message: str, *values: object, results: int = 1) -> None:
+        """
+        Log a warning about results that are accepted, and count it for the manifest and the metrics.
+
+        :param results: that it is about.
+        """
+        self._warnings += results
+        log.warning(message, *values)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        counts = {name: value for name, value in self.counts.items() if value is not None}
+        return counts | {"warnings": self._warnings}
+
+
+class JsonLinesWriter:
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """
+        Append all rows, or none.
+
+        :raises UnicodeEncodeError: a text holds half a surrogate pair.
+        """
+        self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+
+    def close(self) -> None:
+        self._file.close()
+
 
 File = TypeVar("File", bound=ResultFile)
 

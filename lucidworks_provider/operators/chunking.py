@@ -188,9 +188,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
         )
         # The result has it as text.
         batches.survey.types.pop("document_id", None)
-        return ChunkTask(
-            **job_options, options=options, batches=batches, ids=ids, max_bytes=most, lenient=lenient
-        )
+        return ChunkTask(**job_options, options=options, batches=batches, ids=ids, lenient=lenient)
 
     def _documents(self, columns: TableColumns, most: int) -> Any:
         """What has the rows; a text is one row with the id ``text``."""

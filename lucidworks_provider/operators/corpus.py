@@ -336,9 +336,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
                 yield
 
         return Service(
-            submit=lambda text: hook.acall(
-                submit_text(corpus.options, text, max_bytes=corpus.max_text_bytes)
-            ),
+            submit=lambda text: hook.acall(submit_text(corpus.options, text)),
             fetch=lambda job: hook.acall(poll_job(CHUNKING, job), attempts=1),
             client=client,
             rate=lambda: hook.rate_limit().rate,

@@ -340,8 +340,7 @@ class LucidworksPredictionOperator(_Predicting):
     ) -> tuple[list[Mapping[str, Any]], dict[str, Any]]:
         """The rows to return, and their counts."""
         from lucidworks_provider import metrics
-        from lucidworks_provider.jobs.columns import RowList
-        from lucidworks_provider.jobs.prediction_task import PredictionFile
+        from lucidworks_provider.jobs.prediction_task import PredictionFile, RowList
 
         writer = RowList()
         file = PredictionFile(writer, runner.options, runner.policy)

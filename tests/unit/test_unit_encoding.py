@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucidworks_provider.documents.document import Reason, Rejection, check_text, content_hash
+from lucidworks_provider.documents.document import Reason, Rejection, content_hash, text_rejection
 from lucidworks_provider.documents.encoding import check_encoding, decode
 from lucidworks_provider.errors import InputError
 
@@ -205,7 +205,7 @@ def test_junk_takes_no_time(declared: str | None) -> None:
     ],
 )
 def test_texts_that_come_as_such(text: str, expected: Reason | None) -> None:
-    rejection = check_text(text, 10)
+    rejection = text_rejection(text, 10)
     assert (rejection and rejection.reason) == expected
 
 

@@ -16,8 +16,8 @@ from airflow.sdk.execution_time import task_runner
 
 from lucidworks_provider.errors import ConfigurationError, TokenStoreError
 from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
-from lucidworks_provider.hooks.stores import has_foreign_channel
 from lucidworks_provider.hooks.stores.variables import get_variable, set_variable
+from lucidworks_provider.hooks.task_channel import has_foreign_channel
 
 
 class Channel:

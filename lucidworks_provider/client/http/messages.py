@@ -165,16 +165,16 @@ def endpoint(build: Callable[[LucidworksSettings], Request], parse: Callable[[Re
 def endpoint_with_hint(
     build: Callable[[LucidworksSettings], Request],
     parse: Callable[[Response], T],
-    listing: Call[L],
+    listing: Callable[[], Call[L]],
     hint: Callable[[L], str],
-    refusals: tuple[type[LucidworksError], ...],
+    refusals: tuple[type[LucidworksError], ...] = (UnknownResourceError, RequestRefusedError, ForbiddenError),
 ) -> Call[T]:
     """
     Return a call of one request, whose error names what the service lists instead.
 
-    :param listing: performed once after a refusal; its own errors are only logged.
+    :param listing: called and performed once after a refusal; its own errors are only logged.
     :param hint: a sentence about what is listed, or an empty text.
-    :param refusals: the errors that may be about a name.
+    :param refusals: possible errors for an unknown name; which of them is undocumented.
     """
 
     def steps(settings: LucidworksSettings) -> Steps[T]:
@@ -185,7 +185,7 @@ def endpoint_with_hint(
         else:
             return parsed
         try:
-            sentence = hint((yield replace(listing.first(settings), attempts=1)))
+            sentence = hint((yield replace(listing().first(settings), attempts=1)))
         except LucidworksError as err:
             # Not its text: the service may repeat a key of the refused request, which this request does not know.
             status = f", HTTP {err.status}" if isinstance(err, ResponseError) else ""
@@ -357,6 +357,13 @@ def parse_object(body: bytes, name: str, *, status: int = 200, packed: bool = Fa
             status=status,
         )
     return decoded
+
+
+def refused(message: str) -> MalformedResponseError:
+    """An error that is not retryable: another request would cost the same again."""
+    error = MalformedResponseError(f"{message}.", status=200)
+    error.retryable = False
+    return error
 
 
 def content_codings(header: str | None) -> list[str] | None:

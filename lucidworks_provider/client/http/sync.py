@@ -142,7 +142,7 @@ def failure_of(err: Exception) -> tuple[Failure, object]:
 
 
 def _innermost(err: BaseException) -> BaseException:
-    """Of the errors that requests and urllib3 wrap in another. Not by contexts: those may be a caller's."""
+    """Unwrap an error of requests or urllib3. Contexts are ignored: they may be those of a caller."""
     while not _is_of_connecting(err):
         inner = getattr(err, "reason", None) or (err.args[-1] if err.args else None)
         if not isinstance(inner, BaseException):
@@ -183,7 +183,7 @@ class BearerAuth(requests.auth.AuthBase):
         def on_response(response: requests.Response, **kwargs: Any) -> requests.Response:
             used, repeated_after_403 = token, False
             for last in (False,) * TOKEN_ROUNDS + (True,):
-                # requests calls this for redirects as well, to whatever host.
+                # requests also calls this for redirects, which may be to any host.
                 if not self._allowed.may_see(response.request.url):
                     break
                 status, other = response.status_code, None

@@ -38,7 +38,7 @@ _BUNDLE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 def trusted(settings: LucidworksSettings) -> bool | str:
     """
-    What requests calls ``verify``: False, or the path of the bundle to trust.
+    The value of requests' ``verify``: False, or the path of the bundle to trust.
 
     The connection's ``ca_bundle`` comes first, then the environment, then certifi.
 
@@ -91,7 +91,7 @@ def headers_of(request: Request, access_token: str | None) -> dict[str, str]:
 
 
 def timeouts(settings: LucidworksSettings) -> tuple[float, float]:
-    """Seconds to connect, and between two parts of a response."""
+    """Connect and read timeouts in seconds."""
     return min(CONNECT_TIMEOUT, settings.timeout), settings.timeout
 
 

@@ -33,7 +33,7 @@ from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Snapshot
 from lucidworks_provider.client.auth.token import LONGEST_PAUSE, AccessToken, TokenCipher, TokenIdentity
 from lucidworks_provider.client.http.rate_limiter import END_KEPT, MAX_PAUSE, PauseRecord
 from lucidworks_provider.errors import ConfigurationError, TokenError, TokenStoreError
-from lucidworks_provider.hooks.stores import reading_connection
+from lucidworks_provider.hooks.task_channel import reading_connection
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

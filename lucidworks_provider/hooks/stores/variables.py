@@ -11,7 +11,7 @@ from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Snapshot
 from lucidworks_provider.client.auth.token import AccessToken, TokenCipher, TokenIdentity
 from lucidworks_provider.client.http.rate_limiter import END_KEPT, MAX_PAUSE, PauseRecord
 from lucidworks_provider.errors import TokenStoreError
-from lucidworks_provider.hooks.stores import has_foreign_channel, is_child_of_task
+from lucidworks_provider.hooks.task_channel import has_foreign_channel, is_child_of_task
 
 log = logging.getLogger(__name__)
 

@@ -130,7 +130,7 @@ def test_there_is_no_http_library_until_it_is_used() -> None:
         assert f"{NAME}.check" not in loaded
         if then == hook:
             # Its handler of forks has to be registered before a task forks.
-            assert f"{NAME}.hooks.stores" in loaded
+            assert f"{NAME}.hooks.task_channel" in loaded
 
 
 def test_every_run_of_pytest_loads_its_plugin_so_it_is_light() -> None:

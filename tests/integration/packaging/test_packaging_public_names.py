@@ -211,7 +211,7 @@ FUNCTIONS = {
     },
     "lucidworks_provider.client.chunking": {
         "submit_chunking": "text chunker model_id data_type chunker_config model_config",
-        "submit_text": "options text max_bytes",
+        "submit_text": "options text",
         "get_chunking": "job_id",
     },
     "lucidworks_provider.client.jobs": {"poll_job": "kind job_id"},
