@@ -22,7 +22,6 @@ SECONDS = 3.0
 
 
 def main() -> None:
-    """Print a table."""
     command_line(__doc__)
     print_heads("chunks of a document", "without the checks, ms", "with, ms", "the checks, µs")
     for count in (2, 8, 60, 1000):

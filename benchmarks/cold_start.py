@@ -66,7 +66,6 @@ def cached() -> float:
 
 
 def main() -> None:
-    """Print the table."""
     command_line(__doc__, packages=["requests"])
     print_heads("callers", "token requests", "failed calls")
     cases: dict[str, Callable[[str], int]] = {

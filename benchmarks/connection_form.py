@@ -113,7 +113,6 @@ def medians(servers: dict[str, Server], count: int, measure: Callable[[Server], 
 
 
 def main() -> None:
-    """Print the table."""
     options = command_line(__doc__, packages=["apache-airflow"], rounds=5)
     with ExitStack() as stack:
         stack.enter_context(install_signal_handlers())

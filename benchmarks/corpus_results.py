@@ -65,7 +65,6 @@ def chunking_result(count: int, words: int) -> tuple[str, bytes]:
 
 
 def write(batch: Any, path: Path) -> None:
-    """Write a batch to Parquet."""
     with pq.ParquetWriter(path, batch.schema, compression="zstd", use_dictionary=["document_id"]) as writer:
         writer.write_batch(batch)
 

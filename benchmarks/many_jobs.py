@@ -38,16 +38,13 @@ class CountingStateStore:
         self.writes: list[int] = []
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Read a value."""
         return self.values.get(key, default)
 
     def set(self, key: str, value: Any) -> None:
-        """Write a value."""
         self.values[key] = value
         self.writes.append(len(value))
 
     def delete(self, key: str) -> None:
-        """Remove a value."""
         self.values.pop(key, None)
 
 

@@ -46,7 +46,6 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def operator(use_case: str, concurrency: int, path: str | None) -> None:
-    """Run the operator."""
     LucidworksPredictionOperator(
         task_id="predict",
         use_case=use_case,
@@ -58,7 +57,6 @@ def operator(use_case: str, concurrency: int, path: str | None) -> None:
 
 
 def loop(url: str, use_case: str) -> None:
-    """Send one request after the other."""
     case = CASES[use_case]
     body = {"useCaseConfig": case.get("use_case_config", {}), "modelConfig": case.get("model_config", {})}
     with requests.Session() as session:

@@ -149,7 +149,6 @@ def limit(make: LimitOf, processes: int, limiter: Callable[[], Any], seeds: int,
 
 
 def main() -> None:
-    """Print the table."""
     short = command_line(__doc__, packages=["botocore"], short=False).short
     seeds, seconds, work = (2, 120.0, 20_000) if short else (5, 240.0, 40_000)
     try:

@@ -67,7 +67,6 @@ def seconds(endpoint: str) -> float:
 
 
 def main() -> None:
-    """Print the table."""
     command_line(__doc__)
     with ThreadPoolExecutor() as pool:
         results = list(pool.map(partial(child, seconds), TASKS))

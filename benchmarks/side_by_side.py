@@ -73,7 +73,6 @@ def compare_waiting(rounds: int) -> None:
 
 
 def main() -> None:
-    """Print the tables."""
     parts = {"tokens": compare_tokens, "embeddings": compare_embeddings, "waiting": compare_waiting}
     options = command_line(__doc__, packages=PACKAGES, part=(*parts, "all"), rounds=3)
     for name, compare in parts.items():

@@ -100,7 +100,6 @@ def measure_runs(uri: str, count: int) -> None:
 
 
 def main() -> None:
-    """Print a table."""
     options = command_line(__doc__, short=False, runs=False)
     with s3_server(CONN_ID) as uri:
         (measure_runs if options.runs else measure_sources)(uri, 100 if options.short else 1000)

@@ -82,7 +82,6 @@ def run_corpus(uri: str, source: str, output: str, number: int) -> float:
 
 
 def main() -> None:
-    """Print the table."""
     share = 10 if command_line(__doc__, short=False).short else 1
     s3_requests = S3Requests()
     print_heads("run", "seconds", "source", "output", "in all")

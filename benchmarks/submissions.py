@@ -40,7 +40,6 @@ def submit(path: str, jobs: int) -> float:
 
 
 def main() -> None:
-    """Print the table."""
     jobs, latency = (24, 0.1) if command_line(__doc__, short=False).short else (157, 0.5)
     s3_requests, folder = S3Requests(), tempfile.mkdtemp()
     with emulated(latency=latency) as emulator, s3_server(CONN_ID) as uri:

@@ -123,7 +123,6 @@ class ProcessPool:
         return Figures(sum(stats["issued"].values()), stats["unauthorized"], failed, rate)
 
     def stop(self) -> None:
-        """End the processes."""
         for pipe in self._pipes:
             pipe.send(None)
         for process in self._processes:
@@ -151,7 +150,7 @@ def compare(counts: list[int], rounds: int) -> Iterator[tuple[int, dict[str, lis
         redis_url = ""
         if redis_binary():
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="redis-")))
-            redis = RedisServer(folder, password=secrets.token_hex(16), durable=False)
+            redis = RedisServer(folder, password=secrets.token_hex(16))
             redis_url = stack.enter_context(redis).url
         pool = ProcessPool(counts, clients, redis_url)
         stack.callback(pool.stop)
@@ -166,7 +165,6 @@ def compare(counts: list[int], rounds: int) -> Iterator[tuple[int, dict[str, lis
 
 
 def main() -> None:
-    """Print the table."""
     packages = dict.fromkeys(package for client in CLIENTS for package in client.packages)
     short = command_line(__doc__, packages=packages, short=False).short
     print_heads("client", "processes", "refreshes", "401s", "failed calls", "calls/s")

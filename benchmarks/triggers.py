@@ -70,7 +70,8 @@ CHECK = '''"""The response check of HttpEventTrigger."""
 async def ready(response):
     return response.json()["status"] == "READY"
 '''
-Trigger = tuple[str, dict[str, Any]]
+# Class path and arguments.
+TriggerSpec = tuple[str, dict[str, Any]]
 Figures = dict[str, float]
 
 
@@ -83,10 +84,10 @@ class Timing(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A kind of trigger; ``make`` returns class path and arguments by run, map index and job ids."""
+    """A kind of trigger; ``make`` creates one for a run, a map index and job ids."""
 
     name: str
-    make: Callable[[Run, int, list[str]], Trigger]
+    make: Callable[[Run, int, list[str]], TriggerSpec]
     package: str = "apache-airflow"
 
 
@@ -107,14 +108,14 @@ class Case(NamedTuple):
     restarted: bool = False
 
 
-def sleeping(run: Run, _index: int, _jobs: list[str]) -> Trigger:
+def sleeping(run: Run, _index: int, _jobs: list[str]) -> TriggerSpec:
     """A trigger of Airflow that checks for a file once an hour."""
     path = "airflow.providers.standard.triggers.file.FileTrigger"
     missing = str(run.airflow.home / "no-such-file")
     return path, {"filepath": missing, "recursive": False, "poke_interval": 3600.0}
 
 
-def ours(run: Run, index: int, jobs: list[str]) -> Trigger:
+def ours(run: Run, index: int, jobs: list[str]) -> TriggerSpec:
     """The trigger of this package, with the record that a worker writes beside its result."""
     from lucidworks_provider.jobs.record import JobRecord, JobStateStore, ResultDirectory
 
@@ -137,7 +138,7 @@ def ours(run: Run, index: int, jobs: list[str]) -> Trigger:
 def http(name: str, prefix: str, interval: str = "", **options: Any) -> Kind:
     """A trigger of the http provider, with the path prefix of the server and its argument for the poll interval."""
 
-    def make(run: Run, _index: int, jobs: list[str]) -> Trigger:
+    def make(run: Run, _index: int, jobs: list[str]) -> TriggerSpec:
         arguments = options | {
             "http_conn_id": "http_default",
             "method": "GET",
@@ -191,7 +192,6 @@ class Probe:
         return float(sum(self._process.cpu_times()[:2]))
 
     def close(self) -> None:
-        """Close the connection."""
         self._lines.close()
         self._socket.close()
 
@@ -280,18 +280,18 @@ class Airflow:
             )
         return run_id
 
-    def defer(self, run_id: str, triggers: dict[int, Trigger]) -> None:
+    def defer(self, run_id: str, triggers: dict[int, TriggerSpec]) -> None:
         """Insert deferred task instances with their triggers, by map index."""
         from airflow.models.dag_version import DagVersion
         from airflow.models.taskinstance import TaskInstance
-        from airflow.models.trigger import Trigger as TriggerRow
+        from airflow.models.trigger import Trigger
         from airflow.utils.session import create_session
         from airflow.utils.state import TaskInstanceState
 
         with create_session() as session:
             task = self._dag(session).get_task(TASK_ID)
             dag_version: Any = DagVersion.get_latest_version(DAG_ID, session=session)
-            rows = {index: TriggerRow(path, arguments) for index, (path, arguments) in triggers.items()}
+            rows = {index: Trigger(path, arguments) for index, (path, arguments) in triggers.items()}
             session.add_all(rows.values())
             session.flush()
             for index, row in rows.items():
@@ -318,13 +318,13 @@ class Airflow:
     def end_run(self, run_id: str) -> None:
         """Remove everything that the next triggerer would start."""
         from airflow.models.taskinstance import TaskInstance
-        from airflow.models.trigger import Trigger as TriggerRow
+        from airflow.models.trigger import Trigger
         from airflow.utils.session import create_session
         from sqlalchemy import delete
 
         with create_session() as session:
             session.execute(delete(TaskInstance).where(TaskInstance.run_id == run_id))
-            session.execute(delete(TriggerRow))
+            session.execute(delete(Trigger))
         shutil.rmtree(self.home / "results", ignore_errors=True)
 
     def fired(self, run_id: str) -> tuple[list[float], int]:
