@@ -171,11 +171,12 @@ def throughput(*, short: bool) -> list[Goal]:
             used = child(run, str(folder / str(documents)), str(folder / f"out-{documents}-{number}"))
             if used["returned"]["added"] != documents:
                 raise RuntimeError(f"documents are missing: {used}")
+            rates = figures(documents, used, before)
             calls = emulator.get("log")
             submissions = [call["time"] for call in calls if call["endpoint"] == "submit"]
             begin = min(at for at in submissions if at >= used["began"]) - used["began"]
             end = used["began"] + used["seconds"] - calls[-1]["time"] - calls[-1]["seconds"]
-            return [*figures(documents, used, before), begin, end]
+            return [*rates, begin, end]
 
         for documents in sizes:
             loop(documents, LOOP_THREADS[0])
@@ -186,13 +187,11 @@ def throughput(*, short: bool) -> list[Goal]:
         )
         for documents in sizes:
             pairs = [(operator(documents, number), loop(documents, threads)) for number in range(rounds)]
-            for name, runs in zip(
-                ("operator", f"loop of {threads} threads"), zip(*pairs, strict=True), strict=True
-            ):
-                print_row(
-                    name, f"{documents:,}", *(median_range(one, ".2f") for one in zip(*runs, strict=True))
-                )
-            ratios = [ours[0] / theirs[0] for ours, theirs in pairs]
+            ours, theirs = zip(*pairs, strict=True)
+            for name, runs in (("operator", ours), (f"loop of {threads} threads", theirs)):
+                cells = (median_range(values, ".2f") for values in zip(*runs, strict=True))
+                print_row(name, f"{documents:,}", *cells)
+            ratios = [one[0] / other[0] for one, other in pairs]
             print_row("operator : loop", f"{documents:,}", median_range(ratios, ".2f"))
             if documents in RATIOS:
                 what = f"operator : loop, {documents:,} documents"
