@@ -99,8 +99,8 @@ def main() -> int:
     submitted = Counter(line["text_sha256"] for line in log if line["endpoint"] == "submit-prediction")
     return report(
         [
-            Goal(f"killed: of {killed:,} inputs submitted", len(submitted), least=killed),
-            Goal("killed: inputs submitted twice", submitted.total() - len(submitted), 8),
+            Goal(f"submitted inputs of {killed:,} after the kill", len(submitted), least=killed),
+            Goal("inputs submitted twice", submitted.total() - len(submitted), 8),
         ]
     )
 

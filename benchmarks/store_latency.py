@@ -15,11 +15,10 @@ request to the server.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
 
-from benchmarks.harness import command_line, print_heads, print_row  # isort: skip
+from benchmarks.harness import command_line, print_heads, print_row, quiet  # isort: skip
 
 from benchmarks.store_requests import CONN_ID, S3Requests, run_corpus
 from dev.faulty_proxy import FaultyProxy
@@ -29,8 +28,6 @@ from lucidworks_provider.corpus.run_database import RunDatabase
 from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
 from lucidworks_provider.documents.source import list_source
 
-# It logs each request.
-logging.getLogger("werkzeug").setLevel(logging.WARNING)
 LATENCIES = (0.0, 0.04)
 SOURCES = {"files": "{:04}.txt", "folders": "{:04}/a.txt", "files of a record": "{:04}.jsonl"}
 TEXT = "A text. " * 500
@@ -101,6 +98,7 @@ def measure_runs(uri: str, count: int) -> None:
 
 def main() -> None:
     options = command_line(__doc__, short=False, runs=False)
+    quiet()
     with s3_server(CONN_ID) as uri:
         (measure_runs if options.runs else measure_sources)(uri, 100 if options.short else 1000)
 

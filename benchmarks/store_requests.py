@@ -20,7 +20,7 @@ import uuid
 from collections import Counter
 from typing import Any
 
-from benchmarks.harness import command_line, print_heads, print_row  # isort: skip
+from benchmarks.harness import command_line, print_heads, print_row, quiet  # isort: skip
 
 import s3fs
 
@@ -83,6 +83,7 @@ def run_corpus(uri: str, source: str, output: str, number: int) -> float:
 
 def main() -> None:
     share = 10 if command_line(__doc__, short=False).short else 1
+    quiet()
     s3_requests = S3Requests()
     print_heads("run", "seconds", "source", "output", "in all")
     with s3_server(CONN_ID) as uri:

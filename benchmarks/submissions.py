@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections import Counter
 
-from benchmarks.harness import command_line, context, emulated, kill_at, print_heads, print_row  # isort: skip
+from benchmarks.harness import command_line, context, emulated, kill_at, print_heads, print_row, quiet  # isort: skip
 
 from airflow.providers.common.compat.sdk import TaskDeferred
 
@@ -41,6 +41,7 @@ def submit(path: str, jobs: int) -> float:
 
 def main() -> None:
     jobs, latency = (24, 0.1) if command_line(__doc__, short=False).short else (157, 0.5)
+    quiet()
     s3_requests, folder = S3Requests(), tempfile.mkdtemp()
     with emulated(latency=latency) as emulator, s3_server(CONN_ID) as uri:
         submit(f"{folder}/not-measured.jsonl", 1)
