@@ -184,7 +184,7 @@ def commits(sizes: Iterable[int]) -> int:
             Goal("commit, s", first["commit"], 1.5),
             Goal("MB written", first["written"] / 1e6, 30),
             Goal("peak, MB more", first["peak"] / 2**20, 150),
-            Goal("time of the last commit relative to the first", last["commit"] / first["commit"], 1.5),
+            Goal("largest : smallest, s", last["commit"] / first["commit"], 1.5),
         ]
     )
 
