@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measurements: each script prints a table and says what it ran on. The figures stand in docs/benchmarks.md."""
+"""Measurements that ``docs/benchmarks.md`` reports; each module is a script that prints tables."""

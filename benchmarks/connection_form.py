@@ -1,21 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What this package adds to the time in which Airflow's form for a new connection is there.
+What this package adds to the time until Airflow's form for a new connection is shown.
 
-API servers of one Airflow side by side: one in an environment with this package, one without it, and another one
-without it, whose difference from the second is the noise of the machine. The environments hold links to all that
-is installed here, except that two of them have none to this package's metadata, so Airflow sees no entry point.
+Compares API servers of one Airflow: in an environment with this package, in one without it, and in a second one
+without it, which shows the noise. The environments have links to everything that is installed here, two of them
+without this package's metadata, so that Airflow finds no entry point.
 
-Each round starts all servers anew, and asks them in turn: the first look at the connection types (``hook_meta``, of
-which the form is made), later ones, and in Chromium a click on "Add Connection" until the types can be chosen from.
+In each round, all servers are restarted and queried in turns: the first request for the connection types
+(``hook_meta``), later ones, and in Chromium a click on "Add Connection" until a type can be selected.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
-import sys
 import sysconfig
 import tempfile
 import time
@@ -28,18 +25,18 @@ from typing import TYPE_CHECKING
 
 import requests
 
-from benchmarks.harness import spread
+from benchmarks.harness import command_line, median_range, print_heads, print_row
 from dev.airflow_stack import AirflowStack, install_signal_handlers
 from dev.browser import browser
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-OURS = "airflow_provider_lucidworks"
+DISTRIBUTION = "airflow_provider_lucidworks"
 KINDS = ("without", "with", "without, again")
 NAME = "Lucidworks AI"
-# Within the page, so that no message between it and this program is part of the time.
-_OPEN = """async () => {
+# Within the page, so that messages between it and this program are not part of the time.
+_CLICK = """async () => {
     const button = [...document.querySelectorAll("button")].find(one => one.innerText.includes("Add Connection"));
     const begin = performance.now();
     button.click();
@@ -53,108 +50,101 @@ _OPEN = """async () => {
 }"""
 
 
-def environment(folder: Path, *, ours: bool) -> Path:
-    """
-    A virtual environment of links to what is installed here.
-
-    :param ours: whether this package is installed in it.
-    :return: its Python.
-    """
+def environment(folder: Path, *, with_package: bool) -> Path:
+    """Create a virtual environment of links to what is installed here; its Python."""
     venv.create(folder)
     [packages] = (folder / "lib").glob("python*/site-packages")
     for each in Path(sysconfig.get_path("purelib")).iterdir():
-        if ours or not each.name.lstrip("_").startswith(OURS):
+        if with_package or not each.name.lstrip("_").startswith(DISTRIBUTION):
             (packages / each.name).symlink_to(each)
     return folder / "bin" / "python"
 
 
 class Server:
-    """An API server; all are shown by one page, since a browser draws those in the background once a second."""
+    """An API server. All are shown by one page, because a browser draws background pages once a second."""
 
-    def __init__(self, folder: Path, *, ours: bool) -> None:
+    def __init__(self, folder: Path, *, with_package: bool) -> None:
         (folder / "dags").mkdir(parents=True)
-        self.ours = ours
+        self.with_package = with_package
         self.airflow = AirflowStack(folder / "home", folder / "dags", say=lambda _: None)
         self.airflow.commands = {"api-server": self.airflow.commands["api-server"]}
-        self.airflow.python = environment(folder / "venv", ours=ours)
-        self._fresh = True
+        self.airflow.python = environment(folder / "venv", with_package=with_package)
         self._session = requests.Session()
         self._session.trust_env = False
 
     def restart(self) -> None:
-        """A process that has not looked at any provider yet."""
-        if not self._fresh:
-            self.airflow.stop_part("api-server")
-            self.airflow.start_part("api-server")
-        self._fresh = False
+        """Start a process that has loaded no provider yet."""
+        self.airflow.stop_part("api-server")
+        self.airflow.start_part("api-server")
         response = self._session.get(f"{self.airflow.url}/auth/token", timeout=30)
         self._session.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
 
-    def ask(self) -> float:
-        """Milliseconds of a look at the connection types."""
-        begin = time.perf_counter()
+    def request_types(self) -> float:
+        """Milliseconds of a request for the connection types."""
+        began = time.perf_counter()
         response = self._session.get(f"{self.airflow.url}/ui/connections/hook_meta", timeout=60)
-        took = time.perf_counter() - begin
+        took = time.perf_counter() - began
         response.raise_for_status()
-        if (NAME in response.text) is not self.ours:
-            raise RuntimeError(f"{self.airflow.python} was to have our connection type: {self.ours}")
+        if (NAME in response.text) is not self.with_package:
+            raise RuntimeError(f"{self.airflow.python}: expected connection type: {self.with_package}")
         return took * 1000
 
-    def open(self, page: Page) -> float:
+    def open_form(self, page: Page) -> float:
         """Milliseconds from the click to a form that can be filled in."""
         page.goto(f"{self.airflow.url}/connections")
         page.get_by_role("button", name="Add Connection").wait_for()
-        return float(page.evaluate(_OPEN))
+        return float(page.evaluate(_CLICK))
 
 
-def in_turn(servers: dict[str, Server], count: int, what: Callable[[Server], float]) -> dict[str, float]:
-    """Medians of so many looks at each server, one at a time and each time in another order."""
-    seen: dict[str, list[float]] = {kind: [] for kind in servers}
+def rotated(servers: dict[str, Server], number: int) -> dict[str, Server]:
+    """The servers in another order for each number."""
+    kinds = list(servers)
+    first = number % len(kinds)
+    return {kind: servers[kind] for kind in kinds[first:] + kinds[:first]}
+
+
+def medians(servers: dict[str, Server], count: int, measure: Callable[[Server], float]) -> dict[str, float]:
+    """Medians of ``count`` measurements of each server, in alternating order."""
+    times = defaultdict[str, list[float]](list)
     for number in range(count):
-        order = list(servers)[number % len(servers) :] + list(servers)[: number % len(servers)]
-        for kind in order:
-            seen[kind].append(what(servers[kind]))
-    return {kind: statistics.median(times) for kind, times in seen.items()}
+        for kind, server in rotated(servers, number).items():
+            times[kind].append(measure(server))
+    return {kind: statistics.median(each) for kind, each in times.items()}
 
 
-def main() -> int:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.connection_form")
-    parser.add_argument("--rounds", type=int, default=5, help="starts of each server (%(default)s)")
-    rounds = parser.parse_args().rounds
-    found: defaultdict[str, list[dict[str, float]]] = defaultdict(list)
+def main() -> None:
+    options = command_line(__doc__, packages=["apache-airflow"], rounds=5)
     with ExitStack() as stack:
         stack.enter_context(install_signal_handlers())
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
-        servers = {kind: Server(root / str(number), ours=kind == "with") for number, kind in enumerate(KINDS)}
-        for server in servers.values():
-            stack.enter_context(server.airflow)
-        context = stack.enter_context(browser(root / "profile"))
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        whats: dict[str, tuple[int, Callable[[Server], float]]] = {
-            "hook_meta, first": (1, Server.ask),
-            "hook_meta, later": (200, Server.ask),
-            "click to form": (30, lambda server: server.open(page)),
+        servers = {
+            kind: Server(root / str(number), with_package=kind == "with") for number, kind in enumerate(KINDS)
         }
         for server in servers.values():
-            server.open(page)  # its files are in the cache of the browser then
-        for number in range(rounds):
-            order = dict(list(servers.items())[number % 3 :] + list(servers.items())[: number % 3])
+            stack.enter_context(server.airflow)
+        page = stack.enter_context(browser(root / "profile")).new_page()
+        page.set_default_timeout(60_000)
+        for server in servers.values():
+            server.open_form(page)  # fills the browser's cache
+
+        cases: dict[str, tuple[int, Callable[[Server], float]]] = {
+            "hook_meta, first request": (1, Server.request_types),
+            "later requests": (200, Server.request_types),
+            "click to form": (30, lambda server: server.open_form(page)),
+        }
+        results: dict[str, list[dict[str, float]]] = {what: [] for what in cases}
+        for number in range(options.rounds):
+            order = rotated(servers, number)
             for server in order.values():
                 server.restart()
-            for what, (count, measure) in whats.items():
-                found[what].append(in_turn(order, count, measure))
-    load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
-    print(f"{rounds} rounds, Python {sys.version.split()[0]}, load {load}")
-    for what, pairs in found.items():
-        print(f"{what}: milliseconds, and times those without")
-        for kind in KINDS:
-            times = [pair[kind] for pair in pairs]
-            ratios = [pair[kind] / pair["without"] for pair in pairs]
-            print(f"  {kind:<16} {spread(times, 1)}   {spread(ratios, 3)}")
-    return 0
+            for what, (count, measure) in cases.items():
+                results[what].append(medians(order, count, measure))
+    print_heads("what", *(f"{kind}, ms" for kind in KINDS), *(f"{kind} : without" for kind in KINDS[1:]))
+    for what, rounds in results.items():
+        times = [median_range((one[kind] for one in rounds), ".1f") for kind in KINDS]
+        ratios = [median_range((r[kind] / r["without"] for r in rounds), ".3f") for kind in KINDS[1:]]
+        print_row(what, *times, *ratios)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,262 +1,268 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-``LucidworksChunkCorpusOperator`` against the emulator in a process of its own, on one machine.
+``LucidworksChunkCorpusOperator`` with the emulator in its own process, on one machine.
 
 ::
 
-    python -m benchmarks.corpus throughput   # documents a second and CPU, beside the best loop with sessions
+    python -m benchmarks.corpus throughput   # documents per second and CPU, compared with the best loop
     python -m benchmarks.corpus memory       # resident memory for few and for many documents
-    python -m benchmarks.corpus unchanged    # a run with nothing to do
+    python -m benchmarks.corpus unchanged    # a run without changes
     python -m benchmarks.corpus all [--short]
 
-Each run of the operator is a process of its own, whose CPU and memory are its alone. It says what it used before the
-operator ran (Airflow's SDK and the operator imported), and what it has used at its end.
+Each run of the operator or the loop is a process of its own.
+
+The loop has threads with a ``requests.Session`` each: a POST for a document, and a GET every tenth of a second until
+its job is ready; at the end, all chunks are written to one Parquet file. A request that gets a 429 waits for its own
+``Retry-After``.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psutil
+import requests
 
-from benchmarks.corpus_baseline import Measured, run_loop
 from benchmarks.corpus_documents import write_documents
-from benchmarks.harness import child, context, emulated, peak_memory, quiet, spread
+from benchmarks.harness import (
+    Goal,
+    access_token,
+    child,
+    command_line,
+    context,
+    emulated,
+    median_range,
+    print_heads,
+    print_row,
+    quiet,
+    report,
+    usage,
+)
 from dev.demo import Emulator
 from lucidworks_provider.documents.document import content_hash
 from lucidworks_provider.documents.source import list_source
 
-MEGABYTE = 2**20
-JOB_SECONDS = 0.1
+CHUNKER, MODEL = "dynamic-sentence", "gte-small"
 DOCUMENT_BYTES = 4096
-# To reach: times the documents a second of the best loop, by number of documents.
+# Documents per second relative to the best loop, by number of documents.
 RATIOS = {2_000: 1.2, 10_000: 1.4}
-UNCHANGED_SECONDS = 15
-# Of the loops that compete to be the best.
 LOOP_THREADS = (32, 64, 128)
+POLL_SECONDS = 0.1
+SERVICE = {"pending_polls": 0, "pending_seconds": 0.1}
 
 
-def run(source: Path, output: Path, **options: Any) -> dict[str, Any]:
-    """Run the operator in a process of its own; what it returned and used."""
-    arguments = {"source": str(source), "output_uri": str(output), **options}
-    found: dict[str, Any] = child("corpus", "child", json.dumps(arguments))
-    return found
-
-
-def run_as_child(arguments: str) -> None:
-    """In the child: one task instance's work."""
+def run(source: str, output: str) -> dict[str, Any]:
+    """Run the operator, in its own process: what it returned and used, and how many source files it opened."""
     quiet()
     from lucidworks_provider.operators.corpus import LucidworksChunkCorpusOperator
 
-    options = {"chunker": "dynamic-sentence", "model_id": "gte-small", **json.loads(arguments)}
-    operator = LucidworksChunkCorpusOperator(task_id="chunk", **options)
+    operator = LucidworksChunkCorpusOperator(
+        task_id="chunk", chunker=CHUNKER, model_id=MODEL, source=source, output_uri=output
+    )
     opened = 0
 
     def count_opened(event: str, values: Sequence[object]) -> None:
         nonlocal opened
-        opened += event == "open" and str(values[0]).startswith(f"{options['source']}/")
+        opened += event == "open" and str(values[0]).startswith(f"{source}/")
 
     sys.addaudithook(count_opened)
-    process = psutil.Process()
-    bare = process.memory_info().rss
-    began, started, cpu = time.time(), time.perf_counter(), time.process_time()
-    returned = operator.execute(context())
-    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    print(
-        json.dumps(
-            {
-                "returned": returned,
-                "began": began,
-                "seconds": seconds,
-                "cpu": cpu,
-                "bare_mb": bare / MEGABYTE,
-                "peak_mb": peak_memory() / MEGABYTE,
-                "opened": opened,
-            }
-        )
+    began = time.time()
+    with usage() as used:
+        returned = operator.execute(context())
+    return {"returned": returned, "began": began, "opened": opened, **used}
+
+
+def run_loop(url: str, source: str, threads: int) -> dict[str, Any]:
+    """Chunk all text files below a folder, in its own process: the number of chunks, and what it used."""
+    import pyarrow.parquet  # noqa: F401 -- not measured
+
+    with tempfile.TemporaryDirectory(prefix="baseline-") as folder, usage() as used:
+        chunks = _loop(url, Path(source), Path(folder) / "chunks.parquet", threads)
+    return {"chunks": chunks, **used}
+
+
+def _loop(url: str, source: Path, output: Path, threads: int) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    headers = {"Authorization": f"Bearer {access_token(url)}"}
+    local = threading.local()
+
+    def send(method: str, path: str, body: object = None) -> Any:
+        if not hasattr(local, "session"):
+            local.session = requests.Session()
+        while True:
+            response = local.session.request(method, url + path, json=body, headers=headers, timeout=30)
+            if response.status_code != 429:
+                response.raise_for_status()
+                return response.json()
+            time.sleep(float(response.headers["Retry-After"]))
+
+    def chunk(path: Path) -> list[dict[str, Any]]:
+        body = {"batch": [{"text": path.read_text()}], "useCaseConfig": {"dataType": "passage"}}
+        job = send("POST", f"/ai/async-chunking/{CHUNKER}/{MODEL}", body)["chunkingId"]
+        while True:
+            time.sleep(POLL_SECONDS)
+            polled = send("GET", f"/ai/async-chunking/{job}")
+            if polled["status"] == "READY":
+                break
+            if polled["status"] == "ERROR":
+                raise RuntimeError(polled["message"])
+        (item,) = polled["chunkedData"]
+        return [
+            {"document_id": path.name, "text": text, "start": start, "end": end, "vector": vector["vector"]}
+            for text, (start, end), vector in zip(item["chunks"], item["spans"], item["vectors"], strict=True)
+        ]
+
+    with ThreadPoolExecutor(threads) as pool:
+        rows = [row for chunks in pool.map(chunk, sorted(source.rglob("*.txt"))) for row in chunks]
+    schema = pa.schema(
+        [
+            ("document_id", pa.string()),
+            ("text", pa.string()),
+            ("start", pa.int64()),
+            ("end", pa.int64()),
+            ("vector", pa.list_(pa.float32())),
+        ]
     )
+    pq.write_table(pa.Table.from_pylist(rows, schema), output)
+    return len(rows)
 
 
-def service(module: str = "lucidworks_provider.emulator") -> AbstractContextManager[Emulator]:
-    """The emulator, whose jobs take a moment."""
-    return emulated(module, pending_polls=0, pending_seconds=JOB_SECONDS)
+def emulator_cpu(emulator: Emulator) -> float:
+    """Seconds of CPU that the emulator has used."""
+    return float(sum(psutil.Process(emulator.process.pid).cpu_times()[:2]))
 
 
-def emulator_cpu() -> float:
-    """Seconds of CPU that this process's children have used so far."""
-    total = 0.0
-    for process in psutil.Process().children(recursive=True):
-        times = process.cpu_times()
-        total += times.user + times.system
-    return total
-
-
-def throughput(*, short: bool) -> bool:
+def throughput(*, short: bool) -> list[Goal]:
     """
-    Documents a second and CPU a document, beside the best loop with sessions: the two take turns.
+    Documents per second and CPU per document, alternating with the best loop.
 
-    The service has computed each result before: else both would wait for the emulator, which needs more CPU for a
-    document than they do.
+    The emulator returns results that it has computed before, otherwise it would be the bottleneck.
     """
     sizes, rounds = ((1000,), 1) if short else (tuple(RATIOS), 3)
     folder = Path(tempfile.mkdtemp(prefix="corpus-"))
     for documents in sizes:
         write_documents(folder / str(documents), documents, DOCUMENT_BYTES)
-    good, lines = True, []
-    with service("benchmarks.remembering_emulator") as emulator:
+    goals = []
+    with emulated("benchmarks.remembering_emulator", **SERVICE) as emulator:
 
-        def loop(documents: int, threads: int) -> Measured:
-            return run_loop(emulator, folder / str(documents), documents, threads)
+        def figures(documents: int, used: dict[str, Any], before: float) -> list[float]:
+            cpu = used["cpu"], emulator_cpu(emulator) - before
+            return [documents / used["seconds"], *(1000 * seconds / documents for seconds in cpu)]
+
+        def loop(documents: int, threads: int) -> list[float]:
+            before = emulator_cpu(emulator)
+            used = child(run_loop, emulator.url, str(folder / str(documents)), threads)
+            if used["chunks"] < documents:
+                raise RuntimeError(f"{used['chunks']} chunks of {documents} documents")
+            return figures(documents, used, before)
+
+        def operator(documents: int, number: int) -> list[float]:
+            before = emulator_cpu(emulator)
+            used = child(run, str(folder / str(documents)), str(folder / f"out-{documents}-{number}"))
+            if used["returned"]["added"] != documents:
+                raise RuntimeError(f"documents are missing: {used}")
+            rates = figures(documents, used, before)
+            calls = emulator.get("log")
+            submissions = [call["time"] for call in calls if call["endpoint"] == "submit"]
+            begin = min(at for at in submissions if at >= used["began"]) - used["began"]
+            end = used["began"] + used["seconds"] - calls[-1]["time"] - calls[-1]["seconds"]
+            return [*rates, begin, end]
 
         for documents in sizes:
             loop(documents, LOOP_THREADS[0])
-        threads = max(LOOP_THREADS, key=lambda number: loop(sizes[0], number).rate)
+        threads = max(LOOP_THREADS, key=lambda number: loop(sizes[0], number)[0])
+        print_heads(
+            *("client", "documents", "documents a second", "client CPU a document, ms"),
+            *("emulator CPU a document, ms", "s to the first submission", "s after the last response"),
+        )
         for documents in sizes:
-            ours, theirs, starts, ends, ratios = [], [], [], [], []
-            for number in range(rounds):
-                before = emulator_cpu()
-                found = run(folder / str(documents), folder / f"out-{documents}-{number}")
-                if found["returned"]["added"] != documents:
-                    raise RuntimeError(f"documents are missing: {found}")
-                used = (emulator_cpu() - before) / documents * 1000
-                ours.append(
-                    Measured(documents / found["seconds"], found["cpu"] / documents * 1000, used),
-                )
-                starts.append(first_submission(emulator, found["began"]) - found["began"])
-                ends.append(found["began"] + found["seconds"] - last_response(emulator))
-                theirs.append(loop(documents, threads))
-                ratios.append(ours[-1].rate / theirs[-1].rate)
-            for what, runs in (("operator", ours), (f"{threads} threads with a session each", theirs)):
-                cells = (spread([getattr(run, name) for run in runs], 2) for name in Measured.__slots__)
-                lines.append(f"| {what} | {documents:,} | {' | '.join(cells)} |")
-            ratio, aim = statistics.median(ratios), RATIOS.get(documents, 0.0)
-            good = good and ratio >= aim
-            lines.append(
-                f"| *operator by loop, in pairs* | {documents:,} | {spread(ratios, 2)} (goal {aim}) | | |"
-            )
-            lines.append(
-                f"| *from the call to the first submission, s* | {documents:,} | {spread(starts, 2)} | | |"
-            )
-            lines.append(
-                f"| *from the last response to the end, s* | {documents:,} | {spread(ends, 2)} | | |"
-            )
-    print(
-        "| what | documents | documents a second | client CPU a document, ms | emulator CPU a document, ms |"
-    )
-    print("| --- | --- | --- | --- | --- |")
-    print("\n".join(lines))
-    return good
+            pairs = [(operator(documents, number), loop(documents, threads)) for number in range(rounds)]
+            ours, theirs = zip(*pairs, strict=True)
+            for name, runs in (("operator", ours), (f"loop of {threads} threads", theirs)):
+                cells = (median_range(values, ".2f") for values in zip(*runs, strict=True))
+                print_row(name, f"{documents:,}", *cells)
+            ratios = [one[0] / other[0] for one, other in pairs]
+            print_row("operator : loop", f"{documents:,}", median_range(ratios, ".2f"))
+            if documents in RATIOS:
+                what = f"operator : loop, {documents:,} documents"
+                goals.append(Goal(what, statistics.median(ratios), least=RATIOS[documents]))
+    return goals
 
 
-def first_submission(emulator: Emulator, since: float) -> float:
-    """When the first POST of a document began after a moment, seconds since the epoch."""
-    calls = emulator.get("log")
-    return float(
-        min(call["time"] for call in calls if call["endpoint"] == "submit" and call["time"] >= since)
-    )
-
-
-def last_response(emulator: Emulator) -> float:
-    """When the last call of all had its response."""
-    call = emulator.get("log")[-1]
-    return float(call["time"] + call["seconds"])
-
-
-def requested(emulator: Emulator) -> int:
-    """Requests of all kinds that the emulator has seen."""
-    return sum(emulator.get("stats")["calls"].values())
-
-
-def memory(*, short: bool) -> bool:
+def memory(*, short: bool) -> list[Goal]:
     """Resident memory for few and for many documents."""
-    good = True
-    print("| documents | bare, MB | peak, MB | over it, MB |\n| --- | --- | --- | --- |")
-    with service():
+    goals = []
+    print_heads("documents", "bare, MB", "peak, MB", "over bare, MB")
+    with emulated(**SERVICE):
         for documents in (1000, 10_000) if short else (1000, 10_000, 100_000):
             folder = Path(tempfile.mkdtemp(prefix="corpus-"))
             write_documents(folder / "source", documents, DOCUMENT_BYTES)
-            found = run(folder / "source", folder / "out")
-            over = found["peak_mb"] - found["bare_mb"]
-            good = good and over <= 250
-            print(f"| {documents:,} | {found['bare_mb']:.0f} | {found['peak_mb']:.0f} | {over:.0f} |")
-    return good
+            used = child(run, str(folder / "source"), str(folder / "out"))
+            bare, over = used["bare"] / 2**20, used["peak"] / 2**20
+            goals.append(Goal(f"{documents:,} documents, MB over bare", over, 250))
+            print_row(f"{documents:,}", f"{bare:.0f}", f"{bare + over:.0f}", f"{over:.0f}")
+    return goals
 
 
-def unchanged(*, short: bool) -> bool:
-    """
-    A run with nothing changed.
-
-    The tables are written without the service, as a first run would have left them: a chunk for each document.
-    """
+def unchanged(*, short: bool) -> list[Goal]:
+    """A run without changes, of tables with one chunk per document that are written without the service."""
     documents = 2000 if short else 100_000
     folder = Path(tempfile.mkdtemp(prefix="corpus-"))
-    source, output = folder / "source", folder / "out"
-    write_documents(source, documents, 200)
-    # In another process, as what it needs is no part of what is measured.
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        pool.submit(write_tables, source, output).result()
-    with service() as emulator:
-        runs = [run(source, output) for _ in range(3)]
-        sent = requested(emulator)
-    seconds, cpu = ([found[name] for found in runs] for name in ("seconds", "cpu"))
-    over = max(found["peak_mb"] - found["bare_mb"] for found in runs)
-    opened = max(found["opened"] for found in runs)
-    print(
-        f"{documents:,} documents, nothing changed: {spread(seconds, 2)} s, {spread(cpu, 2)} s of CPU, "
-        f"{over:.0f} MB over the bare process, {sent} requests, {opened} files of the source opened "
-        f"(goal {UNCHANGED_SECONDS} s, 0, 0)"
-    )
-    skipped = all(found["returned"]["skipped"] == documents for found in runs)
-    return bool(statistics.median(seconds) <= UNCHANGED_SECONDS and sent == opened == 0 and skipped)
+    source, output = str(folder / "source"), str(folder / "out")
+    write_documents(folder / "source", documents, 200)
+    child(write_tables, source, output)
+    with emulated(**SERVICE) as emulator:
+        runs = [child(run, source, output) for _ in range(3)]
+        sent = sum(emulator.get("stats")["calls"].values())
+    over = max(one["peak"] for one in runs) / 2**20
+    seconds, cpu = ([one[name] for one in runs] for name in ("seconds", "cpu"))
+    print_heads("documents", "seconds", "CPU, s", "over bare, MB")
+    print_row(f"{documents:,}", median_range(seconds, ".2f"), median_range(cpu, ".2f"), f"{over:.0f}")
+    return [
+        Goal("seconds without changes", statistics.median(seconds), 15),
+        Goal("requests", sent, 0),
+        Goal("opened files of the source", max(one["opened"] for one in runs), 0),
+        Goal("skipped documents", min(one["returned"]["skipped"] for one in runs), least=documents),
+    ]
 
 
-def write_tables(source: Path, output: Path) -> None:
-    """The tables of all documents of the source; in a process of its own."""
+def write_tables(source: str, output: str) -> None:
+    """Write the tables of all documents of a source, in its own process."""
     from benchmarks import catalogue
 
-    files = {file.path: file for file in list_source(str(source))}
-    parts, rows = catalogue.write_parts(output, list(files), 1, each=1)
+    files = {file.path: file for file in list_source(source)}
+    parts, rows = catalogue.write_parts(Path(output), list(files), 1, each=1)
     rows = [
         row._replace(
-            hash=content_hash((source / row.id).read_text()),
+            hash=content_hash((Path(source) / row.id).read_text()),
             size=files[row.id].size,
             etag=files[row.id].etag,
         )
         for row in rows
     ]
-    catalogue.commit(output, 1, parts, rows, ())
-
-
-PARTS = {"throughput": throughput, "memory": memory, "unchanged": unchanged}
+    catalogue.commit(Path(output), 1, parts, rows, ())
 
 
 def main() -> int:
-    """Run what was asked for; 1 when a goal is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("part", choices=[*PARTS, "all", "child"])
-    parser.add_argument("arguments", nargs="?", default="{}")
-    parser.add_argument("--short", action="store_true")
-    given = parser.parse_args()
-    if given.part == "child":
-        run_as_child(given.arguments)
-        return 0
-    good = True
-    for name, part in PARTS.items():
-        if given.part in {name, "all"}:
+    """Print tables; 1 if a goal is missed."""
+    parts = {"throughput": throughput, "memory": memory, "unchanged": unchanged}
+    options = command_line(__doc__, part=(*parts, "all"), short=False)
+    goals = []
+    for name, part in parts.items():
+        if options.part in {name, "all"}:
             print(f"\n## {name}\n")
-            good = part(short=given.short) and good
-    return 0 if good else 1
+            goals += part(short=options.short)
+    return report(goals)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Documents to chunk: prose of a given size, the same on every machine and in every run.
+Different documents of a given size, the same on every machine and in every run.
 
-The words are made of syllables and used as often as words are, the k-th most frequent one about 1/k as often as the
-first; every fifth one is a common English word. A sentence has 6 to 24 words, a paragraph 3 to 7 sentences. Some
-words have letters beyond ASCII, so that characters and bytes differ. No two documents are the same.
-
-``python -m benchmarks.corpus_documents FOLDER COUNT [BYTES]`` writes a corpus.
+Words consist of syllables, and the k-th most frequent one is about 1/k as frequent as the first; every fifth one is a
+common English word. A sentence has 6 to 24 words, a paragraph 3 to 7 sentences. Some words have letters beyond ASCII,
+so that characters and bytes differ.
 """
 
 from __future__ import annotations
 
 import random
-import sys
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
 WORDS, SENTENCES = 5_000, 20_000
-# A folder with a hundred thousand files in it is slow to list on many file systems.
+# Large folders are slow to list on many file systems.
 PER_FOLDER = 1_000
 # For a last sentence that is short enough.
 _TRIES = 8
-_COMMON = [
+_COMMON = (
     "the",
     "of",
     "and",
@@ -39,7 +36,7 @@ _COMMON = [
     "on",
     "by",
     "are",
-]
+)
 _SYLLABLES = [
     c + v for c in "bdfgklmnprstvz" for v in ("a", "e", "i", "o", "u", "an", "er", "is", "ol", "um")
 ]
@@ -49,8 +46,8 @@ def document(number: int, size: int) -> str:
     """
     One document.
 
-    :param number: from 0; another number is another text.
-    :param size: bytes of UTF-8, never exceeded, and missed by less than a hundred or two.
+    :param number: from 0; each has another text.
+    :param size: bytes of UTF-8 at most; the text is shorter by less than 150.
     """
     rng = random.Random(number)
     sentences = _sentences()
@@ -97,7 +94,7 @@ def _sentences() -> list[tuple[str, int]]:
         word.replace("ol", "öl").replace("er", "ér") if n % 50 == 7 else word for n, word in enumerate(words)
     ]
     weights = list(accumulate(1 / (rank + 2) for rank in range(len(words))))
-    found = []
+    sentences = []
     for _ in range(SENTENCES):
         chosen = rng.choices(words, cum_weights=weights, k=rng.randint(6, 24))
         chosen[::5] = rng.choices(_COMMON, k=len(chosen[::5]))
@@ -105,9 +102,5 @@ def _sentences() -> list[tuple[str, int]]:
             chosen[9] += ","
         text = " ".join(chosen)
         text = text[0].upper() + text[1:] + rng.choice("...!?")
-        found.append((text, len(text.encode())))
-    return found
-
-
-if __name__ == "__main__":
-    write_documents(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 4096)
+        sentences.append((text, len(text.encode())))
+    return sentences

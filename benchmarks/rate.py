@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The rate limiter in a simulated service, beside botocore's adaptive mode and a plain loop.
+The rate limiter in a simulated service, compared with botocore's adaptive mode and a plain loop.
 
 ::
 
     python -m benchmarks.rate           # five seeds, four minutes each
     python -m benchmarks.rate --short   # two seeds, two minutes each
 
-A share is of the limit, after the first minute (half a minute with ``--short``); a time is of the same work without
-429s. Each figure is the median of the seeds, with the worst in brackets.
+Shares of the limit begin after the first quarter of the time. Times are relative to the same work without 429s.
+Each figure is the median of the seeds, with the worst in brackets.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 from collections.abc import Callable
@@ -21,6 +20,8 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from benchmarks.harness import command_line, print_heads, print_row
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "unit"))
 
@@ -43,16 +44,16 @@ NOISE = {f"429 at random, {share:.1%}": share for share in (0.005, 0.02, 0.05)}
 
 
 def bucket_and_noise(seed: int) -> Limit:
-    """A bucket behind a gateway that sheds load."""
+    """A token bucket behind a gateway that refuses 2 % of the requests."""
     return Shedding(0.02, random.Random(seed), Bucket(50))
 
 
 def unseeded(kind: Callable[[float], Limit], rate: float, _: int) -> Limit:
-    """A limit that nothing random belongs to."""
+    """A limit without randomness."""
     return kind(rate)
 
 
-# How to make the limit from a seed, how many processes share it, and whether one process knows it is alone.
+# The limit by seed, the processes that share it, and whether `share_via` declares that the process is alone.
 LIMITS: dict[str, tuple[LimitOf, int, bool]] = {
     **{
         f"{name}, {rate} a second": (partial(unseeded, kind, rate), 1, False)
@@ -70,7 +71,7 @@ LIMITS: dict[str, tuple[LimitOf, int, bool]] = {
 
 
 class Adaptive:
-    """botocore's adaptive mode with the simulation's clock."""
+    """The limiter of botocore's adaptive mode, with the simulation's clock."""
 
     def __init__(self) -> None:
         from botocore.retries import adaptive, bucket, throttling  # type: ignore[import-untyped]
@@ -121,59 +122,49 @@ class Adaptive:
 
 
 def noise(share: float, limiter: Callable[[], Any], seeds: int, work: int) -> str:
-    """Time of a fixed amount of work, as a multiple of the time without 429s."""
+    """The time of a fixed amount of work with random 429s, relative to that without."""
     times = []
     for seed in range(seeds):
         world = partial(World, latency=LATENCY, connections=64, work=work, seed=seed)
-        own = world(Shedding(0.0, random.Random(seed)), limiter=Unlimited).run(1e6).done_at
+        undisturbed = world(Shedding(0.0, random.Random(seed)), limiter=Unlimited).run(1e6).done_at
         occupies = limiter is Unlimited
         shed = world(Shedding(share, random.Random(seed)), limiter=limiter, occupies=occupies)
-        times.append(shed.run(100 * own).done_at / own)
+        times.append(shed.run(100 * undisturbed).done_at / undisturbed)
     return f"{median(times):.2f} x ({max(times):.2f})"
 
 
-def limit(regime: tuple[LimitOf, int, bool], limiter: Callable[[], Any], seeds: int, seconds: float) -> str:
-    """Share of the limit, share of 429s, and of a fair share the least."""
-    make, processes, _ = regime
+def limit(make: LimitOf, processes: int, limiter: Callable[[], Any], seeds: int, seconds: float) -> str:
+    """Used share of the limit, share of 429s, and the smallest share of a process relative to its fair share."""
     used, refused, least = [], [], []
-    since = seconds / 4
     for seed in range(seeds):
         world = World(
             make(seed), processes=processes, latency=LATENCY, connections=16, seed=seed, limiter=limiter
         )
         world.run(seconds)
-        used.append(world.used(since, seconds))
-        refused.append(world.refused(since, seconds))
-        least.append(world.least(since, seconds))
+        used.append(world.used(seconds / 4, seconds))
+        refused.append(world.refused(seconds / 4, seconds))
+        least.append(world.least(seconds / 4, seconds))
     text = f"{median(used):.1%} ({min(used):.1%}), 429s {median(refused):.1%} ({max(refused):.1%})"
     return text if processes == 1 else f"{text}, least {median(least):.2f} ({min(least):.2f})"
 
 
-def main() -> int:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="two seeds, two minutes each")
-    short = parser.parse_args().short
+def main() -> None:
+    short = command_line(__doc__, packages=["botocore"], short=False).short
     seeds, seconds, work = (2, 120.0, 20_000) if short else (5, 240.0, 40_000)
     try:
         Adaptive()
         botocore: Callable[[], Any] | None = Adaptive
     except ImportError:
         botocore = None
-    print("| regime | this limiter | botocore, adaptive | plain loop |")
-    print("| --- | --- | --- | --- |")
+    print_heads("regime", "this limiter", "botocore, adaptive", "plain loop")
     for name, share in NOISE.items():
-        cells = [
-            noise(share, one, seeds, work) if one else "not installed"
-            for one in (AdaptiveRateLimiter, botocore, Unlimited)
-        ]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
-    for name, regime in LIMITS.items():
-        ours = limit(regime, partial(AdaptiveRateLimiter, alone=regime[2]), seeds, seconds)
-        theirs = limit(regime, botocore, seeds, seconds) if botocore else "not installed"
-        print(f"| {name} | {ours} | {theirs} | |", flush=True)
-    return 0
+        limiters = AdaptiveRateLimiter, botocore, Unlimited
+        print_row(name, *(noise(share, one, seeds, work) if one else "not installed" for one in limiters))
+    for name, (make, processes, alone) in LIMITS.items():
+        ours = limit(make, processes, partial(AdaptiveRateLimiter, alone=alone), seeds, seconds)
+        theirs = limit(make, processes, botocore, seeds, seconds) if botocore else "not installed"
+        print_row(name, ours, theirs, "")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

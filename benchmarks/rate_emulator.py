@@ -1,81 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How much of a contract's rate limit is used, and how many requests are refused.
+The used share of a contract's rate limit, and the share of refused requests.
 
 ::
 
     python -m benchmarks.rate_emulator           # limits of 5, 20 and 200 a second, 150 s each, in three settings
     python -m benchmarks.rate_emulator --short   # 60 s each
 
-The emulator is a process of its own for each limit: a bucket of tokens that holds those of one second. The clients
-are processes as well, each with 32 coroutines that send as often as the transport lets them; none knows the limit.
-The limits are measured beside each other, so the machine is busy with some 230 requests a second meanwhile.
+Each limit is an emulator of its own with a token bucket that holds one second's tokens; the three run in parallel.
+Each client is a process with 32 coroutines that send as often as the transport permits, and does not know the limit.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from benchmarks.harness import connect, result_of, start
-from dev.demo import Emulator
+from benchmarks.harness import (
+    Goal,
+    command_line,
+    connect,
+    emulated,
+    print_heads,
+    print_row,
+    report,
+    result_of,
+    start,
+)
 
 LIMITS = (5, 20, 200)
 COROUTINES = 32
 WARM_UP = 10.0
-# To reach.
-SHARE, REFUSED = 0.95, 0.02
+# Whether the emulator sends Retry-After, and the number of client processes.
+SETTINGS = {"with Retry-After": (True, 1), "without Retry-After": (False, 1), "two processes": (True, 2)}
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """
-    How the emulator refuses, and whom.
-
-    :param processes: that share the limit.
-    """
-
-    name: str
-    retry_after: bool = True
-    processes: int = 1
+def send_all(seconds: float, url: str) -> dict[str, Any]:
+    """Send as often as possible, in its own process: time and status of each response, rate, CPU seconds."""
+    return asyncio.run(_send_all(seconds, url))
 
 
-SETTINGS = (
-    Setting("with Retry-After"),
-    Setting("without Retry-After", retry_after=False),
-    Setting("two processes", processes=2),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """
-    What was found.
-
-    :param share: of the limit, after the warm-up.
-    :param refused: share of requests, after the first minute (or third).
-    :param at_first: refused before that.
-    :param learned: requests a second, of all processes together.
-    :param cpu: of the clients, milliseconds a request.
-    """
-
-    share: float
-    refused: float
-    at_first: int
-    learned: float
-    cpu: float
-
-
-async def send_on(seconds: float, url: str) -> dict[str, Any]:
-    """In a process of its own: send as often as possible, and note when each response came and what it was."""
+async def _send_all(seconds: float, url: str) -> dict[str, Any]:
     from lucidworks_provider.client.http.messages import get
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
@@ -84,74 +53,60 @@ async def send_on(seconds: float, url: str) -> dict[str, Any]:
     token = await hook.aget_token()
     responses: list[tuple[float, int]] = []
     async with hook.shared_client(connections=COROUTINES) as transport:
-        url = f"{hook.get_settings().application_base}/ai/usecases"
-        request = get("Use cases", url, endpoint="list_use_cases")
-        begin = time.monotonic()
-        cpu = time.process_time()
+        request = get(
+            "Use cases", f"{hook.get_settings().application_base}/ai/usecases", endpoint="list_use_cases"
+        )
+        begin, cpu = time.monotonic(), time.process_time()
 
         async def send() -> None:
             while time.monotonic() < begin + seconds:
                 response = await transport.send(request, token)
                 responses.append((time.monotonic() - begin, response.status))
 
-        sending = [asyncio.create_task(send()) for _ in range(COROUTINES)]
-        await asyncio.wait(sending, timeout=seconds + 5)
-        for one in sending:
-            one.cancel()
+        tasks = [asyncio.create_task(send()) for _ in range(COROUTINES)]
+        await asyncio.wait(tasks, timeout=seconds + 5)
+        for task in tasks:
+            task.cancel()
         cpu = time.process_time() - cpu
     return {"responses": responses, "rate": hook.rate_limit().rate or 0.0, "cpu": cpu}
 
 
-def measure(setting: Setting, limit: int, seconds: float) -> Figures:
-    """One limit, in one setting."""
+def measure(setting: str, seconds: float, limit: int) -> tuple[float, float, tuple[str, ...]]:
+    """Used share after the warm-up, share of 429s after the first minute, and the cells of the row."""
+    retry_after, processes = SETTINGS[setting]
     minute = min(60.0, seconds / 3)
-    with Emulator(Path(tempfile.mkdtemp(prefix="rate-")) / "emulator.log") as emulator:
-        # A token for each process: what they share is the rate.
-        emulator.set(
-            rate_limit=limit, rate_mode="bucket", retry_after=setting.retry_after, both_tokens_live=True
-        )
-        command = ("rate_emulator", "--child", str(seconds), emulator.url)
-        found = [result_of(one) for one in [start(*command) for _ in range(setting.processes)]]
-    responses = [(at, status) for one in found for at, status in one["responses"]]
-    accepted = sum(status == 200 and WARM_UP <= at < seconds for at, status in responses)
+    settings = {"rate_limit": limit, "rate_mode": "bucket", "retry_after": retry_after}
+    # Each process has its own token: they share the rate only.
+    with emulated(**settings, both_tokens_live=True) as emulator:
+        clients = [start(send_all, seconds, emulator.url) for _ in range(processes)]
+        results = [result_of(client) for client in clients]
+    responses = [(at, status) for result in results for at, status in result["responses"]]
+    used = sum(status == 200 and WARM_UP <= at < seconds for at, status in responses)
+    used /= (seconds - WARM_UP) * limit
     later = [status for at, status in responses if at >= minute]
-    return Figures(
-        share=accepted / (seconds - WARM_UP) / limit,
-        refused=later.count(429) / len(later),
-        at_first=sum(status == 429 and at < minute for at, status in responses),
-        learned=sum(one["rate"] for one in found),
-        cpu=sum(one["cpu"] for one in found) / len(responses) * 1000,
-    )
+    refused = later.count(429) / len(later)
+    earlier = sum(status == 429 and at < minute for at, status in responses)
+    cpu = sum(result["cpu"] for result in results) / len(responses)
+    rate = sum(result["rate"] for result in results)
+    return used, refused, (f"{used:.1%}", f"{refused:.2%}", str(earlier), f"{rate:.1f}", f"{1000 * cpu:.2f}")
 
 
 def main() -> int:
-    """Measure all; 1 when a goal is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="60 s each instead of 150")
-    parser.add_argument("--child", nargs=2, metavar=("SECONDS", "URL"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        seconds, url = given.child
-        print(json.dumps(asyncio.run(send_on(float(seconds), url))))
-        return 0
-    seconds = 60.0 if given.short else 150.0
-    good = True
-    print(
-        "| limit, a second | | used | 429s after the first minute | 429s before | learned | client CPU a request |"
+    """Print the table; 1 if a goal is missed."""
+    seconds = 60.0 if command_line(__doc__, short=False).short else 150.0
+    goals = []
+    print_heads(
+        *("limit, a second", "", "used", "429s after the first minute", "429s in the first minute"),
+        *("learned rate", "client CPU a request, ms"),
     )
-    print("| --- | --- | --- | --- | --- | --- | --- |")
     for setting in SETTINGS:
         with ThreadPoolExecutor(len(LIMITS)) as pool:
-            all_found = list(pool.map(lambda limit: measure(setting, limit, seconds), LIMITS))  # noqa: B023
-        for limit, found in zip(LIMITS, all_found, strict=True):
-            good = good and found.share >= SHARE and found.refused <= REFUSED
-            print(
-                f"| {limit} | {setting.name} | {found.share:.1%} | {found.refused:.2%} | {found.at_first} "
-                f"| {found.learned:.1f} | {found.cpu:.2f} ms |",
-                flush=True,
-            )
-    print(f"\nTo reach: {SHARE:.0%} used, at most {REFUSED:.0%} refused.")
-    return 0 if good else 1
+            results = list(pool.map(partial(measure, setting, seconds), LIMITS))
+        for limit, (used, refused, cells) in zip(LIMITS, results, strict=True):
+            print_row(limit, setting, *cells)
+            goals.append(Goal(f"{limit} a second, {setting}: used", used, least=0.95))
+            goals.append(Goal(f"{limit} a second, {setting}: refused", refused, 0.04 if limit == 5 else 0.02))
+    return report(goals)
 
 
 if __name__ == "__main__":

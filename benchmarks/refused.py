@@ -1,32 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Seconds until a task of 400 requests fails, of which the service accepts 50, and then refuses everything with 429.
+Seconds until a task fails whose requests are all refused with 429, after 50 of 400 were accepted.
 
-::
-
-    python -m benchmarks.refused     # both tasks at once, about seven minutes
+Both tasks run in parallel, about seven minutes.
 """
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 from threading import Thread
 
-from benchmarks.harness import child, context, emulated, quiet
+from benchmarks.harness import (
+    child,
+    command_line,
+    context,
+    emulated,
+    print_heads,
+    print_row,
+    quiet,
+    requests_of,
+)
 from dev.processes import until
 
 TASKS = {
-    "sync": "synchronous predictions, four at a time",
-    "submit": "submission of asynchronous predictions, eight at a time",
+    "predict": "synchronous predictions, four at a time",
+    "submit-prediction": "submission of asynchronous predictions, eight at a time",
 }
 
 
-def seconds(name: str) -> float:
-    """Run a task until it fails."""
+def seconds(endpoint: str) -> float:
+    """Run a task until it fails, in its own process."""
     from lucidworks_provider.errors import RateLimitError
     from lucidworks_provider.operators.prediction import (
         LucidworksAsyncPredictionOperator,
@@ -35,21 +41,22 @@ def seconds(name: str) -> float:
 
     quiet()
     with emulated() as emulator:
-        endpoint = "predict" if name == "sync" else "submit-prediction"
 
-        def break_it() -> None:
-            until(lambda: emulator.get("stats")["calls"].get(endpoint, 0) >= 50, "50 requests")
+        def refuse() -> None:
+            until(lambda: requests_of(emulator, endpoint) >= 50, "50 requests")
             emulator.post("faults", kind="429", match=endpoint, times=1_000_000)
 
-        Thread(target=break_it, daemon=True).start()
-        operator = LucidworksPredictionOperator if name == "sync" else LucidworksAsyncPredictionOperator
+        Thread(target=refuse, daemon=True).start()
+        operator = (
+            LucidworksPredictionOperator if endpoint == "predict" else LucidworksAsyncPredictionOperator
+        )
         task = operator(
             task_id="t",
             use_case="passthrough",
             model_id="llama-3-8b-instruct",
             inputs=[f"Input number {n}." for n in range(400)],
             batch_size=1,
-            result_path=str(Path(tempfile.mkdtemp()) / "result.jsonl"),
+            result_path=f"{tempfile.mkdtemp()}/result.jsonl",
         )
         began = time.perf_counter()
         try:
@@ -60,14 +67,13 @@ def seconds(name: str) -> float:
 
 
 def main() -> None:
-    """Print a line for each task."""
+    command_line(__doc__)
     with ThreadPoolExecutor() as pool:
-        for name, took in zip(TASKS, pool.map(lambda name: child("refused", name), TASKS), strict=True):
-            print(f"{TASKS[name]}: {took:.0f} s")
+        results = list(pool.map(partial(child, seconds), TASKS))
+    print_heads("task", "seconds")
+    for task, took in zip(TASKS.values(), results, strict=True):
+        print_row(task, f"{took:.0f}")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(seconds(sys.argv[1]))
-    else:
-        main()
+    main()

@@ -1,183 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-This package beside what people use instead, in one run and one table.
+This package and other clients and operators in one run, in alternating rounds.
 
-Rounds take turns, so that a machine whose speed drifts disturbs all alike. The other benchmarks have the details,
-more sizes and the goals; here is what can be made the same:
-
-* tokens: processes that start together, where a new token deletes the old one (:mod:`benchmarks.tokens`);
-* predictions: a task that embeds a thousand texts (:mod:`benchmarks.embedding_tasks`), and the same if a response,
-  half way, gets lost: what was asked for in all;
-* waiting: triggers in a real triggerer (:mod:`benchmarks.triggers`).
+* ``tokens``: processes that start together (:mod:`benchmarks.tokens`);
+* ``embeddings``: a task that embeds a thousand texts (:mod:`benchmarks.embedding_tasks`), once undisturbed, and once
+  with a response that is lost;
+* ``waiting``: triggers in a real triggerer (:mod:`benchmarks.triggers`).
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import statistics
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
+from functools import partial
 
 import requests
 
-from benchmarks import tokens, triggers
-from benchmarks.embedding_tasks import INPUTS, TASKS
-from benchmarks.harness import child, served
-from dev.packages import redis_binary
+from benchmarks import embedding_tasks, tokens, triggers
+from benchmarks.harness import alternate, child, command_line, median_range, print_heads, print_row, served
 
-OURS = "Lucidworks"
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """
-    A line of the table.
-
-    :param work: what is done; the first line of a work is ours, and the ratios are to its median.
-    :param values: one of each round.
-    """
-
-    work: str
-    who: str
-    values: Sequence[float]
-
-    @property
-    def middle(self) -> float:
-        """The median."""
-        return statistics.median(self.values)
+PACKAGES = ("apache-airflow", "apache-airflow-providers-http", "apache-airflow-providers-openai")
+PROCESSES, TRIGGERS = 16, 200
 
 
-def token_lines(rounds: int) -> Iterator[Line]:
-    """Sixteen processes, cold: tokens that were made, and calls that failed."""
-    processes = 16
-    clients = list(tokens.usable())
-    with ExitStack() as stack:
-        redis_url = stack.enter_context(tokens.redis_server()) if redis_binary() else ""
-        fleet = tokens.Fleet([processes], clients)
-        stack.callback(fleet.stop)
-        cells: dict[str, list[tokens.Cell]] = {client.name: [] for client in clients}
-        for client in clients:
-            fleet.measure(client, processes, redis_url, calls=1, pause=0, seed="")
-        for number in range(rounds):
-            for client in clients:
-                cells[client.name].append(
-                    fleet.measure(
-                        client,
-                        processes,
-                        redis_url,
-                        calls=tokens.CALLS,
-                        pause=tokens.PAUSE,
-                        seed=str(number),
-                    )
-                )
-    calls = processes * tokens.CALLS
-    for name in sorted(cells, key=lambda name: OURS not in name):
-        yield Line(f"tokens made for {processes} processes", name, [one.refreshes for one in cells[name]])
-    for name in sorted(cells, key=lambda name: OURS not in name):
-        yield Line(f"failed calls of {calls}", name, [one.failed for one in cells[name]])
+def print_figures(name: str, figures: Iterable[Iterable[float]]) -> None:
+    """Print the row of a client: median and range of each of its figures, given by round."""
+    print_row(name, *(median_range(values, ",.4g") for values in zip(*figures, strict=True)))
 
 
-def prediction_lines(rounds: int) -> Iterator[Line]:
-    """Seconds and CPU of a task, and how much is asked for when a response gets lost."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in TASKS}
-    asked: dict[str, list[float]] = {name: [] for name in TASKS}
-    with served("embedding_server") as url:
-        for _ in range(rounds):
-            for name in TASKS:
-                found[name].append(_embedded(name, url, losing=0)[0])
-                asked[name].append(_embedded(name, url, losing=INPUTS // 2)[1])
-    for what, key in (
-        ("seconds for 1,000 embeddings, imports included", "seconds"),
-        ("CPU seconds of it", "cpu"),
-        ("MiB of it", "mib"),
-    ):
-        for name, results in found.items():
-            yield Line(what, name, [one[key] for one in results])
-    for name, inputs in asked.items():
-        yield Line("texts asked for when one response gets lost", name, inputs)
+def compare_tokens(rounds: int) -> None:
+    """Print the token requests and failed calls of processes without a cached token."""
+    ((_, results),) = tokens.compare([PROCESSES], rounds)
+    print_heads("client", "tokens", f"failed calls of {PROCESSES * tokens.CALLS}")
+    for name, runs in results.items():
+        print_figures(name, [(run.refreshes, run.failed) for run in runs])
 
 
-def _embedded(name: str, url: str, *, losing: int) -> tuple[dict[str, Any], float]:
-    requests.post(f"{url}/control", json={"losing": losing}, timeout=30).raise_for_status()
-    found: dict[str, Any] = child("embedding_tasks", name, url)
-    if found["rows"] != INPUTS:
-        raise RuntimeError(f"{name}: {found['rows']} rows")
-    return found, requests.get(f"{url}/control", timeout=30).json()["inputs"]
+def compare_embeddings(rounds: int) -> None:
+    """Print what a task uses, and the texts that are requested if a response is lost."""
+    with served("embeddings") as url:
+
+        def run(name: str, lost: int) -> tuple[dict[str, float], int]:
+            requests.post(f"{url}/control", json={"lost": lost}, timeout=30).raise_for_status()
+            used = child(embedding_tasks.run, name, url)
+            if used["rows"] != embedding_tasks.INPUTS:
+                raise RuntimeError(f"{name}: {used['rows']} rows")
+            return used, requests.get(f"{url}/control", timeout=30).json()["inputs"]
+
+        def measure(name: str) -> tuple[float, ...]:
+            used, _ = run(name, 0)
+            _, requested = run(name, embedding_tasks.INPUTS // 2)
+            return used["seconds"], used["cpu"], used["mib"], requested
+
+        results = alternate(rounds, {name: partial(measure, name) for name in embedding_tasks.TASKS})
+    print_heads("operator", "seconds", "CPU, s", "MiB", "texts requested after a lost response")
+    for name, figures in results.items():
+        print_figures(name, figures)
 
 
-def waiting_lines(rounds: int) -> Iterator[Line]:
-    """What a waiting trigger costs, and how late it finds its result."""
-    waiting = 200
-    planned = [
-        triggers.Row(kind.name, kind, waiting)
-        for kind in (triggers.OURS, *triggers.OTHERS)
-        if triggers.installed(kind)
-    ]
-    pace = triggers.Pace(5.0, 3.0, 10.0)
-    cells: dict[str, list[triggers.Cell]] = {row.name: [] for row in planned}
-    with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="triggers-")))
-        server = triggers.Server(stack.enter_context(served("trigger_server")))
-        airflow = triggers.Airflow(home, server)
-        for _ in range(rounds):
-            for row in planned:
-                cells[row.name].append(triggers.measure(airflow, row, pace))
-    columns: tuple[tuple[str, Callable[[triggers.Cell], float]], ...] = (
-        (f"KiB for each of {waiting} waiting triggers", lambda one: one.each),
-        ("their connections to the service", lambda one: one.sockets),
-        ("longest stall of the triggerer while they wait, ms", lambda one: 1000 * one.waiting.longest),
-        ("seconds until the last result is found", lambda one: one.found[-1]),
+def compare_waiting(rounds: int) -> None:
+    """Print what a waiting trigger uses, and the delay of its result."""
+    kinds = [kind for kind in (triggers.OURS, *triggers.OTHERS) if triggers.installed(kind)]
+    cases = [triggers.Case(kind.name, kind, TRIGGERS) for kind in kinds]
+    results = triggers.measure_all(cases, triggers.Timing(5.0, 3.0, 10.0), rounds)
+    print_heads(
+        *("trigger", "KiB each", "connections", "longest stall of the triggerer, ms"),
+        "s until the last result",
     )
-    for what, value in columns:
-        for name, its in cells.items():
-            yield Line(what, name, [value(one) for one in its])
+    for case, runs in results.items():
+        print_figures(
+            case.name, [[run[key] for key in ("each", "sockets", "waiting", "last")] for run in runs]
+        )
 
 
-PARTS = {
-    "tokens": token_lines,
-    "predictions": prediction_lines,
-    "waiting": waiting_lines,
-}
-
-
-def table(lines: Sequence[Line]) -> Iterator[str]:
-    """In Markdown, with the ratio to ours."""
-    yield "| what | who | median (range) | to ours |"
-    yield "| --- | --- | --- | --- |"
-    ours: dict[str, Line] = {}
-    for line in lines:
-        mine = ours.setdefault(line.work, line)
-        ratio = "1" if mine is line else f"{line.middle / mine.middle:.2f}" if mine.middle else ""
-        low, high = min(line.values), max(line.values)
-        spread = f" ({low:,.4g} to {high:,.4g})" if low != high else ""
-        yield f"| {line.work} | {line.who} | {line.middle:,.4g}{spread} | {ratio} |"
-
-
-def main() -> int:
-    """Measure, print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", choices=PARTS, help="one part")
-    parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
-    load = os.getloadavg()[0]
-    print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, load {load:.1f} at the start")
-    lines: list[Line] = []
-    for name, part in PARTS.items():
-        if given.only in (None, name):
-            print(f"{name} …", file=sys.stderr, flush=True)
-            lines += part(given.rounds)
-    print(f"{given.rounds} rounds in turn, load {os.getloadavg()[0]:.1f} at the end\n")
-    print("\n".join(table(lines)))
-    return 0
+def main() -> None:
+    parts = {"tokens": compare_tokens, "embeddings": compare_embeddings, "waiting": compare_waiting}
+    options = command_line(__doc__, packages=PACKAGES, part=(*parts, "all"), rounds=3)
+    for name, compare in parts.items():
+        if options.part in {name, "all"}:
+            print(f"\n## {name}\n")
+            compare(options.rounds)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

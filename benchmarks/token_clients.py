@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How people get a token of the client-credentials grant: each way as its library's documentation shows it.
+Clients of the client-credentials grant, each used as documented.
 
-Each gets what it needs to be accepted (the three headers of the token request, Basic authentication) and one
-session with kept-alive connections. A library that handles a 401 by itself does so here. For one that does
-not, what its user can write by hand is shown twice: a new token on each 401, and a cache that is looked into
-before one is asked for.
+Each gets what the service needs (three headers, Basic authentication) and one session with persistent connections.
+A library that handles a 401 does so here. Two clients have a handler that its user would write: a new token on each
+401, and a cache that is read before a token is requested.
 """
 
 from __future__ import annotations
@@ -13,9 +12,10 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import requests
@@ -33,12 +33,11 @@ TIMEOUT = 60
 @dataclass(frozen=True, slots=True)
 class Service:
     """
-    Where to ask and what the processes have in common.
+    The service of a measurement.
 
-    :param url: the emulator.
-    :param auth_server_id: another one for each measurement, so that each begins cold.
-    :param cache_file: for the client that shares through a file.
-    :param redis_url: for the client that shares through Redis.
+    :param auth_server_id: different for each measurement, so that no cached token is used.
+    :param cache_file: for the client that shares tokens in a file.
+    :param redis_url: for the client that shares tokens in Redis.
     """
 
     url: str
@@ -48,28 +47,25 @@ class Service:
 
     @property
     def token_url(self) -> str:
-        """The token endpoint."""
         return f"{self.url}/oauth2/{self.auth_server_id}/v1/token"
 
     @property
     def call_url(self) -> str:
-        """What is called with the token."""
         return f"{self.url}/ai/usecases"
 
 
-# One call of the service; its status.
+# Makes one call; its HTTP status.
 Call = Callable[[], int]
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
     """
-    One way to get a token.
+    A way to get a token.
 
-    :param name: as the table shows it.
     :param packages: distributions that must be installed.
-    :param modules: imported before anything is measured.
-    :param start: what a process does first; whatever it raises fails all its calls.
+    :param modules: imported before the measurement.
+    :param start: prepares a process; if it raises, all calls of the process fail.
     """
 
     name: str
@@ -79,7 +75,7 @@ class Client:
 
 
 class _Bearer(requests.auth.AuthBase):
-    """Asks for the token at each call, for libraries that hand out a token and no session."""
+    """Gets the token at each call, for libraries that return a token and no session."""
 
     def __init__(self, token: Callable[[], str]) -> None:
         self._token = token
@@ -93,8 +89,21 @@ def _calls(session: requests.Session, service: Service) -> Call:
     return lambda: session.get(service.call_url, timeout=TIMEOUT).status_code
 
 
+def _retrying(call: Call, renew: Callable[[], object]) -> Call:
+    """Renew the token and repeat the call on a 401, twice at most, as google-auth does."""
+
+    def retry() -> int:
+        for _ in range(2):
+            if (status := call()) != 401:
+                return status
+            renew()
+        return call()
+
+    return retry
+
+
 def request_token(session: requests.Session, service: Service) -> str:
-    """A token by plain requests."""
+    """Request a token with requests."""
     response = session.post(
         service.token_url,
         params={"scope": SCOPE, "grant_type": "client_credentials"},
@@ -107,7 +116,7 @@ def request_token(session: requests.Session, service: Service) -> str:
 
 
 def plain(service: Service) -> Call:
-    """What a PythonOperator does: a token for the task, then its calls."""
+    """A token for the process."""
     session = requests.Session()
     token = request_token(session, service)
     session.auth = _Bearer(lambda: token)
@@ -115,21 +124,16 @@ def plain(service: Service) -> Call:
 
 
 def plain_again(service: Service) -> Call:
-    """The same, and on a 401 a new token and the call once more: two times, as google-auth does."""
+    """A token for the process, and a new one on each 401."""
     session = requests.Session()
     token = request_token(session, service)
     session.auth = _Bearer(lambda: token)
-    once = _calls(session, service)
 
-    def call() -> int:
+    def renew() -> None:
         nonlocal token
-        for _ in range(2):
-            if (status := once()) != 401:
-                return status
-            token = request_token(session, service)
-        return once()
+        token = request_token(session, service)
 
-    return call
+    return _retrying(_calls(session, service), renew)
 
 
 def google_auth(service: Service) -> Call:
@@ -152,7 +156,7 @@ def google_auth(service: Service) -> Call:
                 raise RefreshError(f"the token endpoint returned {response.status}")
             grant = json.loads(response.data)
             self.token = grant["access_token"]
-            # The library compares with a clock that has no zone.
+            # The library compares naive times.
             now = datetime.now(UTC).replace(tzinfo=None)
             self.expiry = now + timedelta(seconds=grant["expires_in"])
 
@@ -160,14 +164,10 @@ def google_auth(service: Service) -> Call:
 
 
 def databricks_sdk(service: Service) -> Call:
-    """
-    The SDK's token source, asked at each call as its own client does; it keeps the token until it expires.
-
-    ``ClientCredentials`` sends no headers of one's own, the SDK's function below it does.
-    """
+    """The SDK's token source, used at each call as in its own client; it caches the token until it expires."""
     from databricks.sdk.oauth import ClientCredentials, Token, retrieve_token
 
-    class WithHeaders(ClientCredentials):
+    class WithHeaders(ClientCredentials):  # which cannot be configured with headers
         def refresh(self) -> Token:
             return retrieve_token(
                 self.client_id,
@@ -185,7 +185,7 @@ def databricks_sdk(service: Service) -> Call:
 
 
 def authlib(service: Service) -> Call:
-    """A session that knows its token endpoint, and so renews the token when it expires."""
+    """A session with a token endpoint, which renews the token when it expires."""
     from authlib.integrations.requests_client import OAuth2Session
 
     session = OAuth2Session(
@@ -201,8 +201,8 @@ def authlib(service: Service) -> Call:
 
 
 def requests_oauthlib(service: Service) -> Call:
-    """The documented backend flow; a client-credentials grant has nothing that it could refresh with."""
-    # The emulator is plain http, on the loopback.
+    """The documented backend flow; there is no refresh token in a client-credentials grant."""
+    # The emulator has no TLS.
     os.environ["OAUTHLIB_INSECURE_TRANSPORT"] = "1"
     from oauthlib.oauth2 import BackendApplicationClient
     from requests_oauthlib import OAuth2Session
@@ -212,21 +212,12 @@ def requests_oauthlib(service: Service) -> Call:
     return _calls(session, service)
 
 
-@dataclass(frozen=True, slots=True)
-class _Metadata:
-    """The response that MSAL wants of a discovery document."""
-
-    text: str
-    status_code: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
 class _MsalTransport:
     """
-    MSAL's documented ``http_client``, between it and the emulator.
+    MSAL's documented ``http_client``, as an adapter of the emulator.
 
-    MSAL speaks to https only and begins with the OpenID metadata of its authority, which the emulator does
-    not have: they are handled here. It puts the secret into the form, where the service wants Basic.
+    MSAL needs https and the OpenID metadata of its authority, which the emulator does not have. It sends the secret
+    in the form, where the service needs Basic authentication.
     """
 
     authority = "https://identity.lucidworks.com/oauth2"
@@ -235,15 +226,15 @@ class _MsalTransport:
         self._service = service
         self._session = requests.Session()
 
-    def get(self, url: str, **kwargs: Any) -> _Metadata:
-        """The discovery document, the only thing that MSAL gets in this flow."""
+    def get(self, url: str, **kwargs: Any) -> SimpleNamespace:
+        """The discovery document."""
         base = url.removesuffix("/.well-known/openid-configuration")
         endpoints = {
             "issuer": base,
             "authorization_endpoint": f"{base}/v1/authorize",
             "token_endpoint": f"{base}/v1/token",
         }
-        return _Metadata(json.dumps(endpoints))
+        return SimpleNamespace(text=json.dumps(endpoints), status_code=200, headers={})
 
     def post(self, url: str, *, data: dict[str, str], headers: dict[str, str], **kwargs: Any) -> Any:
         """The token request."""
@@ -257,7 +248,7 @@ class _MsalTransport:
         )
 
     def close(self) -> None:
-        """For MSAL's interface."""
+        """Part of the interface."""
         self._session.close()
 
 
@@ -274,12 +265,12 @@ def _msal_application(service: Service, token_cache: Any = None) -> Any:
 
 
 def _acquire(application: Any) -> str:
-    # An error is a response without a token, so it is a KeyError that says little; the caller only counts it.
+    # An error is a response without a token, and so a KeyError; errors are only counted.
     return str(application.acquire_token_for_client([SCOPE])["access_token"])
 
 
 def msal(service: Service) -> Call:
-    """Asked at each call, as its documentation wants; its cache is in memory."""
+    """MSAL with its cache in memory, used at each call as documented."""
     application = _msal_application(service)
     session = requests.Session()
     session.auth = _Bearer(lambda: _acquire(application))
@@ -288,9 +279,9 @@ def msal(service: Service) -> Call:
 
 def msal_file(service: Service) -> Call:
     """
-    MSAL with the file cache of msal-extensions, which the processes of one host share.
+    MSAL with the file cache of msal-extensions, which the processes of a host share.
 
-    On a 401, by hand: if the cache shows another token by now use that, else drop it and get a new one.
+    On a 401, the token of the cache is used if it is another one by then; otherwise it is removed.
     """
     from msal_extensions import FilePersistence, PersistedTokenCache
 
@@ -303,22 +294,16 @@ def msal_file(service: Service) -> Call:
         used = _acquire(application)
         return used
 
+    def renew() -> None:
+        if _acquire(application) == used:
+            application.remove_tokens_for_client()
+
     session.auth = _Bearer(token)
-    once = _calls(session, service)
-
-    def call() -> int:
-        for _ in range(2):
-            if (status := once()) != 401:
-                return status
-            if _acquire(application) == used:
-                application.remove_tokens_for_client()
-        return once()
-
-    return call
+    return _retrying(_calls(session, service), renew)
 
 
 def ours(service: Service) -> Call:
-    """The hook of this provider, with its defaults."""
+    """The hook of this package, with its defaults."""
     from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
 
     extra = dict.fromkeys(("auth_url", "application_url"), service.url)

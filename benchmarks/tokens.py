@@ -1,242 +1,179 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Clients that people use for the client-credentials grant, beside each other, on one live token per scope.
+Clients of the client-credentials grant, with a service that has one valid token per scope.
 
-The processes are real ones, forked as Airflow forks its tasks: from one that has imported everything. Each makes one
-call with each client first, so that no import is in the figures. Then for each client and number of processes they
-start together behind a barrier: each gets its token cold and makes its calls, with pauses of random length that are
-the same for each client.
+The processes are forked from one that has imported everything, as Airflow forks its tasks, and make one call with
+each client before the measurement. Then they start together for each client and number of processes: each gets a
+token and makes its calls, with random pauses that are the same for each client.
 
-A call has failed when its caller sees an exception or a status other than 200. Calls per second counts those that
-have not. The emulator, the processes and whatever else runs share the cores, so compare rows of one run.
+A call has failed if it raises an exception or returns another status than 200. ``--short``: 1 and 8 processes, once.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import multiprocessing
-import os
 import random
 import secrets
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import NamedTuple
 
 import requests
 
-from benchmarks.harness import spread
+from benchmarks.harness import command_line, median_range, print_heads, print_row, version_of
 from benchmarks.token_clients import CLIENTS, Client, Service
 from dev.packages import redis_binary
 from dev.services import RedisServer
 from lucidworks_provider.emulator import EmulatorSettings, running
 
-PROCESSES = (1, 8, 64)
 CALLS = 20
-# Between two calls of a process: half of it to one and a half of it, in seconds.
+# Mean seconds between two calls of a process; half to one and a half times as long.
 PAUSE = 0.1
-ROUNDS = 3
-# A process that needs longer hangs.
-PATIENCE = 300.0
+# Seconds after which a process is considered hung.
+TIMEOUT = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a process is told."""
+class Work(NamedTuple):
+    """Calls of one process."""
 
     client: str
     service: Service
     processes: int
     calls: int
-    pause: float
     seed: str
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What it says: monotonic seconds, which the processes of one host have in common."""
-
-    begin: float
-    end: float
-    failed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One measurement."""
+class Figures(NamedTuple):
+    """Tokens requested, 401s, failed calls, and successful calls per second."""
 
     refreshes: int
-    refused: int
+    unauthorized: int
     failed: int
     rate: float
 
 
 def work(pipe: Connection, barriers: Mapping[int, Barrier]) -> None:
-    """The life of a process."""
+    """Run the work that arrives until there is no more."""
     logging.disable()
-    known = {client.name: client for client in CLIENTS}
+    clients = {client.name: client for client in CLIENTS}
     pipe.send("ready")
-    while (order := pipe.recv()) is not None:
-        pipe.send(perform(order, known[order.client], barriers[order.processes]))
+    while (job := pipe.recv()) is not None:
+        pipe.send(perform(job, clients[job.client], barriers[job.processes]))
 
 
-def perform(order: Work, client: Client, barrier: Barrier) -> Done:
-    """Get a token and make the calls."""
-    pauses = random.Random(order.seed)
-    failed = 0
-    barrier.wait(PATIENCE)
+def perform(job: Work, client: Client, barrier: Barrier) -> tuple[float, float, int]:
+    """Get a token and make the calls: monotonic seconds at begin and end, and failed calls."""
+    rng, failed = random.Random(job.seed), 0
+    barrier.wait(TIMEOUT)
     begin = time.monotonic()
     try:
-        call = client.start(order.service)
-    except Exception:  # noqa: BLE001 (whatever the libraries raise is a task that failed)
-        return Done(begin, time.monotonic(), order.calls)
-    for number in range(order.calls):
+        call = client.start(job.service)
+    except Exception:  # noqa: BLE001 -- fails the task
+        return begin, time.monotonic(), job.calls
+    for number in range(job.calls):
         if number:
-            time.sleep(order.pause * pauses.uniform(0.5, 1.5))
+            time.sleep(PAUSE * rng.uniform(0.5, 1.5))
         try:
             failed += call() != 200
         except Exception:  # noqa: BLE001
             failed += 1
-    return Done(begin, time.monotonic(), failed)
+    return begin, time.monotonic(), failed
 
 
-class Fleet:
-    """The processes."""
+class ProcessPool:
+    """Processes that start their calls together."""
 
-    def __init__(self, counts: Iterable[int], clients: Iterable[Client]) -> None:
+    def __init__(self, counts: Iterable[int], clients: Iterable[Client], redis_url: str) -> None:
+        self._redis_url = redis_url
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", *(name for client in clients for name in client.modules)])
         barriers = {count: context.Barrier(count) for count in counts}
         self._pipes: list[Connection] = []
         self._processes = []
         for _ in range(max(counts)):
-            mine, theirs = context.Pipe()
+            ours, theirs = context.Pipe()
             process = context.Process(target=work, args=(theirs, barriers), daemon=True)
             process.start()
             theirs.close()
-            self._pipes.append(mine)
+            self._pipes.append(ours)
             self._processes.append(process)
         for pipe in self._pipes:
             pipe.recv()
 
-    def measure(
-        self, client: Client, processes: int, redis_url: str, *, calls: int, pause: float, seed: str
-    ) -> Cell:
-        """Let some of them call a fresh emulator."""
+    def measure(self, client: Client, processes: int, *, calls: int = CALLS, seed: int = 0) -> Figures:
+        """Call a new emulator from a number of processes."""
         settings = EmulatorSettings(auth_server_id=secrets.token_hex(8))
         with running(settings) as emulator, tempfile.TemporaryDirectory() as folder:
             cache_file = str(Path(folder, "tokens.json"))
-            service = Service(emulator.url, settings.auth_server_id, cache_file, redis_url)
-            pipes = self._pipes[:processes]
-            for number, pipe in enumerate(pipes):
-                pipe.send(Work(client.name, service, processes, calls, pause, f"{seed} {number}"))
-            done: list[Done] = [pipe.recv() for pipe in pipes]
+            service = Service(emulator.url, settings.auth_server_id, cache_file, self._redis_url)
+            for number, pipe in enumerate(self._pipes[:processes]):
+                pipe.send(Work(client.name, service, processes, calls, f"{seed} {number}"))
+            done = [pipe.recv() for pipe in self._pipes[:processes]]
             stats = requests.get(f"{emulator.url}/_emulator/stats", timeout=10).json()
-        seconds = max(one.end for one in done) - min(one.begin for one in done)
-        failed = sum(one.failed for one in done)
-        refreshes = sum(stats["issued"].values())
-        return Cell(refreshes, stats["unauthorized"], failed, (processes * calls - failed) / seconds)
+        begins, ends, failures = zip(*done, strict=True)
+        failed, seconds = sum(failures), max(ends) - min(begins)
+        rate = (processes * calls - failed) / seconds
+        return Figures(sum(stats["issued"].values()), stats["unauthorized"], failed, rate)
 
     def stop(self) -> None:
-        """Let them end."""
         for pipe in self._pipes:
             pipe.send(None)
         for process in self._processes:
-            process.join(PATIENCE)
+            process.join(TIMEOUT)
 
 
-@contextmanager
-def redis_server() -> Iterator[str]:
-    """A Redis of our own; its URL as an Airflow connection."""
-    with (
-        tempfile.TemporaryDirectory(prefix="redis-") as folder,
-        RedisServer(Path(folder), password=secrets.token_hex(16), durable=False) as server,
-    ):
-        yield server.url
-
-
-def usable() -> Iterator[Client]:
-    """The clients that are installed; says how to get the others."""
+def installed() -> list[Client]:
+    """The clients that are installed; prints how to install the others."""
+    clients = []
     for client in CLIENTS:
-        missing = [package for package in client.packages if _version(package) is None]
+        missing = [package for package in client.packages if version_of(package) is None]
         if missing:
-            print(f"  {client.name}: skipped, no {', '.join(missing)}; pip install --group bench")
+            print(f"{client.name}: skipped, no {', '.join(missing)}; pip install --group bench")
         elif client.name == "LucidworksAuthHook" and not redis_binary():
-            print(f"  {client.name}: skipped, no redis-server; apt-get install redis-server")
+            print(f"{client.name}: skipped, no redis-server; apt-get install redis-server")
         else:
-            yield client
+            clients.append(client)
+    return clients
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def line(*columns: str) -> str:
-    """A line of the table."""
-    client, processes, refreshes, refused, failed, rate = columns
-    return f"  {client:<27}{processes:>9}  {refreshes:<20}{refused:<21}{failed:<28}{rate:>7}"
-
-
-def row(name: str, processes: int, cells: list[Cell]) -> str:
-    """The line of a client and a number of processes."""
-    refreshes = spread([cell.refreshes for cell in cells])
-    refused = spread([cell.refused for cell in cells])
-    failed = f"{spread([cell.failed for cell in cells])} of {processes * CALLS}"
-    rate = statistics.median(cell.rate for cell in cells)
-    return line(name, str(processes), refreshes, refused, failed, f"{rate:.1f}")
-
-
-def options() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Compare how clients get their token.")
-    parser.add_argument("--processes", help=f"numbers of processes (default {','.join(map(str, PROCESSES))})")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--quick", action="store_true", help="1 and 8 processes, once")
-    return parser.parse_args()
+def compare(counts: list[int], rounds: int) -> Iterator[tuple[int, dict[str, list[Figures]]]]:
+    """For each number of processes, the figures of each client and round; one process needs one round only."""
+    clients = installed()
+    with ExitStack() as stack:
+        redis_url = ""
+        if redis_binary():
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="redis-")))
+            redis = RedisServer(folder, password=secrets.token_hex(16))
+            redis_url = stack.enter_context(redis).url
+        pool = ProcessPool(counts, clients, redis_url)
+        stack.callback(pool.stop)
+        for client in clients:
+            pool.measure(client, max(counts), calls=1)
+        for count in counts:
+            results: dict[str, list[Figures]] = {client.name: [] for client in clients}
+            for number in range(rounds if count > 1 else 1):
+                for client in clients:
+                    results[client.name].append(pool.measure(client, count, seed=number))
+            yield count, results
 
 
 def main() -> None:
-    """Print the table."""
-    given = options()
-    counts = [int(count) for count in given.processes.split(",")] if given.processes else list(PROCESSES)
-    if given.quick and not given.processes:
-        counts = [1, 8]
-    rounds = 1 if given.quick else given.rounds
-    print(f"{CALLS} calls a process, {PAUSE} s apart, one live token per scope; median of {rounds} (range)")
-    load, cores = os.getloadavg()[0], os.cpu_count()
-    print(f"  Python {sys.version.split()[0]}, {cores} cores, load average {load:.1f} at the start")
-    clients = list(usable())
-    packages = dict.fromkeys(package for client in clients for package in client.packages)
-    print("  " + ", ".join(f"{package} {version(package)}" for package in packages))
-    with ExitStack() as stack:
-        redis_url = stack.enter_context(redis_server()) if redis_binary() else ""
-        fleet = Fleet(counts, clients)
-        stack.callback(fleet.stop)
-        for client in clients:
-            fleet.measure(client, max(counts), redis_url, calls=1, pause=0, seed="")
-        print(line("client", "processes", "refreshes", "401s", "failed calls", "calls/s"))
-        for count in counts:
-            cells: dict[str, list[Cell]] = {client.name: [] for client in clients}
-            # A process alone has nobody to be disturbed by: once is enough.
-            for number in range(rounds if count > 1 else 1):
-                for client in clients:
-                    measured = fleet.measure(
-                        client, count, redis_url, calls=CALLS, pause=PAUSE, seed=str(number)
-                    )
-                    cells[client.name].append(measured)
-            for name, measurements in cells.items():
-                print(row(name, count, measurements), flush=True)
+    packages = dict.fromkeys(package for client in CLIENTS for package in client.packages)
+    short = command_line(__doc__, packages=packages, short=False).short
+    print_heads("client", "processes", "refreshes", "401s", "failed calls", "calls/s")
+    for count, results in compare([1, 8] if short else [1, 8, 64], 1 if short else 3):
+        for name, runs in results.items():
+            *counts, rates = zip(*runs, strict=True)
+            refreshes, unauthorized, failed = map(median_range, counts)
+            failed += f" of {count * CALLS}"
+            print_row(name, count, refreshes, unauthorized, failed, f"{statistics.median(rates):.1f}")
 
 
 if __name__ == "__main__":

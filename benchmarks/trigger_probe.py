@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trigger that watches the loop of a triggerer, for ``benchmarks.triggers``; it imports next to nothing."""
+"""The trigger that measures the event loop of a triggerer, for ``benchmarks.triggers``; it has few imports."""
 
 from __future__ import annotations
 
@@ -17,71 +17,64 @@ TICK = 0.005
 
 class ProbeTrigger:
     """
-    Watches the loop that it runs on, and answers questions about it.
+    Measures the loop that it runs on, and responds to queries. It has what the runner needs of a trigger.
 
-    All that the runner asks of a trigger, without Airflow's base class.
-
-    :param path: of the Unix socket.
+    :param path: of a Unix socket for queries.
     """
 
     task_instance: Any = None
 
     def __init__(self, path: str) -> None:
         self.path = path
-        # Of each tick: how late it came, and for how long the collector ran meanwhile.
-        self.ticks: list[tuple[float, float]] = []
-        self.collecting_since = 0.0
-        self.collected_for = 0.0
+        # For each tick, its delay, and the seconds of garbage collection in it.
+        self.ticks: list[tuple[float, float]] = [(0.0, 0.0)]
+        self.collection_began = self.collection_seconds = 0.0
 
     async def run(self) -> AsyncIterator[object]:
-        """Never yield."""
+        """Run until it is cancelled."""
         gc.callbacks.append(self._collected)
-        watching = asyncio.create_task(self._watch())
-        async with await asyncio.start_unix_server(self._asked, self.path):
-            await watching
+        ticking = asyncio.create_task(self._tick())
+        async with await asyncio.start_unix_server(self._connected, self.path):
+            await ticking
         yield None
 
     async def cleanup(self) -> None:
-        """Nothing is left."""
+        """Part of the interface."""
 
     async def on_kill(self) -> None:
-        """Nobody was waiting."""
+        """Part of the interface."""
 
-    async def _watch(self) -> None:
+    async def _tick(self) -> None:
         while True:
-            before, collected = time.monotonic(), self.collected_for
+            before, collected = time.monotonic(), self.collection_seconds
             await asyncio.sleep(TICK)
-            self.ticks.append((time.monotonic() - before - TICK, self.collected_for - collected))
+            self.ticks.append((time.monotonic() - before - TICK, self.collection_seconds - collected))
 
     def _collected(self, phase: str, _info: object) -> None:
         if phase == "start":
-            self.collecting_since = time.monotonic()
+            self.collection_began = time.monotonic()
         else:
-            self.collected_for += time.monotonic() - self.collecting_since
+            self.collection_seconds += time.monotonic() - self.collection_began
 
-    async def _asked(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while question := (await reader.readline()).decode().strip():
-            writer.write(json.dumps(self._answer(question)).encode() + b"\n")
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while query := (await reader.readline()).decode().strip():
+            writer.write(json.dumps(self._respond(query)).encode() + b"\n")
             await writer.drain()
         writer.close()
 
-    def _answer(self, question: str) -> object:
-        match question:
+    def _respond(self, query: str) -> object:
+        match query:
             case "pid":
                 return os.getpid()
             case "tasks":
                 return len(asyncio.all_tasks())
-            case "stalls":
-                ticks, self.ticks = self.ticks, []
-                longest = max((late for late, _ in ticks), default=0.0)
-                return {"longest": longest, "own": max((late - its for late, its in ticks), default=0.0)}
+            case "stalls":  # since the last query, with and without garbage collection
+                ticks, self.ticks = self.ticks, [(0.0, 0.0)]
+                return max(delay for delay, _ in ticks), max(delay - collected for delay, collected in ticks)
             case "trace":
                 tracemalloc.start()
                 return None
             case "traced":
                 gc.collect()
                 return tracemalloc.get_traced_memory()[0]
-            case "lines":
-                lines = tracemalloc.take_snapshot().statistics("lineno")[:40]
-                return [[one.size, one.count, str(one.traceback)] for one in lines]
-        raise ValueError(question)
+        raise ValueError(query)

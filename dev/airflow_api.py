@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The few calls of Airflow's REST API (v2) that a demo or a live test needs, and waiting for their effect."""
+"""A client of Airflow's REST API (v2) for demos and live tests."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import requests
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-# The API returns log messages as objects; some of their keys only repeat on each line whose log it is.
+# Keys of a log message; the others are the same on each line.
 _LOG_HEAD = ("timestamp", "level", "event")
 _LOG_NOISE = (
     *("dag_id", "run_id", "task_id", "map_index", "try_number", "ti_id"),
     *("filename", "lineno"),
 )
 
-# SQLite's own words, which Airflow repeats where ``[api] expose_stacktrace`` is set.
+# SQLite's message, which Airflow returns with ``[api] expose_stacktrace``.
 LOCKED = "database is locked"
 
 FINAL_RUN_STATES = frozenset({"success", "failed"})
@@ -43,7 +43,7 @@ def loopback_session() -> requests.Session:
 
 
 class AirflowApi:
-    """A client of an Airflow whose simple auth manager makes everybody an admin."""
+    """A client of an Airflow whose simple auth manager makes every user an admin."""
 
     def __init__(self, url: str, say: Callable[[str], object] = print) -> None:
         self.url = url
@@ -78,18 +78,18 @@ class AirflowApi:
                     timeout=60,
                 )
             except requests.ConnectionError:
-                # A connection kept alive through a restart of the API server, or a busy machine.
+                # A persistent connection at a restart of the API server, or a busy machine.
                 if attempts == 0 or method != "GET":
                     raise
             else:
-                # SQLite has one writer: nothing was written (LOCK_TIMEOUT in dev/airflow_config.py says when).
+                # Nothing was written, see LOCK_TIMEOUT in dev/airflow_config.py.
                 locked = response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR and LOCKED in response.text
                 if attempts == 0 or not locked:
                     return response
             time.sleep(1)
 
     def health(self) -> dict[str, Any]:
-        """Airflow's own view of its parts; empty while the API server does not respond."""
+        """The health of Airflow's components; empty while the API server does not respond."""
         try:
             response = self._session.get(f"{self.url}/api/v2/monitor/health", timeout=10)
             return dict(response.json()) if response.ok else {}
@@ -116,7 +116,6 @@ class AirflowApi:
             time.sleep(0.5)
 
     def unpause(self, dag_id: str) -> None:
-        """Let the scheduler run the DAG."""
         self.api("PATCH", f"dags/{_q(dag_id)}?update_mask=is_paused", is_paused=False)
 
     def trigger(
@@ -135,7 +134,7 @@ class AirflowApi:
         *,
         on_progress: Callable[[str], object] | None = None,
     ) -> str:
-        """Wait for the end of a run, tell each change of a task's state, and return the run's final state."""
+        """Wait for the end of a run, and report each change of a task's state; the final state."""
         tell = on_progress or self.say
         seen: dict[str, str] = {}
         begin = time.monotonic()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The settings of the throw-away Airflow, as environment variables, with the reason for each number."""
+"""Settings of the temporary Airflow, as environment variables."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 
-# Seconds that a writer waits for the lock of the one SQLite file that all parts share. The default of 5 s is
-# short on a loaded machine. Much longer is worse: an API call that writes (unpause, trigger, clear) stores its log
-# entry on the API server's event loop, which a request of a task needs to give the lock back. Where the two meet,
-# both wait until this is over, and the call gets an error (Airflow 3.3.2, api_fastapi/logging/decorators.py;
-# PostgreSQL locks rows). Must be less than execution_api_timeout and task_instance_heartbeat_timeout.
+# Seconds that a writer waits for the lock of the SQLite file that all parts share. The default of 5 s is short on a
+# busy machine. An API call that writes (unpause, trigger, clear) and a request of a task can block each other until
+# this timeout, because the API server writes its log entry on the event loop (Airflow 3.3.2,
+# api_fastapi/logging/decorators.py). Must be less than execution_api_timeout and task_instance_heartbeat_timeout.
 LOCK_TIMEOUT = 15
 
 _SETTINGS = {
@@ -29,40 +28,40 @@ _SETTINGS = {
         "load_examples": "False",
         "auth_manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
         "simple_auth_manager_all_admins": "True",
-        "dagbag_import_timeout": "120",  # a loaded machine must not turn a slow import into an import error
-        "min_serialized_dag_update_interval": "0",  # an edited DAG counts at once, not after 30 s
+        "dagbag_import_timeout": "120",  # a slow import on a busy machine is no import error
+        "min_serialized_dag_update_interval": "0",  # edited DAGs apply at once, not after 30 s
         "test_connection": "Enabled",
     },
-    # What went wrong in the database is told to the caller: dev/airflow_api.py looks for a lock.
+    # Errors of the database are in the response: dev/airflow_api.py retries on a lock.
     "api": {"host": HOST, "workers": "1", "expose_stacktrace": "True"},
     "scheduler": {
         "scheduler_idle_sleep_time": "0.5",
         "scheduler_heartbeat_sec": "2",
-        # How soon a restarted scheduler takes over the tasks of a killed one.
+        # Delay until a restarted scheduler adopts the tasks of a killed one.
         "scheduler_health_check_threshold": "15",
         "orphaned_tasks_check_interval": "10",
-        # How soon a task counts as dead that was killed together with its supervisor: at most 25 s after the
-        # last heartbeat (default 310 s). The supervisor beats every [workers] min_heartbeat_interval.
+        # A task that is killed together with its supervisor fails at most 25 s after the last heartbeat (default
+        # 310 s), which the supervisor sends every [workers] min_heartbeat_interval.
         "task_instance_heartbeat_timeout": "20",
         "task_instance_heartbeat_timeout_detection_interval": "5",
         "trigger_timeout_check_interval": "5",
     },
     "workers": {
-        # Also how late the supervisor of every eighth task notices its end (measured, 3.3.2). A deferral that
-        # is shorter than that can fail: the scheduler takes the old exit for one of the resumed task
-        # (apache/airflow issues 67287 and 71580).
+        # Also the delay with which the supervisor of every eighth task detects its end (measured, 3.3.2). A shorter
+        # deferral can fail, because the scheduler attributes the old exit to the resumed task (apache/airflow
+        # issues 67287 and 71580).
         "min_heartbeat_interval": "1",
-        "execution_api_timeout": "30",  # SQLite has one writer: the default of 5 s is short under load
+        "execution_api_timeout": "30",  # the default of 5 s is short for SQLite's single writer
     },
     "triggerer": {
-        # A trigger of a killed triggerer is free once that one has been silent for the threshold (default
-        # 30 s): about as long as its successor needs to start.
+        # A killed triggerer's triggers are reassigned after the threshold (default 30 s), which is about the start
+        # time of a triggerer.
         "job_heartbeat_sec": "1",
         "triggerer_health_check_threshold": "8",
     },
     "dag_processor": {
-        # New and changed files are parsed at the next refresh; an unchanged file again only after the
-        # interval, so that parsing does not take a core away from the tasks.
+        # New and changed files are parsed at the next refresh, unchanged files after the interval, so that parsing
+        # leaves the core to the tasks.
         "refresh_interval": "2",
         "bundle_refresh_check_interval": "1",
         "min_file_process_interval": "60",
@@ -76,7 +75,7 @@ _SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class AirflowConfig:
-    """One home with its own database, ports and keys; all parts must share the keys."""
+    """A home with its own database, ports and keys."""
 
     home: Path
     dags: Path
@@ -90,22 +89,21 @@ class AirflowConfig:
 
     @classmethod
     def create(cls, home: Path, dags: Path, parallelism: int, port: int | None) -> AirflowConfig:
-        """Choose free ports: the defaults 8080, 8793 and 8794 may belong to another Airflow."""
+        """Choose free ports, because another Airflow may use the defaults."""
         api, worker, trigger = free_ports(3)
         return cls(home.resolve(), dags.resolve(), parallelism, port or api, (worker, trigger))
 
     @property
     def url(self) -> str:
-        """Where the UI and the API are."""
+        """The URL of UI and API."""
         return f"http://{HOST}:{self.port}"
 
     @property
     def database(self) -> Path:
-        """The SQLite file."""
         return self.home / "airflow.db"
 
     def environment(self) -> dict[str, str]:
-        """The complete environment of a part."""
+        """The environment of a part."""
         own = {
             "core": {
                 "dags_folder": str(self.dags),
@@ -116,8 +114,7 @@ class AirflowConfig:
             "database": {"sql_alchemy_conn": f"sqlite:///{self.database}?timeout={LOCK_TIMEOUT}"},
             "api": {"port": str(self.port), "base_url": self.url, "secret_key": self.secret},
             "api_auth": {"jwt_secret": self.secret},
-            # Nobody listens there (--skip-serve-logs, all logs are local files); the API server must not ask
-            # another Airflow's log server on the default ports either.
+            # All logs are local files (--skip-serve-logs), and the default ports may belong to another Airflow.
             "logging": {
                 "base_log_folder": str(self.home / "logs"),
                 "worker_log_server_port": str(self.log_ports[0]),

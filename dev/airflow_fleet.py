@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A distributed Airflow on one machine: CeleryExecutor, PostgreSQL, Redis, and workers that share no disk.
+"""
+A distributed Airflow on one machine: CeleryExecutor, PostgreSQL, Redis, and workers that share no disk.
 
 ::
 
@@ -13,12 +14,11 @@
         airflow.redis.pause()
         ...
 
-Every worker, and the triggerer, has an AIRFLOW_HOME, HOME and TMPDIR of its own below the home; they share the
-metadata database, the broker, the keys and, as deployments do, a copy of the DAGs. The only other thing in
-common is the folder of the task logs, a convenience: the log servers of several workers cannot listen on the
-same port of one machine, and the log of a killed worker stays readable.
+Each worker and the triggerer have their own AIRFLOW_HOME, HOME and TMPDIR below the home. They share the metadata
+database, the broker, the keys, the DAGs, and the folder of the task logs, because the log servers of several workers
+cannot listen on the same port.
 
-It needs the dependency group ``fleet`` and Debian's packages of PostgreSQL and Redis.
+The dependency group ``fleet`` and Debian's packages of PostgreSQL and Redis are needed.
 """
 
 from __future__ import annotations
@@ -36,12 +36,10 @@ from dev.processes import HOST_MARK, install_signal_handlers
 from dev.services import PostgresServer, RedisServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     import psutil
-
-    from dev.processes import ManagedProcess
 
 __all__ = ["AirflowFleet", "install_services", "install_signal_handlers"]
 
@@ -50,46 +48,45 @@ _SETTINGS = {
         "executor": "CeleryExecutor",
         "hostname_callable": "dev.processes.host_name",
     },
-    # Two processes: one would hold all tasks up whenever a single request keeps its interpreter busy.
+    # One process would block all tasks during a request that uses much CPU.
     "api": {"workers": "2"},
     "database": {"sql_alchemy_pool_size": "20", "sql_alchemy_max_overflow": "20"},
     "scheduler": {
-        "max_tis_per_query": "64",  # default 16 a loop, which is half a second and more here
+        "max_tis_per_query": "64",  # default: 16 per loop of half a second
         "task_instance_heartbeat_timeout": "45",
-        # A task that a killed worker had taken from the broker, but not yet begun, stays queued that long
-        # (default 600 s, checked every 120 s): Celery redelivers only after the visibility timeout of a day.
+        # A task that a killed worker has received but not started stays queued that long (default 600 s, checked
+        # every 120 s), because Celery redelivers only after the visibility timeout of a day.
         "task_queued_timeout": "120",
         "task_queued_timeout_check_interval": "15",
     },
-    # A second, as for one machine, would be 64 requests a second of 64 tasks that only wait.
+    # One second would be 64 requests a second of 64 tasks that wait.
     "workers": {"min_heartbeat_interval": "2"},
     "triggerer": {"capacity": "1000", "triggerer_health_check_threshold": "15"},
     "celery": {
         "worker_prefetch_multiplier": "1",
-        # Seconds for a task to reach the broker (default 1): a loaded machine must not fail tasks.
+        # Seconds for a task to reach the broker (default 1), for a busy machine.
         "operation_timeout": "10",
-        # 0 would be a process for each core but one to hand tasks to the broker; one process needs no fork.
+        # One process sends tasks to the broker without a fork; 0 is a process for each core but one.
         "sync_parallelism": "1",
         "worker_umask": "0o022",
     },
-    # Set because Airflow warns otherwise: what it takes by default.
+    # The default, without which Airflow logs a warning.
     "celery_broker_transport_options": {"visibility_timeout": "86400"},
 }
 
 
 class AirflowFleet(AirflowStack):
-    """An Airflow whose tasks run on several workers; start, stop and kill its parts by name.
+    """
+    An Airflow whose tasks run on several workers; start, stop and kill its parts by name.
 
-    Its parts are those of :class:`AirflowStack` and ``worker-1``, ``worker-2``, …; ``postgres`` and ``redis``
-    are servers that can be paused, killed and started.
+    Its parts are those of :class:`AirflowStack` and ``worker-1``, ``worker-2``, …
 
-    :param home: of the central parts; the workers' and the triggerer's homes are below it
-    :param dags: the DAG folder
-    :param workers: how many
-    :param concurrency: how many tasks one worker runs at the same time
-    :param env: more environment for every part, overrides the fleet's own settings
-    :param env_of: more environment for single parts, by name
-    :param proxied: the workers reach the API server through :attr:`proxy`, which can be told to fail
+    :param home: of the central parts; the homes of workers and triggerer are below it.
+    :param dags: the DAG folder.
+    :param workers: number of workers.
+    :param concurrency: tasks that a worker runs at the same time.
+    :param env: more environment for every part, overrides the fleet's own settings.
+    :param proxied: the workers reach the API server through :attr:`proxy`, which can inject faults.
     """
 
     def __init__(
@@ -100,18 +97,9 @@ class AirflowFleet(AirflowStack):
         workers: int = 2,
         concurrency: int = 16,
         env: Mapping[str, str] | None = None,
-        env_of: Mapping[str, Mapping[str, str]] | None = None,
         proxied: bool = False,
-        port: int | None = None,
-        say: Callable[[str], object] = print,
-        start_timeout: float = 300,
     ) -> None:
-        slots = workers * concurrency
-        super().__init__(
-            home, dags, env=env, parallelism=slots, port=port, say=say, start_timeout=start_timeout
-        )
-        self.concurrency = concurrency
-        self.env_of = {name: dict(each) for name, each in (env_of or {}).items()}
+        super().__init__(home, dags, env=env, parallelism=workers * concurrency, start_timeout=300)
         self.workers = tuple(f"worker-{number}" for number in range(1, workers + 1))
         self.runners = self.workers
         for name in self.workers:
@@ -126,7 +114,7 @@ class AirflowFleet(AirflowStack):
         self._services = ExitStack()
 
     def start(self) -> None:
-        """Start the servers, then Airflow as always."""
+        """Start the servers, then Airflow."""
         begin = time.monotonic()
         self._services.enter_context(self.postgres)
         self._services.enter_context(self.redis)
@@ -138,36 +126,34 @@ class AirflowFleet(AirflowStack):
         super().start()
 
     def stop(self) -> None:
-        """End the parts, then the servers. Can be called again, and at any moment."""
+        """End the parts, then the servers; idempotent."""
         try:
             super().stop()
         finally:
             self._services.close()
 
     def home_of(self, name: str) -> Path:
-        """The AIRFLOW_HOME of a part."""
         return self.config.home / name if self._has_a_disk(name) else self.config.home
 
     def host_of(self, name: str) -> str:
-        """What a part calls its machine; the ``hostname`` of the task instances that it runs."""
-        # Addresses, because names would be looked up; nothing listens there, so that the API server, which
-        # asks for the log of a running task, is refused at once and reads the file.
+        """The ``hostname`` of the task instances that a part runs."""
+        # Addresses that refuse connections, so that the API server reads the log of a running task from the file.
         if name in self.workers:
             return f"127.0.0.{11 + self.workers.index(name)}"
         return "127.0.0.10" if name == "triggerer" else "127.0.0.1"
 
     def worker_of(self, task: Mapping[str, Any]) -> str | None:
-        """The worker that ran a task instance, as :meth:`task_instances` returns it."""
+        """The worker that ran a task instance of :meth:`task_instances`."""
         return {self.host_of(name): name for name in self.workers}.get(task["hostname"])
 
     def tasks_on(self, worker: str) -> list[psutil.Process]:
-        """The processes of the tasks that a worker is running, see :meth:`running_tasks`."""
-        everything = {process.pid for process in self.group.processes(worker)}
-        return [process for process in self.running_tasks() if process.pid in everything]
+        """The processes of the tasks that a worker runs, see :meth:`running_tasks`."""
+        pids = {process.pid for process in self.group.processes(worker)}
+        return [process for process in self.running_tasks() if process.pid in pids]
 
     def environment(self, name: str) -> dict[str, str]:
-        """The fleet's settings for one part."""
-        home, slots = self.home_of(name), self.concurrency * len(self.workers)
+        """The fleet's settings for a part."""
+        home, slots = self.home_of(name), self.config.parallelism
         execution = self.proxy.url if self.proxy is not None and name in self.workers else self.config.url
         own = {
             "core": {
@@ -177,7 +163,7 @@ class AirflowFleet(AirflowStack):
             },
             "celery": {
                 "broker_url": self.redis.url,
-                "result_backend": self.postgres.result_backend,
+                "result_backend": f"db+{self.postgres.url}",
             },
         }
         environment = (
@@ -187,11 +173,6 @@ class AirflowFleet(AirflowStack):
         if self._has_a_disk(name):
             environment |= {"HOME": str(home), "TMPDIR": str(home / "tmp")}
         return environment
-
-    def _part(
-        self, name: str, args: tuple[str, ...], cwd: Path | None = None, env: Mapping[str, str] | None = None
-    ) -> ManagedProcess:
-        return super()._part(name, args, cwd, self.env_of.get(name, {}) | dict(env or {}))
 
     def _has_a_disk(self, name: str) -> bool:
         return name == "triggerer" or name in self.workers

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real Airflow in a throw-away home: API server, scheduler, DAG processor and triggerer as processes.
+"""
+A real Airflow in a temporary home: API server, scheduler, DAG processor and triggerer as processes.
 
-``dag.test()`` runs everything in one process and proves no trigger; this is the real thing, for the demo and
-the live tests::
+For the demo and the live tests, because ``dag.test()`` runs no triggerer::
 
     with install_signal_handlers(), AirflowStack(home, dags, env={"AIRFLOW_CONN_X": "..."}) as airflow:
         airflow.wait_for_dag("my_dag", 60)
@@ -10,10 +10,8 @@ the live tests::
         run_id = airflow.trigger("my_dag")
         assert airflow.wait_for_run("my_dag", run_id, 120) == "success"
 
-``env=postgres.settings`` puts the same on PostgreSQL (:class:`dev.services.PostgresServer`); with workers and a
-broker it is an :class:`dev.airflow_fleet.AirflowFleet`.
-
-Nothing outlives it, not even if the program that holds it is killed: see :mod:`dev.processes`.
+``env=postgres.settings`` selects PostgreSQL (:class:`dev.services.PostgresServer`). :mod:`dev.airflow_fleet` adds
+workers and a broker. All processes end with the program, see :mod:`dev.processes`.
 """
 
 from __future__ import annotations
@@ -50,15 +48,16 @@ PARTS: dict[str, tuple[str, ...]] = {
 
 
 class AirflowStack(AirflowApi):
-    """One Airflow; a context manager that starts everything and leaves nothing.
+    """
+    An Airflow; a context manager that starts and ends all parts.
 
-    :param home: AIRFLOW_HOME; created, and kept afterwards (logs, database)
-    :param dags: the DAG folder
-    :param env: more environment for every part, e.g. ``AIRFLOW_CONN_...``; overrides the stack's own settings
-    :param parallelism: how many tasks run at the same time
-    :param port: of the API server; by default any free one
-    :param say: receives the progress lines
-    :param start_timeout: seconds until all parts must be healthy
+    :param home: AIRFLOW_HOME; created, and kept afterwards (logs, database).
+    :param dags: the DAG folder.
+    :param env: more environment for every part, e.g. ``AIRFLOW_CONN_...``; overrides the stack's own settings.
+    :param parallelism: tasks at the same time.
+    :param port: of the API server; by default a free one.
+    :param say: receives the progress lines.
+    :param start_timeout: seconds until all parts must be healthy.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class AirflowStack(AirflowApi):
         self.stop()
 
     def start(self) -> None:
-        """Create the database, start all parts at once and wait until Airflow calls itself healthy."""
+        """Create the database, start all parts, and wait until they are healthy."""
         begin = time.monotonic()
         self.say(f"Airflow: preparing a database in {self.config.home}")
         self.config.home.mkdir(parents=True, exist_ok=True)
@@ -114,7 +113,7 @@ class AirflowStack(AirflowApi):
         self.say(f"Airflow: ready after {self.start_seconds:.1f} s at {self.url}")
 
     def stop(self) -> None:
-        """Ask the parts to end, then end whatever is left. Can be called again, and at any moment."""
+        """Terminate the parts, then kill the rest; idempotent."""
         try:
             others = [part for name, part in self._parts.items() if name != "api-server"]
             # Short: a running task holds the scheduler until it ends, and an unused triggerer takes 10 s.
@@ -128,11 +127,12 @@ class AirflowStack(AirflowApi):
     def start_part(
         self, name: str, *, cwd: Path | None = None, env: Mapping[str, str] | None = None, wait: bool = True
     ) -> None:
-        """Start a part, or start it again after it was stopped or killed.
+        """
+        Start a part, or restart it after it was stopped or killed.
 
-        :param cwd: working directory, by default the home
-        :param env: more environment for this part and this start only
-        :param wait: until Airflow has seen a heartbeat of the *new* process
+        :param cwd: working directory; by default the home.
+        :param env: more environment for this start only.
+        :param wait: for a heartbeat of the new process.
         """
         part = self._part(name, self.commands[name], cwd, env)
         self._parts[name] = part
@@ -141,21 +141,21 @@ class AirflowStack(AirflowApi):
             self._wait_healthy([name], time.monotonic())
 
     def stop_part(self, name: str, sig: signal.Signals = signal.SIGTERM, grace: float = 20.0) -> None:
-        """Ask a part to end; after the grace its process tree is killed. An unused triggerer takes 10 s."""
+        """Terminate a part, and kill its process tree after ``grace`` seconds. A triggerer can take 10 s."""
         if part := self._parts.pop(name, None):
             part.terminate(sig, grace)
 
     def kill_part(self, name: str) -> None:
-        """``kill -9`` a part and its whole process tree (of the scheduler: with all running tasks)."""
+        """SIGKILL the process tree of a part; that of the scheduler includes all running tasks."""
         if part := self._parts.pop(name, None):
             part.kill()
 
     def processes(self) -> list[psutil.Process]:
-        """Every live process of this stack, its tasks included."""
+        """All live processes, including tasks."""
         return self.group.processes()
 
     def running_tasks(self) -> list[psutil.Process]:
-        """The processes of all running tasks: the runner (the DAG author's code) and its supervisor."""
+        """The processes of all running tasks: runners (with the operator's code) and supervisors."""
         found: list[psutil.Process] = []
         for name in self.runners:
             if (part := self._parts.get(name)) and part.pid:
@@ -163,10 +163,11 @@ class AirflowStack(AirflowApi):
         return found
 
     def kill_task(self, dag_id: str, run_id: str, task_id: str, *, supervisor: bool = False) -> None:
-        """``kill -9`` the process of a running task.
+        """
+        SIGKILL the process of a running task, which Airflow retries at once.
 
-        Its supervisor sees that at once and Airflow retries the task; with ``supervisor`` both die, as if the
-        machine had, and only the missing heartbeats tell (``task_instance_heartbeat_timeout``).
+        :param supervisor: kill the supervisor too, as at a crash of the machine; Airflow retries the task after
+            ``task_instance_heartbeat_timeout``.
         """
         task = self.wait_for_task(dag_id, run_id, task_id, ["running"])
         runner = psutil.Process(task["pid"])
@@ -191,11 +192,10 @@ class AirflowStack(AirflowApi):
         )
 
     def environment(self, name: str) -> dict[str, str]:
-        """The stack's own settings for one part, before :attr:`env` overrides them."""
+        """The settings of a part, which :attr:`env` overrides."""
         return self.config.environment()
 
     def home_of(self, name: str) -> Path:
-        """The AIRFLOW_HOME of a part: here all parts have the same."""
         return self.config.home
 
     def _migrate(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real browser for the tests: Debian's Chromium, driven by Playwright, which brings no browser of its own then."""
+"""Debian's Chromium for tests, driven by Playwright."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import BrowserContext
 
-# No word with the outside, and no questions at the first start.
+# Without network access and without dialogs of the first start.
 _OPTIONS = (
     "--disable-background-networking",
     "--disable-component-update",
@@ -28,13 +28,13 @@ _OPTIONS = (
 
 
 @contextmanager
-def browser(profile: Path, width: int = 900, height: int = 700) -> Iterator[BrowserContext]:
-    """Chromium without a window.
+def browser(profile: Path, height: int = 700) -> Iterator[BrowserContext]:
+    """
+    Start Chromium without a window.
 
-    :param profile: an empty folder for what it stores
-    :param width: of a page, in pixels
-    :param height: of a page, in pixels
-    :raises RuntimeError: Chromium is missing and cannot be installed; the text says what to install
+    :param profile: an empty folder for its profile.
+    :param height: of a page, in pixels.
+    :raises RuntimeError: Chromium is missing and cannot be installed; the text names the package.
     """
     from playwright.sync_api import sync_playwright
 
@@ -45,7 +45,7 @@ def browser(profile: Path, width: int = 900, height: int = 700) -> Iterator[Brow
             executable_path=program,
             args=_OPTIONS,
             chromium_sandbox=os.geteuid() != 0,  # root has none
-            viewport={"width": width, "height": height},
+            viewport={"width": 900, "height": height},
             locale="en-US",
             color_scheme="light",
             reduced_motion="reduce",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: emulator, a real Airflow in a throw-away home, and the example DAG over real texts.
+"""
+The demo: emulator, a real Airflow in a temporary home, and the example DAG with texts of Python's documentation.
 
-``python -m dev.demo`` runs the DAG once, shows what it printed and ends; ``--keep`` leaves everything running
-for somebody to click around in. Whatever happens, no process stays behind.
+``python -m dev.demo`` runs the DAG once and prints its output; ``--keep`` leaves everything running until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TRAINING_KEY = {"type": "service_account", "private_key": "canary-8f31c07be2-of-
 
 
 class Emulator:
-    """The emulator as a process of its own, as any user would start it."""
+    """The emulator in its own process."""
 
     def __init__(self, log: Path, *options: str, module: str = "lucidworks_provider.emulator") -> None:
         (port,) = free_ports(1)
@@ -83,7 +83,7 @@ class Emulator:
         return self._control("GET", what)
 
     def post(self, what: str, **body: Any) -> Any:
-        """Faults and other controls."""
+        """Call a control, e.g. ``faults``."""
         return self._control("POST", what, body)
 
     def delete(self, what: str) -> None:
@@ -95,11 +95,11 @@ class Emulator:
         self._control("PATCH", "settings", settings)
 
     def submissions(self) -> list[dict[str, Any]]:
-        """The log's lines about POSTs that made a job."""
+        """The log's successful submissions."""
         return [line for line in self.get("log") if line["endpoint"] == "submit" and line["status"] == 200]
 
     def connection(self, **extra: str) -> str:
-        """A connection to it, as JSON for ``AIRFLOW_CONN_LUCIDWORKS_DEFAULT``."""
+        """Its Airflow connection, as JSON for ``AIRFLOW_CONN_LUCIDWORKS_DEFAULT``."""
         urls = dict.fromkeys(("auth_url", "application_url", "models_url"), self.url)
         return json.dumps(
             {
@@ -125,7 +125,6 @@ class Emulator:
 
 
 def main() -> int:
-    """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
     parser.add_argument("--folder", type=Path, help="an empty one; by default .demo, which is emptied")
@@ -144,7 +143,7 @@ def main() -> int:
 
 
 def run(folder: Path, *, keep: bool) -> int:
-    """Start everything, run the DAG once, show its result."""
+    """Start everything, run the DAG once, print its result."""
     count = write_documents(folder / "documents")
     print(f"Wrote {count} texts of the Python reference to {folder / 'documents'}", flush=True)
     write_catalogue(folder / "catalogue.jsonl")
@@ -169,7 +168,7 @@ def run(folder: Path, *, keep: bool) -> int:
 
 
 def write_documents(folder: Path) -> int:
-    """Real texts that every Python has: the language reference of its help system."""
+    """Write the language reference of Python's help system; the number of files."""
     folder.mkdir(parents=True)
     for name, text in topics.items():
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")
@@ -177,12 +176,12 @@ def write_documents(folder: Path) -> int:
 
 
 def write_catalogue(file: Path) -> None:
-    """The products of a shop, for the example that enriches them."""
+    """Write the products of a shop."""
     file.write_text("".join(json.dumps(product) + "\n" for product in PRODUCTS), encoding="utf-8")
 
 
 def write_tickets(file: Path) -> None:
-    """The tickets of a support desk, for the example that classifies them; one has no text."""
+    """Write the tickets of a support desk; one has no text."""
     with file.open("w", encoding="utf-8", newline="") as opened:
         csv.writer(opened).writerows([("ticket", "body", "customer"), *TICKETS])
 
@@ -197,7 +196,7 @@ def write_reviews(folder: Path) -> None:
 
 
 def environment(folder: Path, emulator: Emulator) -> Mapping[str, str]:
-    """What the example DAGs read, and their connections."""
+    """The variables and connections of the example DAGs."""
     google = {"conn_type": "google_cloud_platform", "extra": {"keyfile_dict": TRAINING_KEY}}
     return {
         "AIRFLOW_CONN_LUCIDWORKS_DEFAULT": emulator.connection(customer_id="demo-customer"),
@@ -211,7 +210,7 @@ def environment(folder: Path, emulator: Emulator) -> Mapping[str, str]:
 
 
 def run_dag(airflow: AirflowStack) -> tuple[str, str]:
-    """Switch the DAG on and follow the run that the scheduler makes of its schedule."""
+    """Unpause the DAG and wait for its scheduled run; the run's id and state."""
     airflow.wait_for_dag(DAG, 120)
     airflow.unpause(DAG)
     run_id = scheduled_run(airflow)
@@ -226,13 +225,13 @@ def run_dag(airflow: AirflowStack) -> tuple[str, str]:
 
 
 def scheduled_run(airflow: AirflowStack) -> str:
-    """The run of the last day that has ended; the scheduler makes it a few seconds after the switch."""
+    """The id of the scheduled run, which the scheduler creates within seconds."""
     runs = until(lambda: airflow.api("GET", f"dags/{DAG}/dagRuns")["dag_runs"], f"a run of {DAG}")
     return str(runs[0]["dag_run_id"])
 
 
 def show(airflow: AirflowStack, run_id: str, emulator: Emulator) -> None:
-    """What the last task printed, and what the emulator counted meanwhile."""
+    """Print the output of the last task, and the counters of the emulator."""
     path = f"dags/{DAG}/dagRuns/{quote(run_id)}/taskInstances/summarise/logs/1?full_content=true"
     lines = [line for line in airflow.api("GET", path)["content"] if isinstance(line, dict)]
     print()

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A proxy before an HTTP server that counts requests and can be told to delay or fail them.
-
-It stands between the workers of a fleet and the API server, or before the server of an object store, in a thread of
-the harness::
+"""
+A proxy of an HTTP server, in a thread, that counts requests, and can delay or fail them::
 
     with proxy.failing("/execution/variables"):
-        ...  # workers cannot read or write Variables, but their tasks go on
+        ...  # workers cannot read or write Variables
     assert proxy.refused
 """
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 
-# Of one connection, not of the message (RFC 9110, 7.6.1); lengths and encodings are made anew.
+# Hop-by-hop headers (RFC 9110, 7.6.1), and lengths and encodings, which are set anew.
 _HOP_BY_HOP = frozenset(
     {
         *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
@@ -38,11 +36,11 @@ _HOP_BY_HOP = frozenset(
 @dataclass(frozen=True, slots=True)
 class Fault:
     """
-    :param prefix: of the paths that fail
-    :param status: of the responses to them
-    :param methods: that fail, by default all
-    :param text: of the response, for servers that speak no JSON
-    :param times: after which it ends by itself
+    :param prefix: of the paths that fail.
+    :param status: of the responses.
+    :param methods: that fail; by default all.
+    :param text: of the responses; JSON by default.
+    :param times: requests that fail before the fault ends.
     """
 
     prefix: str = "/"
@@ -57,9 +55,12 @@ class Fault:
 
 
 class FaultyProxy:
-    """Passes everything on to ``target``, except what has been told to fail.
+    """
+    Forwards requests to ``target``.
 
-    Its counters are for reading: requests by path prefix are left to the caller, as paths carry ids.
+    :ivar passed: forwarded requests by method and path.
+    :ivar refused: failed requests by method and path.
+    :ivar latency: seconds of delay for each request.
     """
 
     def __init__(self, target: str) -> None:
@@ -67,7 +68,6 @@ class FaultyProxy:
         self.port = 0
         self.passed: Counter[tuple[str, str]] = Counter()
         self.refused: Counter[tuple[str, str]] = Counter()
-        # Seconds before each request is passed on.
         self.latency = 0.0
         self._faults: tuple[Fault, ...] = ()
         self._hits: Counter[Fault] = Counter()
@@ -91,12 +91,11 @@ class FaultyProxy:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
         return f"http://{HOST}:{self.port}"
 
     @contextmanager
     def failing(self, prefix: str = "/", **fault: Any) -> Iterator[None]:
-        """Fail as with :meth:`fail`, for as long as the block runs."""
+        """Fail as with :meth:`fail` during a block."""
         failing = self.fail(prefix, **fault)
         try:
             yield
@@ -105,7 +104,7 @@ class FaultyProxy:
 
     def fail(self, prefix: str = "/", *, methods: Iterable[str] = (), **more: Any) -> Fault:
         """
-        Fail on all paths, or on those that begin so, until :meth:`heal`.
+        Fail requests whose path begins with a prefix, until :meth:`heal`.
 
         :param more: of :class:`Fault`.
         """
@@ -114,14 +113,14 @@ class FaultyProxy:
         return fault
 
     def heal(self, fault: Fault | None = None) -> None:
-        """Take back one fault, or all."""
+        """End one fault, or all."""
         self._faults = tuple(each for each in self._faults if fault is not None and each is not fault)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._serve())
-        except BaseException as error:  # noqa: BLE001 - told by __enter__, in the thread that asked
+        except BaseException as error:  # noqa: BLE001 - raised by __enter__
             self._error = error
         finally:
             self._started.set()
@@ -131,7 +130,7 @@ class FaultyProxy:
         self._ended = asyncio.Event()
         connector = TCPConnector(limit=0)
         timeout = ClientTimeout(total=300)
-        # Nobody's cookies are kept; and bodies stay compressed or not as the API server sent them.
+        # Without cookies; bodies are forwarded unchanged.
         async with ClientSession(
             connector=connector, timeout=timeout, cookie_jar=DummyCookieJar()
         ) as session:
@@ -169,12 +168,12 @@ class FaultyProxy:
         try:
             async with session.request(
                 request.method,
-                # As it came: a key may have ``./`` in it.
+                # Unchanged, because a key can contain ``./``.
                 URL(self.target + request.raw_path, encoded=True),
                 headers=headers,
                 data=body or None,
                 allow_redirects=False,
-                # Azure's clients sign what they send.
+                # Azure's clients sign their headers.
                 skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             ) as received:
                 content = await received.read()

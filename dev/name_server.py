@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-A name server for one name, which can be told to fail.
-
-Real questions over UDP, from the C library of whatever process sees :attr:`NameServer.resolver` in the place of
-``/etc/resolv.conf``.
-"""
+"""A name server for one name, over UDP, which can fail; for processes whose ``resolv.conf`` names it."""
 
 from __future__ import annotations
 
@@ -14,7 +9,7 @@ import threading
 from contextlib import suppress
 from typing import Self
 
-# Of its own, so that it does not meet a resolver of the machine.
+# Not the address of a resolver of the machine.
 ADDRESS = "127.9.53.53"
 _SERVER_FAILURE, _NO_SUCH_NAME = 2, 3
 _ADDRESS_RECORD, _INTERNET = 1, 1
@@ -22,10 +17,10 @@ _ADDRESS_RECORD, _INTERNET = 1, 1
 
 class NameServer:
     """
-    :param name: is at 127.0.0.1; other names do not exist.
-    :param port: what is no 53 no C library asks; for tests.
-    :ivar failing: whether it returns SERVFAIL to everything.
-    :ivar failed: names asked for meanwhile.
+    :param name: resolves to 127.0.0.1; other names do not exist.
+    :param port: 53 except in tests, because the C library uses no other.
+    :ivar failing: whether all responses are SERVFAIL.
+    :ivar failed: queries for the name with that response.
     """
 
     def __init__(self, name: str, port: int = 53) -> None:
@@ -38,7 +33,7 @@ class NameServer:
 
     @property
     def resolver(self) -> str:
-        """The lines of a ``resolv.conf`` that leads here."""
+        """The contents of a ``resolv.conf`` with this server."""
         return f"nameserver {ADDRESS}\noptions timeout:1 attempts:1\n"
 
     def __enter__(self) -> Self:
@@ -62,7 +57,7 @@ class NameServer:
                 self._socket.sendto(self._answer(question), sender)
 
     def _answer(self, query: bytes) -> bytes:
-        """RFC 1035, section 4: header, the question again, and one record or none."""
+        """RFC 1035, section 4: header, question, and one record or none."""
         number, flags = struct.unpack("!HH", query[:4])
         labels, at = [], 12
         while length := query[at]:
@@ -78,9 +73,9 @@ class NameServer:
         elif not ours:
             code = _NO_SUCH_NAME
         elif kind == _ADDRESS_RECORD:
-            # A pointer to the name in the question; the address is not to be kept.
+            # A pointer to the name in the question; a TTL of 0.
             record = struct.pack("!HHHIH", 0xC00C, _ADDRESS_RECORD, _INTERNET, 0, 4)
             record += socket.inet_aton("127.0.0.1")
-        # An authoritative answer; recursion is said to be available, else some clients ask on.
+        # An authoritative answer; without the flag for recursion, some clients query other servers.
         head = struct.pack("!HHHHHH", number, 0x8480 | (flags & 0x0100) | code, 1, bool(record), 0, 0)
         return head + question + record

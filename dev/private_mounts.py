@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Mounts that only this program and its children see, and that go with the last of them.
+Mounts of this program and its children only: small disks, other disks, another ``resolv.conf``.
 
-With them a part can have a small disk, a disk of its own, or a name server of its own, and the machine does not
-notice. They need root and Linux; where they cannot be had, :func:`enter` says so.
+Root and Linux are needed; without them, :func:`enter` returns False.
 """
 
 from __future__ import annotations
@@ -21,42 +20,42 @@ _CLONE_NEWNS = 0x20000
 
 def enter() -> bool:
     """
-    Leave the machine's mounts for a copy of them; False where that is not allowed.
+    Copy the machine's mounts for this process and its children; False if that is not permitted.
 
-    For the main thread, before there are others: only what it starts from now on follows it.
+    :raises RuntimeError: there are other threads, which would keep the machine's mounts.
     """
     if threading.active_count() > 1:
-        raise RuntimeError("threads that run already would stay outside")
+        raise RuntimeError("other threads are running")
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.unshare(_CLONE_NEWNS) != 0:
             return False
     except (OSError, AttributeError):
         return False
-    # Else what is mounted here would be mounted outside as well.
+    # Otherwise mounts would also appear outside.
     return _run("mount", "--make-rprivate", "/")
 
 
 def mount_memory(folder: Path, mebibytes: int) -> None:
-    """Put a small disk in memory on a folder."""
+    """Mount a disk in memory."""
     folder.mkdir(parents=True, exist_ok=True)
     if not _run("mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(folder)):
-        raise RuntimeError(f"{folder}: no disk can be mounted there")
+        raise RuntimeError(f"{folder}: cannot mount a disk")
 
 
 def mount_file(file: Path, place: Path) -> None:
-    """Let one file be seen in the place of another."""
+    """Mount a file over another."""
     if not _run("mount", "--bind", str(file), str(place)):
-        raise RuntimeError(f"{place}: {file} cannot be mounted there")
+        raise RuntimeError(f"{place}: cannot mount {file}")
 
 
 def unmount(place: Path) -> None:
-    """What lay there before is seen again; open files stay usable."""
+    """Undo a mount; open files remain usable."""
     _run("umount", "--lazy", str(place))
 
 
 def without(folder: Path) -> tuple[str, ...]:
-    """The begin of a command that sees an empty disk in the place of a folder."""
+    """The prefix of a command whose mounts have an empty disk at a folder."""
     return (
         *("unshare", "--mount", "sh", "-c"),
         'mount -t tmpfs -o size=8m tmpfs "$0" && exec "$@"',

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes that never outlive the program that started them.
+"""
+Processes that never outlive the program that started them.
 
-:class:`ProcessGroup` marks what it starts (see :mod:`dev.reaper`) and ends it all; :class:`ManagedProcess` is
-one process with its log file; :func:`install_signal_handlers` lets ``finally`` run on SIGTERM and SIGHUP.
+:class:`ProcessGroup` marks the processes it starts (see :mod:`dev.reaper`) and ends them; :class:`ManagedProcess` is
+a process with a log file; :func:`install_signal_handlers` makes ``finally`` run on SIGTERM and SIGHUP.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def until(condition: Callable[[], Any], what: str, timeout: float = 60, *, pause
 
 @contextmanager
 def hurried() -> Iterator[None]:
-    """Waits of this process take a twentieth of a second at most: the service is an emulator."""
+    """Limit each sleep of this process to 0.05 s, because the service is an emulator."""
     sleep, asleep = time.sleep, asyncio.sleep
     with (
         mock.patch("time.sleep", lambda seconds: sleep(min(seconds, 0.05))),
@@ -62,26 +63,26 @@ def hurried() -> Iterator[None]:
 
 
 class ProcessError(RuntimeError):
-    """A process ended early or did not get ready in time; the text holds the end of its log."""
+    """A process ended early or was not ready in time; the text has the end of its log."""
 
 
 def clean_environment() -> dict[str, str]:
-    """The little a child needs from our environment: nobody's AIRFLOW_*, proxy or PYTHON* settings."""
+    """The environment of a child, without AIRFLOW_*, proxy and PYTHON* settings."""
     environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     environment["PYTHONPATH"] = str(REPOSITORY)
     environment["PYTHONUNBUFFERED"] = "1"
-    # setproctitle, which Airflow uses, writes its title over the environment block and so over our mark.
+    # Otherwise setproctitle, which Airflow uses, overwrites the environment, and so the mark of the group.
     environment["SPT_NOENV"] = "1"
     return environment
 
 
 def host_name() -> str:
-    """Airflow's ``[core] hostname_callable`` in a fleet, where one machine has to look like several."""
+    """Airflow's ``[core] hostname_callable`` in a fleet, which simulates several machines."""
     return os.environ.get(HOST_MARK, "127.0.0.1")
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different because they are held at the same time."""
+    """Different free ports."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -91,10 +92,10 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def install_signal_handlers() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into SystemExit, so that a script's ``finally`` and ``with`` clean up.
+    """
+    Turn SIGTERM and SIGHUP into SystemExit, so that ``finally`` and ``with`` clean up. In the main thread only.
 
-    Only the first signal counts: a second one must not break off the clean-up, which takes a few seconds.
-    For the main thread only, as Python's signals are.
+    Signals after the first are ignored, because the clean-up takes a few seconds.
     """
     names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     numbers = [getattr(signal, name) for name in names]
@@ -115,18 +116,18 @@ def install_signal_handlers() -> Iterator[None]:
 
 
 class ProcessGroup:
-    """Everything one harness starts, found again by a mark in the environment."""
+    """The processes of a harness, which have a mark in their environment."""
 
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex
         self._reaper: subprocess.Popen[bytes] | None = None
 
     def marks(self, part: str) -> dict[str, str]:
-        """What a process of this group must have in its environment."""
+        """The environment variables that mark a process of this group."""
         return {GROUP_MARK: self.id, PART_MARK: part}
 
     def guard(self) -> None:
-        """Start the safety net that ends the group if this program dies without doing so."""
+        """Start the reaper, which ends the group if this program dies."""
         if self._reaper is None:
             script = str(REPOSITORY / "dev" / "reaper.py")
             self._reaper = subprocess.Popen(
@@ -139,7 +140,7 @@ class ProcessGroup:
             )
 
     def remove_at_end(self, folder: Path) -> None:
-        """Let the safety net remove a folder when the group ends, however it ends."""
+        """Make the reaper remove a folder when the group ends."""
         self.guard()
         if self._reaper is not None and self._reaper.stdin is not None:
             self._reaper.stdin.write(os.fsencode(folder) + b"\0")
@@ -154,7 +155,7 @@ class ProcessGroup:
         return kill_marked(self.id, part)
 
     def close(self) -> None:
-        """End all that is left, and the safety net. Can be called again."""
+        """End all processes and the reaper; idempotent."""
         self.kill()
         reaper, self._reaper = self._reaper, None
         if reaper is not None and reaper.stdin is not None:
@@ -164,12 +165,13 @@ class ProcessGroup:
 
 
 class ManagedProcess:
-    """One process with a log file; as a context manager it is started and surely ended.
+    """
+    A process with a log file; a context manager that starts and ends it.
 
-    :param env: the complete environment; :func:`clean_environment` is a good start
-    :param log_path: standard output and error are appended here
-    :param name: of the part; killing it kills whatever has the same name in the same group
-    :param group: end it together with others; a process without one is a group of its own
+    :param env: the complete environment, see :func:`clean_environment`.
+    :param log_path: to which standard output and error are appended.
+    :param name: of the part; :meth:`kill` ends all processes of the group with this name.
+    :param group: in which it ends; by default its own.
     """
 
     def __init__(
@@ -202,16 +204,16 @@ class ManagedProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process id, or nothing before the start."""
+        """The process id; None before the start."""
         return self._popen.pid if self._popen else None
 
     @property
     def alive(self) -> bool:
-        """Whether the process itself, not merely a child of it, still runs."""
+        """Whether the process itself runs."""
         return self._popen is not None and self._popen.poll() is None
 
     def start(self) -> None:
-        """Start it in a session of its own, so that a Ctrl-C reaches only the harness."""
+        """Start it in a new session, so that Ctrl-C reaches only the harness."""
         self._group.guard()
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self.started_at = datetime.now(UTC)
@@ -228,7 +230,7 @@ class ManagedProcess:
             )
 
     def wait(self, seconds: float) -> int:
-        """The exit code, within so many seconds."""
+        """Wait for the end; the exit code."""
         deadline = time.monotonic() + seconds
         while self.alive:
             if time.monotonic() > deadline:
@@ -237,10 +239,9 @@ class ManagedProcess:
         return self._popen.returncode if self._popen else -1
 
     def wait_for(self, pattern: str, seconds: float) -> re.Match[str]:
-        """Wait until the output matches, e.g. to read the port a server chose."""
         deadline = time.monotonic() + seconds
         while True:
-            alive = self.alive  # asked before the log is read: the last words of a dead process still count
+            alive = self.alive  # before the log is read, which is complete then
             if match := re.search(pattern, self.output(), re.MULTILINE):
                 return match
             if not alive:
@@ -250,7 +251,7 @@ class ManagedProcess:
             time.sleep(0.05)
 
     def output(self) -> str:
-        """What it printed since the last start."""
+        """The output since the last start."""
         if not self.log_path.exists():
             return ""
         with self.log_path.open("rb") as log:
@@ -258,21 +259,20 @@ class ManagedProcess:
             return log.read().decode(errors="replace")
 
     def tail(self, lines: int = 40) -> str:
-        """The last lines of its output."""
         return "\n".join(self.output().splitlines()[-lines:])
 
     def error(self, what: str) -> ProcessError:
-        """An error that shows the end of the log."""
+        """An error with the end of the log."""
         code = "" if self.alive or self._popen is None else f" (exit code {self._popen.returncode})"
         return ProcessError(f"{self.name} {what}{code}; the end of {self.log_path}:\n{self.tail()}")
 
     def send(self, sig: signal.Signals) -> None:
-        """Signal the process itself."""
+        """Send a signal to the process itself."""
         if self.alive and self._popen is not None:
             self._popen.send_signal(sig)
 
     def terminate(self, sig: signal.Signals = signal.SIGTERM, grace: float = 5.0) -> None:
-        """Ask it to end, wait so many seconds, then end whatever is left of its process tree."""
+        """Send a signal, wait for ``grace`` seconds, then kill the rest of the process tree."""
         self.send(sig)
         try:
             if self._popen is not None:
@@ -282,7 +282,7 @@ class ManagedProcess:
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL it and its whole process tree, and wait until they are gone."""
+        """SIGKILL the process tree, and wait for its end."""
         self._group.kill(self.name)
         if self._popen is not None:
             with suppress(subprocess.TimeoutExpired):

@@ -459,12 +459,10 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
 
 
 def every() -> list[Promise]:
-    """All of them."""
     return [promise for promises in PROMISES.values() for promise in promises]
 
 
 def page() -> str:
-    """docs/promises.md."""
     lines = [
         "# Promises",
         "",

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CHECKED = (
     *("README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md"),
-    *(".github", "docs", "deploy", "example_dags", "lucidworks_provider"),
+    *(".github", "benchmarks", "docs", "deploy", "example_dags", "lucidworks_provider"),
 )
 SUFFIXES = (".md", ".py", ".yml", ".yaml", ".tf", ".json")
 # It has a list of stop words.
@@ -80,7 +80,6 @@ PATTERNS = [
 
 
 def main() -> int:
-    """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.parse_args()
     found = [line for path in files() for line in problems(path)]

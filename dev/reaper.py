@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find, and end, every process that carries a mark in its environment.
+"""
+Find and kill every process with a mark in its environment.
 
-A process tree is no safe handle on what a program has started: Airflow's children leave the process group,
-lose their parent and live on. The environment a process was started with stays readable and is inherited
-through every fork and exec, so a mark in it finds them all.
+Airflow's children leave the process group and outlive their parent, so a process tree is incomplete. The environment
+is inherited by every fork and exec, and remains readable.
 
-Run as a script, this module is the safety net of :class:`dev.processes.ProcessGroup`: it blocks on a pipe
-whose other end only the harness holds, so it wakes when the harness ends, *however* it ends (SIGKILL
-included), and then ends every marked process. ``PR_SET_PDEATHSIG`` would reach only the direct children (a
-fork clears it), only on Linux, and fires already when the *thread* that started the child ends.
+As a script, this module reads from a pipe of :class:`dev.processes.ProcessGroup`, which is closed when the harness
+ends, by SIGKILL too, and then kills every marked process. ``PR_SET_PDEATHSIG`` applies to direct children only, and
+fires when the *thread* that started the child ends.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ PART_MARK = "LUCIDWORKS_STACK_PART"
 
 
 def find_marked(group: str, part: str | None = None) -> list[psutil.Process]:
-    """Every live process of a group, or of one part of it; zombies have no environment and do not count."""
+    """Every live process of a group, or of one part; zombies have no environment."""
     found: dict[int, psutil.Process] = {}
     blank: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:
             environ = process.environ()
-        except (psutil.Error, OSError):  # gone meanwhile, a zombie, or another user's
+        except (psutil.Error, OSError):  # ended, a zombie, or another user's
             continue
         if environ.get(GROUP_MARK) == group and (part is None or environ.get(PART_MARK) == part):
             found[process.pid] = process
         elif not environ:
             blank.append(process)
-    # The children of PostgreSQL write their titles over their environment; their parent keeps its own.
+    # PostgreSQL's children overwrite their environment with a title; their parent does not.
     for process in blank:
         try:
             if process.ppid() in found and process.status() != psutil.STATUS_ZOMBIE:
@@ -49,17 +48,18 @@ def find_marked(group: str, part: str | None = None) -> list[psutil.Process]:
 
 
 def kill_marked(group: str, part: str | None = None, *, seconds: float = 15.0) -> int:
-    """SIGKILL every marked process and return how many there were.
+    """
+    SIGKILL every marked process; the number of processes.
 
-    A process can fork between the look and the kill, and shows no environment in the middle of an exec, so
-    only two empty looks in a row count as done.
+    A process can fork before it is killed, and has no environment during an exec, so it ends after two searches in a
+    row without a process.
     """
     killed: set[int] = set()
     empty = 0
     deadline = time.monotonic() + seconds
     while empty < 2 and time.monotonic() < deadline:
         processes = find_marked(group, part)
-        # Parents first: a supervisor must not see its child die and report that, or start another one.
+        # Parents first: a supervisor would report the death of its child, or start another.
         for process in sorted(processes, key=_age):
             try:
                 process.send_signal(signal.SIGKILL)
@@ -79,11 +79,12 @@ def _age(process: psutil.Process) -> float:
 
 
 def main() -> None:
-    """Wait for the end of standard input, then end the group named on the command line.
-
-    What was written there until then are folders to remove, each ended by a zero byte.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # a Ctrl-C or a closed terminal is what this process is for
+    Wait for the end of standard input, then kill the group of the command line.
+
+    The input names folders to remove, each with a zero byte at its end.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # it must outlive a Ctrl-C or a closed terminal
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     folders = sys.stdin.buffer.read().split(b"\0")[:-1]
     kill_marked(sys.argv[1])

@@ -19,22 +19,21 @@ _REGION = "us-east-1"
 @contextmanager
 def s3_server(conn_id: str) -> Iterator[str]:
     """
-    Run the server.
+    Run the server; the URI of the bucket.
 
-    :param conn_id: of the connection, which is put into the environment.
-    :return: URI of the bucket.
+    :param conn_id: of the connection, which is set in the environment.
     """
     from moto.s3.responses import S3Response
     from moto.server import ThreadedMotoServer
 
-    # moto looks for an object and stores it in two steps, so that of two conditional requests both could succeed.
+    # moto's conditional requests are not atomic.
     one_at_a_time, put = threading.Lock(), S3Response.put_object
 
     def put_object(response: S3Response) -> Any:
         with one_at_a_time:
             return put(response)
 
-    # A line for each request.
+    # It logs each request.
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -52,7 +51,7 @@ def s3_server(conn_id: str) -> Iterator[str]:
 
 
 def delta_rs_options(conn_id: str) -> dict[str, str]:
-    """What delta-rs needs for the server of a connection."""
+    """Options of delta-rs for the server of a connection."""
     connection = json.loads(os.environ[f"AIRFLOW_CONN_{conn_id.upper()}"])
     return {
         "AWS_ENDPOINT_URL": connection["extra"]["endpoint_url"],

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Throw-away PostgreSQL and Redis on free ports of the loopback interface, for the fleet and for tests.
-
-::
+"""
+Temporary PostgreSQL and Redis servers on free ports of the loopback interface::
 
     with RedisServer(folder, password="secret") as redis:
         connect(redis.url)
-        redis.pause()  # connections are accepted and get no response, as from a hanging machine
+        redis.pause()  # connections are accepted and get no response
         redis.resume()
         redis.kill()  # connections are refused
-        redis.start()  # on the same port, with what it knew
+        redis.start()  # on the same port, with its data
 
-Neither outlives the program that started it: see :mod:`dev.processes`.
+They end with the program that started them, see :mod:`dev.processes`.
 """
 
 from __future__ import annotations
@@ -40,19 +39,20 @@ SUPERUSER = "airflow"
 
 
 class _Server:
-    """What both have in common: one process that can be stopped, killed, paused and started again.
+    """
+    A process that can be stopped, killed, paused and restarted.
 
-    :param folder: for the log and, if possible, the data
-    :param group: end it together with others
+    :param folder: for the log and, if possible, the data.
+    :param group: in which it ends.
     """
 
     name: str
     ready: str
     stop_signal = signal.SIGTERM
 
-    def __init__(self, folder: Path, *, port: int | None = None, group: ProcessGroup | None = None) -> None:
+    def __init__(self, folder: Path, *, group: ProcessGroup | None = None) -> None:
         self.folder = folder.resolve()
-        self.port = port or free_ports(1)[0]
+        self.port = free_ports(1)[0]
         self._own_group = group is None
         self._group = group or ProcessGroup()
         self._process: ManagedProcess | None = None
@@ -70,16 +70,16 @@ class _Server:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs; a paused one does."""
+        """Whether it runs, paused or not."""
         return self._process is not None and self._process.alive
 
     @property
     def pid(self) -> int | None:
-        """Of the server's first process."""
+        """The server's main process."""
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start it, or start it again on its port and its data, and wait until it takes connections."""
+        """Start it with its port and data, and wait until it accepts connections."""
         if self.alive:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -95,35 +95,32 @@ class _Server:
         self._process.wait_for(self.ready, 60)
 
     def stop(self, grace: float = 10.0) -> None:
-        """End it in good order; what it knows is on the disk."""
+        """End it cleanly; its data is stored."""
         self.resume()
         if self._process is not None:
             self._process.terminate(self.stop_signal, grace)
 
     def kill(self) -> None:
-        """``kill -9``: the port refuses connections at once."""
+        """End it with SIGKILL."""
         if self._process is not None:
             self._process.kill()
 
     def restart(self) -> None:
-        """Stop and start, on the same port."""
         self.stop()
         self.start()
 
     def pause(self) -> None:
-        """Let it hang: it takes connections (the kernel does that) and sends nothing."""
+        """Suspend it: the kernel accepts connections, and there are no responses."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """End the pause."""
         self._signal(signal.SIGCONT)
 
     def processes(self) -> list[psutil.Process]:
-        """The server and its children."""
         return self._group.processes(self.name)
 
     def close(self) -> None:
-        """End it for good. Can be called again."""
+        """End it; idempotent."""
         self.kill()
         if self._own_group:
             self._group.close()
@@ -141,31 +138,24 @@ class _Server:
 
 
 class RedisServer(_Server):
-    """A Redis server.
+    """
+    A Redis server, whose data outlives :meth:`kill` and :meth:`stop`.
 
-    :param password: clients must know it (``requirepass``)
-    :param durable: keep the data through :meth:`kill`, :meth:`stop` and :meth:`start`, as a broker in
-        production does; otherwise every start begins empty
+    :param password: of clients (``requirepass``).
     """
 
     name = "redis"
     ready = "Ready to accept connections"
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        password: str | None = None,
-        durable: bool = True,
-        port: int | None = None,
-        group: ProcessGroup | None = None,
+        self, folder: Path, *, password: str | None = None, group: ProcessGroup | None = None
     ) -> None:
-        super().__init__(folder, port=port, group=group)
-        self.password, self.durable = password, durable
+        super().__init__(folder, group=group)
+        self.password = password
 
     @property
     def url(self) -> str:
-        """With the password; database 0."""
+        """The URL of database 0, with the password."""
         login = f":{quote(self.password, safe='')}@" if self.password else ""
         return f"redis://{login}{HOST}:{self.port}/0"
 
@@ -178,17 +168,17 @@ class RedisServer(_Server):
             "port": self.port,
             "dir": self.folder,
             "daemonize": "no",
-            # The title would be written over the environment, and so over the mark of the group.
+            # The title would overwrite the environment, and so the mark of the group.
             "set-proc-title": "no",
             "save": '""',
-            # Written to the kernel at once but never synced: outlives a kill -9, and needs no fork.
-            "appendonly": "yes" if self.durable else "no",
+            # Written but not synced: outlives SIGKILL, and needs no fork.
+            "appendonly": "yes",
             "appendfsync": "no",
             "auto-aof-rewrite-percentage": 0,
         }
         if self.password:
             settings["requirepass"] = self.password
-        # A file, because the command line is for everybody to see.
+        # A file, because all users can read the command line.
         file = self.folder / "redis.conf"
         file.touch(mode=0o600)
         file.write_text("".join(f"{key} {_quoted(value)}\n" for key, value in settings.items()))
@@ -196,59 +186,48 @@ class RedisServer(_Server):
 
 
 class PostgresServer(_Server):
-    """A PostgreSQL server with one superuser and one database, both called ``airflow``.
+    """
+    A PostgreSQL server with one superuser and one database, both called ``airflow``.
 
-    PostgreSQL refuses to run as root; then it runs as ``postgres`` (or ``nobody``), and its data lie in a folder
-    below ``TMPDIR`` because that user cannot reach those of root. They are removed at the end, however it comes.
+    PostgreSQL refuses to run as root; then it runs as ``postgres`` or ``nobody``, with its data below ``TMPDIR``,
+    because that user cannot read the folders of root. The data is removed at the end.
 
-    :param programs: the folder ``bin`` of an installation that this user can read; by default Debian's newest one
+    :param programs: the folder ``bin`` of an installation; by default Debian's newest.
     """
 
     name = "postgres"
     ready = "database system is ready to accept connections"
-    stop_signal = signal.SIGINT  # "fast": without waiting for the clients to leave
+    stop_signal = signal.SIGINT  # "fast": disconnects clients
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        max_connections: int = 300,
-        programs: Path | None = None,
-        port: int | None = None,
-        group: ProcessGroup | None = None,
+        self, folder: Path, *, programs: Path | None = None, group: ProcessGroup | None = None
     ) -> None:
-        super().__init__(folder, port=port, group=group)
-        self.max_connections = max_connections
+        super().__init__(folder, group=group)
         self.programs = programs
         self.password = secrets.token_urlsafe(16)
         self._base: Path | None = None
 
     @property
     def url(self) -> str:
-        """For psycopg2, through SQLAlchemy."""
+        """The URL for SQLAlchemy with psycopg2."""
         return f"postgresql+psycopg2://{SUPERUSER}:{self.password}@{HOST}:{self.port}/{SUPERUSER}"
 
     @property
     def connection(self) -> str:
-        """A connection of Airflow to it, for ``AIRFLOW_CONN_POSTGRES_DEFAULT``."""
+        """An Airflow connection, for ``AIRFLOW_CONN_POSTGRES_DEFAULT``."""
         login = {"login": SUPERUSER, "password": self.password, "schema": SUPERUSER}
         return json.dumps({"conn_type": "postgres", "host": HOST, "port": self.port, **login})
 
     @property
     def settings(self) -> dict[str, str]:
-        """What puts an :class:`~dev.airflow_stack.AirflowStack` on this database, for its ``env``."""
+        """The ``env`` of an :class:`~dev.airflow_stack.AirflowStack` with this database."""
         return {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.url}
 
-    @property
-    def result_backend(self) -> str:
-        """For Celery."""
-        return f"db+{self.url}"
-
     def close(self) -> None:
-        """End it for good and remove its data."""
+        """End it, and remove its data."""
         if self._process is not None and self.alive:
             self.resume()
-            # "immediate": without a checkpoint, but the shared memory is given back.
+            # "immediate": without a checkpoint, but the shared memory is released.
             self._process.terminate(signal.SIGQUIT, 3)
         super().close()
         if self._base is not None:
@@ -262,13 +241,13 @@ class PostgresServer(_Server):
             "port": self.port,
             "listen_addresses": HOST,
             "unix_socket_directories": "",
-            "max_connections": self.max_connections,
-            # Nothing here needs to outlive the machine.
+            "max_connections": 300,
+            # The data need not survive a crash of the machine.
             "fsync": "off",
             "synchronous_commit": "off",
             "full_page_writes": "off",
             "shared_buffers": "128MB",
-            # In the data folder: in /dev/shm it would outlive a kill -9.
+            # In the data folder: in /dev/shm it would outlive SIGKILL.
             "dynamic_shared_memory_type": "mmap",
             "logging_collector": "off",
         }
@@ -278,7 +257,7 @@ class PostgresServer(_Server):
         return command
 
     def _initialise(self) -> Path:
-        """Make an empty cluster and return the folder it is in."""
+        """Create an empty cluster; its folder."""
         below = None if self._owner() else self.folder
         base = Path(tempfile.mkdtemp(prefix="postgres-", dir=below))
         self._group.remove_at_end(base)
@@ -290,7 +269,7 @@ class PostgresServer(_Server):
                 for path in (base, password):
                     os.chown(path, owner.pw_uid, owner.pw_gid)
             options = [f"--username={SUPERUSER}", f"--pwfile={password}", "--auth=scram-sha-256", "--no-sync"]
-            # C: no collation of the machine, the same order of strings everywhere.
+            # C: the same order of strings on every machine.
             options += ["--locale=C", "--encoding=UTF8", "--pgdata", str(base / "data")]
             self._run([str(self._program("initdb")), *options], base)
             single = [str(self._program("postgres")), "--single", "-D", str(base / "data"), "postgres"]
@@ -325,11 +304,11 @@ class PostgresServer(_Server):
             return None
         try:
             return pwd.getpwnam("postgres")
-        except KeyError:  # Debian's package makes it
+        except KeyError:  # not Debian's package
             return pwd.getpwnam("nobody")
 
     def _as_owner(self) -> list[str]:
-        # Becomes the program, where su and runuser may stay as its parent and swallow signals.
+        # Replaces itself by the program, while su and runuser may remain as its parent and drop signals.
         if (owner := self._owner()) is None:
             return []
         return ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--init-groups", "--"]

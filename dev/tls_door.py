@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A door before a server: TLS outside, plain bytes inside, and everything that can go wrong with both.
-
-In a thread of the harness::
+A TLS proxy of a server, in a thread, with faults of handshakes and connections::
 
     with TlsDoor("lucidworks.test", target_port, folder) as door:
         ...  # clients trust door.bundle
-        door.show(Papers.STRANGER)  # from the next connection on
+        door.show(Papers.STRANGER)  # for new connections
         door.cut()
 """
 
@@ -31,16 +29,16 @@ _PIECE = 1 << 18
 
 
 class Papers(Enum):
-    """What it shows at a handshake."""
+    """The response to a handshake."""
 
     GOOD = "a certificate of the authority in the bundle"
-    STRANGER = "a certificate of an authority that nobody knows"
+    STRANGER = "a certificate of an unknown authority"
     NONE = "an alert instead of a certificate"
 
 
 @dataclass(eq=False)
 class _Link:
-    """A connection; busy from a request's first byte to its response's first."""
+    """A connection; busy from the first byte of a request to the first of its response."""
 
     outside: asyncio.StreamWriter
     inside: asyncio.StreamWriter
@@ -49,10 +47,10 @@ class _Link:
 
 class TlsDoor:
     """
-    :param name: that its certificates are for.
-    :param target: port of the server behind it.
+    :param name: of its certificates.
+    :param target: port of the server.
     :param folder: for the bundle.
-    :ivar port: it listens there.
+    :ivar port: of the proxy.
     :ivar refused: handshakes that failed.
     """
 
@@ -77,7 +75,7 @@ class TlsDoor:
     def __enter__(self) -> Self:
         self._thread.start()
         if not self._started.wait(10):
-            raise RuntimeError("the door did not open")
+            raise RuntimeError("the TLS proxy did not start")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,11 +83,11 @@ class TlsDoor:
         self._thread.join(5)
 
     def show(self, papers: Papers) -> None:
-        """Show these from the next connection on."""
+        """Set the response to the handshakes of new connections."""
         self._papers = papers
 
     def cut(self) -> int:
-        """Reset all connections; returns how many had a request without a response."""
+        """Reset all connections; the number of those with a request without a response."""
 
         async def now() -> int:
             links = list(self._links)
@@ -111,7 +109,7 @@ class TlsDoor:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        # A failed handshake is what was wanted, not worth a traceback.
+        # Failed handshakes are intended, so they have no traceback.
         self._loop.set_exception_handler(lambda loop, context: None)
         server = self._loop.run_until_complete(asyncio.start_server(self._serve, HOST, 0, ssl=self._good))
         self.port = server.sockets[0].getsockname()[1]

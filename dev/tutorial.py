@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Follow docs/tutorial.md: its commands as they stand, by one bash, from this clone and with an empty home.
+Run the commands of docs/tutorial.md in bash, from this clone and with an empty home.
 
-``python -m dev.tutorial [--folder EMPTY]``. Ports are other ones than the page's, since those may be taken. At the
-end, before the page's "Stop", Airflow's API is asked for the run and its task, as the UI would.
+Only the ports differ from the page, because those may be in use. Before the page's "Stop", the states of runs and
+tasks are read from Airflow's API.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shlex
@@ -29,20 +28,16 @@ from dev.processes import (
 )
 
 PAGE = REPOSITORY / "docs" / "tutorial.md"
-LONGEST = 900.0
+TIMEOUT = 900.0
 
 
 def main() -> int:
-    """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="an empty one; by default one that goes afterwards")
-    given = parser.parse_args().folder
-    with install_signal_handlers(), tempfile.TemporaryDirectory(prefix="lucidworks-tutorial-") as temporary:
-        return follow((given or Path(temporary)).resolve())
+    with install_signal_handlers(), tempfile.TemporaryDirectory(prefix="lucidworks-tutorial-") as folder:
+        return follow(Path(folder).resolve())
 
 
 def follow(folder: Path) -> int:
-    """Run the page, and say how long its sections took."""
+    """Run the page; the exit code."""
     home = folder / "home"
     home.mkdir()
     api, worker, trigger, emulator = free_ports(4)
@@ -69,27 +64,25 @@ def follow(folder: Path) -> int:
     begin = time.monotonic()
     try:
         bash.start()
-        bash.wait_for("^## Stop$", LONGEST)
-        checked = ask(f"http://localhost:{api}", home / "lucidworks-tutorial" / "airflow")
+        bash.wait_for("^## Stop$", TIMEOUT)
+        states = states_of(f"http://localhost:{api}", home / "lucidworks-tutorial" / "airflow")
         (home / "checked").touch()
         code = bash.wait(180)
     finally:
         bash.kill()
         group.close()
-    print(bash.output())
-    print(f"The API says: {checked}. Exit code {code}, {time.monotonic() - begin:.0f} s.")
-    seen = bash.output()
+    output = bash.output()
+    print(output)
+    print(f"States: {states}. Exit code {code}, {time.monotonic() - begin:.0f} s.")
     [shown] = re.findall(r"^```text\n(Nothing.*?)^```", text, re.M | re.S)
-    promised = [*shown.splitlines(), "changed cirrus.txt Cirrus is a stove.", '"submissions":3']
-    missing = [line for line in promised if line not in seen]
-    print(
-        f"Promised by the page and not seen: {missing}" if missing else "All that the page promises was seen."
-    )
-    return 1 if code or missing or set(checked.values()) != {"success"} else 0
+    expected = [*shown.splitlines(), "changed cirrus.txt Cirrus is a stove.", '"submissions":3']
+    missing = [line for line in expected if line not in output]
+    print(f"Missing output: {missing}")
+    return 1 if code or missing or set(states.values()) != {"success"} else 0
 
 
 def as_script(page: str) -> str:
-    """The page's commands, with its headings as progress; it pauses before its end until the API was asked."""
+    """The page's commands, with its headings as progress; waits before "Stop" until the API was read."""
     parts = re.findall(r"^(## [^\n]*)$|^```sh\n(.*?)^```$", page, re.M | re.S)
     lines = ["set -e -o pipefail", "set -m"]
     for heading, code in parts:
@@ -99,8 +92,8 @@ def as_script(page: str) -> str:
     return "\n".join(lines)
 
 
-def ask(url: str, home: Path) -> dict[str, Any]:
-    """Log in as the page says, and ask for the state of each run and of its tasks."""
+def states_of(url: str, home: Path) -> dict[str, Any]:
+    """The states of runs and tasks, with the login of the page."""
     [(user, password)] = json.loads(
         (home / "simple_auth_manager_passwords.json.generated").read_text()
     ).items()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Three walks through the package, counted: ``make walks``.
+The number of modules and of calls between them in three operations: ``make walks``.
 
 ========  ==============================================================================================
 token     ``LucidworksAuthHook.get_token`` in a process without a token, shared in Airflow Variables
@@ -8,8 +8,8 @@ document  one document of ``LucidworksChunkOperator`` from ``execute`` to its ro
 failure   one job that ends in ERROR, from ``execute`` to the error of the task
 ========  ==============================================================================================
 
-For each: modules of the package whose functions ran, and trips, which are calls from one module into another that is
-not the one that called it. Imports do not count.
+Modules are those of the package whose functions ran; trips are pairs of different modules of which one called the
+other. Imports do not count. ``-v`` prints the modules.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ PACKAGE = "lucidworks_provider"
 
 
 class Walk:
-    """Functions of the package that run, by ``sys.setprofile`` in every thread."""
+    """Modules and calls of an operation, by ``sys.setprofile`` in every thread."""
 
     def __init__(self) -> None:
         self.modules: set[str] = set()
         self.trips: set[tuple[str, str]] = set()
 
     def profile(self, frame: FrameType, event: str, _: object) -> None:
-        """Note a call."""
+        """Record a call."""
         here = frame.f_globals.get("__name__", "")
         if event != "call" or not here.startswith(PACKAGE) or here.startswith(f"{PACKAGE}.emulator"):
             return
         if any(one.f_code.co_name == "<module>" for one in _within_package(frame)):
-            return  # an import: of the module itself, its classes, or what they call
+            return  # an import
         self.modules.add(here)
         caller = next(_within_package(frame.f_back), None)
         there = "" if caller is None else caller.f_globals["__name__"]
@@ -48,7 +48,7 @@ class Walk:
             self.trips.add((there, here))
 
     def take(self, step: Callable[[], Any]) -> Walk:
-        """Run a step and count it."""
+        """Run an operation and record its calls."""
         threading.setprofile(self.profile)
         sys.setprofile(self.profile)
         try:
@@ -69,7 +69,7 @@ def _within_package(frame: FrameType | None) -> Iterator[FrameType]:
 
 @contextmanager
 def variables_in_memory() -> Any:
-    """Airflow's Variables, without a database: the processes that share them are not the subject."""
+    """Replace Airflow's Variables, which need a database."""
     from lucidworks_provider.hooks.stores import variables
 
     kept: dict[str, str] = {}

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Loaded before the C library (LD_PRELOAD): the wall clock of one process and its children is wrong by as many
- * seconds as the file says that WRONG_CLOCK names. Timers and the monotonic clock stay, as when somebody sets a
- * machine's clock. (libfaketime 0.9.10 steps the monotonic clock too, or else breaks clock_nanosleep.)
+ * A library for LD_PRELOAD: adds the seconds in the file WRONG_CLOCK to the wall clock of a process and its children.
+ * Timers and the monotonic clock do not change. (libfaketime 0.9.10 steps the monotonic clock too, or else breaks
+ * clock_nanosleep.)
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -17,7 +17,7 @@ static volatile const long *offset;
 static int joined = 1;
 static int (*real_clock_gettime)(clockid_t, struct timespec *);
 
-/* With WRONG_CLOCK_LATER a process is right until it says so: tasks, but not the scheduler that they are forked from. */
+/* With WRONG_CLOCK_LATER from this call on: in tasks, but not in the scheduler that forks them. */
 void wrong_clock_join(void) { joined = 1; }
 
 __attribute__((constructor)) static void begin(void)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A wall clock that is wrong for single processes, and can be stepped while they run. See ``wrong_clock.c``."""
+"""A wrong wall clock for single processes, which can be changed while they run; see ``wrong_clock.c``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ _SOURCE = Path(__file__).with_suffix(".c")
 
 
 class WrongClock:
-    """
-    :param folder: for the compiled library and the clock's error.
-    """
+    """:param folder: for the compiled library and the clock's error."""
 
     def __init__(self, folder: Path) -> None:
         self._library = folder / "wrong_clock.so"
@@ -29,9 +27,9 @@ class WrongClock:
 
     def environment(self, *, later: bool = False) -> dict[str, str]:
         """
-        Of a process that goes by this clock.
+        The environment of a process with this clock.
 
-        :param later: it goes right until it calls ``wrong_clock_join``.
+        :param later: only from its call of ``wrong_clock_join`` on.
         """
         if not self._library.exists():
             command = ["cc", "-O1", "-shared", "-fPIC", "-o", str(self._library), str(_SOURCE), "-ldl"]
@@ -40,6 +38,6 @@ class WrongClock:
         return found | ({"WRONG_CLOCK_LATER": "1"} if later else {})
 
     def step(self, seconds: int) -> None:
-        """From now on it is wrong by so much."""
+        """Set the clock's error."""
         with self._error.open("r+b" if self._error.exists() else "wb") as file:
             file.write(struct.pack("@l", seconds))
