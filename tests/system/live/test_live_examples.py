@@ -61,8 +61,8 @@ _VARYING = (
     (re.compile(r"[\d.,]+ (s|min|h)\b( \d\d (s|min)\b)?"), "N s"),
     (re.compile(r"(?<=documents in )\d+ requests"), "N requests"),
     # Progress, and the states of other polls than the last: how many there are depends on the machine.
-    (re.compile(r"(Submitted )?[\d,]+ of [\d,]+ (jobs|results?|documents)\b.*(/s|left).*"), ""),
-    (re.compile(r"(Model|Deployment) ID: [A-Z]+"), ""),
+    (re.compile(r"^(Submitted )?[\d,]+ of [\d,]+ (jobs|results?|documents)\b.*(/s|left).*"), ""),
+    (re.compile(r"^(Model|Deployment) ID: [A-Z]+$"), ""),
 )
 
 
