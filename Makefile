@@ -31,7 +31,7 @@ airflow: $(READY) ## the same set-up, left running with its UI
 	@$(BIN)/python -m dev.demo --keep
 
 # Tests wait for sockets and disks at times: three processes keep two cores busy.
-test: $(READY) ## unit and integration tests, ten minutes
+test: $(READY) ## unit and integration tests, nine minutes
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 20 -m 'not alone' tests/integration tests/unit
 	@$(BIN)/python -m pytest -m alone $$(grep -rl --include='*.py' mark.alone tests/unit tests/integration)
 

@@ -118,6 +118,10 @@ class AirflowApi:
     def unpause(self, dag_id: str) -> None:
         self.api("PATCH", f"dags/{_q(dag_id)}?update_mask=is_paused", is_paused=False)
 
+    def pause(self, dag_id: str) -> None:
+        """Let the scheduler start no run of the DAG."""
+        self.api("PATCH", f"dags/{_q(dag_id)}?update_mask=is_paused", is_paused=True)
+
     def trigger(
         self, dag_id: str, conf: dict[str, Any] | None = None, logical_date: datetime | str | None = None
     ) -> str:
@@ -174,13 +178,21 @@ class AirflowApi:
             if len(found) >= page["total_entries"] or not page["task_instances"]:
                 return found
 
+    def log_messages(
+        self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1
+    ) -> list[dict[str, Any]]:
+        """The log of one try: ``timestamp``, ``level``, ``event``, ``logger``, …; the triggerer's lines included."""
+        query = f"map_index={map_index}&full_content=true"
+        path = f"{_run(dag_id, run_id)}/taskInstances/{_q(task_id)}/logs/{try_number}?{query}"
+        content = self.api("GET", path)["content"]
+        return [{"event": line} if isinstance(line, str) else line for line in content]
+
     def task_log(
         self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1
     ) -> str:
-        """The log of one try as text, one message a line, the parts written by the triggerer included."""
-        query = f"map_index={map_index}&full_content=true"
-        path = f"{_run(dag_id, run_id)}/taskInstances/{_q(task_id)}/logs/{try_number}?{query}"
-        return "\n".join(_log_line(message) for message in self.api("GET", path)["content"])
+        """The same as text, one message a line."""
+        messages = self.log_messages(dag_id, run_id, task_id, try_number, map_index)
+        return "\n".join(map(_log_line, messages))
 
     def xcom(
         self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1
@@ -241,9 +253,7 @@ def _task_name(task: dict[str, Any]) -> str:
     return str(task["task_id"]) if index < 0 else f"{task['task_id']}[{index}]"
 
 
-def _log_line(message: str | dict[str, Any]) -> str:
-    if isinstance(message, str):
-        return message
+def _log_line(message: dict[str, Any]) -> str:
     head = [str(message[key]) for key in _LOG_HEAD if message.get(key)]
     rest = [f"{key}={value}" for key, value in message.items() if key not in _LOG_HEAD + _LOG_NOISE]
     return " ".join(head + rest)

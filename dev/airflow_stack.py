@@ -201,25 +201,16 @@ class AirflowStack(AirflowApi):
     def _migrate(self) -> None:
         database = self.config.database
         url = (self.environment("db-migrate") | self.env)["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
-        new = url.startswith(f"sqlite:///{database}") and not database.exists()
-        template = _template(self.python)
-        if new and template is not None and template.exists():
-            shutil.copyfile(template, database)
-            return
+        if url.startswith(f"sqlite:///{database}") and not database.exists():
+            new_database(database, self.python, self._run_migration)
+        else:
+            self._run_migration()
+
+    def _run_migration(self) -> None:
         migration = self._part("db-migrate", ("db", "migrate"))
         migration.start()
         if migration.wait(self.start_timeout) != 0:
             raise migration.error("failed")
-        # Readers and the one writer do not block each other; the mode is kept in the file. A home used before
-        # may have another database configured through ``env``.
-        if database.exists():
-            with closing(sqlite3.connect(database)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-            if new and template is not None:
-                written = template.with_name(f"{template.name}.{os.getpid()}")
-                with suppress(OSError):  # an environment that may not be written to
-                    shutil.copyfile(database, written)
-                    written.replace(template)
 
     def _wait_healthy(self, names: Iterable[str], begin: float) -> None:
         waiting = set(names)
@@ -254,15 +245,28 @@ class AirflowStack(AirflowApi):
         return bool(fresh) and state.get("status") == "healthy"
 
 
-def _template(python: Path) -> Path | None:
+def new_database(database: Path, python: Path, migrate: Callable[[], object]) -> None:
     """
-    Where an environment keeps a new database of its Airflow: each later stack copies it.
+    Create an SQLite file for Airflow. The first of an environment is migrated, which takes seven seconds.
 
-    A migration takes seven seconds of CPU time.
+    :param python: of the environment, which keeps a copy for the next one.
+    :param migrate: creates the file.
     """
     root = python.parents[1]
     found = [path.stem for path in root.glob("lib/python*/site-packages/apache_airflow_core-*.dist-info")]
-    return root / f"{found[0]}.db" if len(found) == 1 else None
+    template = root / f"{found[0]}.db" if len(found) == 1 else None
+    if template is not None and template.exists():
+        shutil.copyfile(template, database)
+        return
+    migrate()
+    # Readers and the one writer do not block each other; the mode is kept in the file.
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    if template is not None:
+        written = template.with_name(f"{template.name}.{os.getpid()}")
+        with suppress(OSError):  # an environment that may not be written to
+            shutil.copyfile(database, written)
+            written.replace(template)
 
 
 def _tasks_of(runner: int, processes: list[psutil.Process]) -> list[psutil.Process]:

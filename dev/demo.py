@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import requests
 
@@ -45,6 +44,8 @@ TICKETS = [
     ("T-5", "The delivery van stopped at the wrong house.", "acme"),
     ("T-6", "", "globex"),
 ]
+# More than the example has at a time.
+CUSTOMERS = [f"customer-{number:02}.csv" for number in range(1, 9)]
 # Of the service account that reads the training data; the emulator reads none.
 TRAINING_KEY = {"type": "service_account", "private_key": "canary-8f31c07be2-of-the-training-data"}
 
@@ -187,10 +188,10 @@ def write_tickets(file: Path) -> None:
 
 
 def write_reviews(folder: Path) -> None:
-    """A file of reviews for each of 20 customers."""
+    """A file of two reviews for each customer."""
     folder.mkdir(parents=True)
-    for number in range(1, 21):
-        with (folder / f"customer-{number:02}.csv").open("w", encoding="utf-8", newline="") as opened:
+    for number, customer in enumerate(CUSTOMERS, 1):
+        with (folder / customer).open("w", encoding="utf-8", newline="") as opened:
             texts = [f"Tent {number} is waterproof.", f"I bought {number} lamps and like their light."]
             csv.writer(opened).writerows([("id", "text"), *enumerate(texts, 1)])
 
@@ -232,8 +233,7 @@ def scheduled_run(airflow: AirflowStack) -> str:
 
 def show(airflow: AirflowStack, run_id: str, emulator: Emulator) -> None:
     """Print the output of the last task, and the counters of the emulator."""
-    path = f"dags/{DAG}/dagRuns/{quote(run_id)}/taskInstances/summarise/logs/1?full_content=true"
-    lines = [line for line in airflow.api("GET", path)["content"] if isinstance(line, dict)]
+    lines = airflow.log_messages(DAG, run_id, "summarise")
     print()
     print("\n".join(line["event"] for line in lines if line.get("logger") == "task.stdout"))
     stats = emulator.get("stats")

@@ -136,7 +136,6 @@ _LONGEST = (
     "test_stores_lease.py",
     "test_pages.py",
     "test_unit_protocol_machine.py",
-    "test_examples.py",
 )
 
 

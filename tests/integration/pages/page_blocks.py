@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
@@ -43,7 +44,7 @@ ELSEWHERE = {
     "docs/client.md": "tests/integration/packaging/test_packaging_client.py, in a process without Airflow",
     "docs/storage.md": "tests/integration/stores/test_stores_operators.py, on S3",
     "docs/tutorial.md": "dev/tutorial.py, by `make tutorial`",
-    "docs/testing.md": "tests/integration/pages/test_pages.py",
+    "docs/testing.md": "tests/integration/pages/page_runner.py",
 }
 
 _BLOCK = re.compile(r"^(?P<fence>`{3,})(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=fence)$", re.M | re.S)
@@ -145,6 +146,25 @@ def commands_of(block: Block) -> list[str]:
     if block.language == "console":
         lines = [line[2:] for line in lines if line.startswith("$ ")]
     return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def exported(block: Block) -> dict[str, str]:
+    """What the ``export`` lines of a block set, as a shell understands them."""
+    lines = [command for command in commands_of(block) if command.startswith("export ")]
+    done = subprocess.run(
+        ["bash", "-c", "\n".join([*lines, "env -0"])], env={}, capture_output=True, text=True, check=True
+    )
+    pairs = dict(pair.split("=", 1) for pair in done.stdout.split("\0") if pair)
+    return {name: value for name, value in pairs.items() if any(f"{name}=" in line for line in lines)}
+
+
+def tests_of_pages() -> tuple[str, dict[str, str]]:
+    """The DAG of testing.md; its tests and those of other pages, by name."""
+    dag, its_test, hook_test, unkind = (
+        block.code for block in BLOCKS if block.page == "docs/testing.md" and block.language == "python"
+    )
+    tests = {"catalogue": its_test, "hook": hook_test, "unkind": unkind}
+    return dag, tests | {block.slug: block.code for block in of(Fate.TEST)}
 
 
 def module_of(command: str) -> str | None:

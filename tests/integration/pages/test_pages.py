@@ -7,10 +7,8 @@ import ast
 import configparser
 import inspect
 import json
-import os
 import re
 import shlex
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -27,7 +25,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
-from page_blocks import BLOCKS, ELSEWHERE, ROOT, Block, Fate, commands_of, module_of, of, outputs_of
+from page_blocks import BLOCKS, ELSEWHERE, ROOT, Block, Fate, commands_of, exported, module_of, of, outputs_of
 
 from dev.processes import ManagedProcess, clean_environment
 from lucidworks_provider.corpus import open_dataset
@@ -58,18 +56,6 @@ OPERATORS = [
 by_id = {"ids": lambda block: block.id}
 
 
-def run(command: list[str], folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-
-
 class Ran:
     """What the runner has left: a folder with an Airflow home, and what became of each block."""
 
@@ -91,11 +77,21 @@ class Ran:
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "0",
             "NO_PROXY": "127.0.0.1",
         }
-        done = run([sys.executable, str(HERE / "page_runner.py"), str(folder)], folder, self.env)
+        done = subprocess.run(
+            [sys.executable, str(HERE / "page_runner.py"), str(folder)],
+            cwd=folder,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout[-6000:]
         results = json.loads((folder / "results.json").read_text())
         self.blocks: dict[str, Any] = results["blocks"]
         self.commands: dict[str, tuple[Any, str]] = results["commands"]
+        self.tests: tuple[Any, str] = results["tests"]
+        self.readme: tuple[Any, str] = results["readme"]
 
 
 @pytest.fixture(scope="session")
@@ -154,39 +150,11 @@ def test_a_task_returns_what_is_shown(block: Block, ran: Ran) -> None:
         assert returned == shown
 
 
-def test_tests_pass(ran: Ran, tmp_path: Path) -> None:
-    """Those of testing.md in files as that page has them, with a new database; those of other pages beside them."""
-    page = (ROOT / "docs" / "testing.md").read_text()
-    dag, its_test, hook_test, unkind = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
-    files = {
-        "dags/catalogue.py": dag,
-        "tests/test_catalogue.py": its_test,
-        "tests/test_hook.py": hook_test,
-        "tests/test_unkind.py": unkind,
-        **{f"tests/test_{block.slug}.py": block.code for block in of(Fate.TEST)},
-    }
-    for name, code in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(code)
-    home = tmp_path / ".airflow"
-    home.mkdir()
-    shutil.copy(ran.folder / "home" / "empty.db", home / "airflow.db")
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "0",
-        "PYTHONPATH": "dags",
-        # A proxy that nobody answers at: the fixture's requests go past it.
-        "HTTP_PROXY": "http://127.0.0.1:9",
-    }
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "tests"]
-    done = run(command, tmp_path, environment)
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert len(re.findall(r"^tests/\S+::\S+ PASSED", done.stdout, re.M)) == 4 + len(of(Fate.TEST)), (
-        done.stdout
-    )
+def test_tests_pass(ran: Ran) -> None:
+    code, output = ran.tests
+    assert code == 0, output[-4000:]
+    tests = "".join(page_blocks.tests_of_pages()[1].values())
+    assert len(re.findall(r"^\S+::\S+ PASSED", output, re.M)) == tests.count("def test_") > 4, output
 
 
 def tables(database: sqlite3.Connection) -> list[str]:
@@ -264,54 +232,14 @@ def test_a_command(block: Block, command: str, ran: Ran) -> None:
             )
 
 
-def test_the_commands_of_the_readme(ran: Ran, tmp_path: Path) -> None:
-    """As they are, by one shell; another folder and port, and the line that the emulator prints is run."""
-    [dag] = [block for block in of(Fate.DAG) if block.page == "README.md"]
-    [commands] = [block for block in BLOCKS if block.page == "README.md" and "dags test" in block.code]
-    started = "lucidworks-emulator &"
-    assert commands.code.count(started) == 1
-    waited = 'until grep -q ^export emulator.log; do sleep 0.2; done\neval "$(grep ^export emulator.log)"\n'
-    script = re.sub(
-        rf"^{started}.*$",
-        lambda _: f"lucidworks-emulator --port 0 > emulator.log &\ntrap 'kill %1; wait' EXIT\n{waited}",
-        commands.code,
-        flags=re.M,
-    )
-    home = tmp_path / "home"
-    (home / "dags").mkdir(parents=True)
-    shutil.copy(ran.folder / "home" / "empty.db", home / "airflow.db")
-    (home / "dags" / "nightly.py").write_text(dag.code.replace("/tmp/lucidworks", str(tmp_path)))  # noqa: S108
-    done = subprocess.run(
-        ["bash", "-ec", script.replace("/tmp/lucidworks", str(tmp_path))],  # noqa: S108
-        cwd=tmp_path,
-        env=clean_environment()
-        | {
-            "AIRFLOW_HOME": str(home),
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "NO_PROXY": "127.0.0.1",
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    chunks = (
-        open_dataset((tmp_path / "chunks").as_uri()).to_table(columns=["document_id", "text"]).to_pylist()
-    )
+def test_the_commands_of_the_readme(ran: Ran) -> None:
+    """What ``echo`` has written is what the DAG has chunked."""
+    code, output = ran.readme
+    assert not code, f"{code}\n{output[-4000:]}"
+    folder = ran.folder / "readme"
+    chunks = open_dataset((folder / "chunks").as_uri()).to_table(columns=["document_id", "text"]).to_pylist()
     assert {row["document_id"] for row in chunks} == {"alpine.txt"}
-    assert " ".join(row["text"] for row in chunks) in (tmp_path / "documents" / "alpine.txt").read_text()
-
-
-def exported(block: Block) -> dict[str, str]:
-    """What the ``export`` lines of a block set, as a shell understands them."""
-    lines = [command for command in commands_of(block) if command.startswith("export ")]
-    done = subprocess.run(
-        ["bash", "-c", "\n".join([*lines, "env -0"])], env={}, capture_output=True, text=True, check=True
-    )
-    pairs = dict(pair.split("=", 1) for pair in done.stdout.split("\0") if pair)
-    return {name: value for name, value in pairs.items() if any(f"{name}=" in line for line in lines)}
+    assert " ".join(row["text"] for row in chunks) in (folder / "documents" / "alpine.txt").read_text()
 
 
 def installable(wanted: list[str]) -> None:
