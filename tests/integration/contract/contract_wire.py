@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recorders in front of one emulator, and the OpenAPI document as the judge of what they saw."""
 
-from __future__ import annotations
-
 import copy
 import http.client
 import threading

@@ -6,13 +6,12 @@ The document judges twice: as it stands, and with the schemas of request bodies 
 the vendor does not know is found as well. The token request is compared with the documented one byte by byte.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import json
+from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from contract_wire import APPLICATION, IDENTITY, Exchange, Recorders, document, judge, recording
@@ -54,9 +53,6 @@ from lucidworks_provider.client.use_cases import (
 from lucidworks_provider.emulator import EmulatorSettings, running
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 CLIENT, SECRET = "klient-1", "pä:ß wörd/+=☃"
 AUTH_SERVER = "another.server-1"

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every answer that the emulator gives where the OpenAPI document has one is the documented one."""
 
-from __future__ import annotations
-
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any, Self
 from uuid import uuid4
 
 import pytest
@@ -16,11 +15,7 @@ from openapi_core.exceptions import OpenAPIError
 from lucidworks_provider.emulator import EmulatorSettings, running
 from lucidworks_provider.emulator.faults import EndpointName, Fault
 from lucidworks_provider.emulator.jobs import JobState
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from lucidworks_provider.emulator.server import RunningEmulator
+from lucidworks_provider.emulator.server import RunningEmulator
 
 SMALL = 2000
 LLAMA = "llama-3-8b-instruct"
@@ -53,7 +48,7 @@ class Vendor:
         }
         return self.call(self.wire.identity, "POST", TOKEN_PATH, **(options | changes))
 
-    def log_in(self, scope: str = "machinelearning.predict") -> Vendor:
+    def log_in(self, scope: str = "machinelearning.predict") -> Self:
         self.bearer = json.loads(self.token(scope).data)["access_token"]
         return self
 
@@ -95,7 +90,7 @@ def served() -> Iterator[tuple[RunningEmulator, Recorders]]:
 
 
 @pytest.fixture
-def vendor(served: tuple[RunningEmulator, Recorders], plain_network: None) -> Vendor:
+def vendor(served: tuple[RunningEmulator, Recorders], plain_network: None) -> Self:
     emulator, wire = served
     emulator.state.reset()
     wire.seen.clear()

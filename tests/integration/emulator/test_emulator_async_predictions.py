@@ -1,21 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Async Prediction API (section 6): the jobs of chunking with other results."""
 
-from __future__ import annotations
-
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
+import requests
+from emulator_client import Caller
 
 from lucidworks_provider.emulator import EmulatorSettings
 from lucidworks_provider.emulator.use_cases import USE_CASES
-
-if TYPE_CHECKING:
-    import requests
-    from emulator_client import Caller
 
 ASYNC = [name for name in USE_CASES if name not in {"embedding", "classification"}]
 

@@ -1,23 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Submission, life of a job, limits and shapes of the chunking API (sections 6.3, 7 and 15)."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from emulator_client import Caller
 
 from benchmarks.remembering_emulator import remember
 from lucidworks_provider.emulator import EmulatorSettings, chunkers
 from lucidworks_provider.emulator.models import EmbeddingModel
 from lucidworks_provider.emulator.vectors import VectorOptions
-
-if TYPE_CHECKING:
-    from emulator_client import Caller
 
 CUSTOM = "5e893b16-01f8-427c-9ca8-ba52b01b1ba3"
 SPIDER = "The itsy bitsy spider climbed up the waterspout.\nDown came the rain. Out came the sun."

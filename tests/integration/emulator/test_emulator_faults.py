@@ -1,24 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Injected faults, rate limit, control endpoints and the secrecy of the log."""
 
-from __future__ import annotations
-
 import json
 import socket
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 import requests
+from emulator_client import Caller
 
 from lucidworks_provider.emulator import EmulatorSettings
 from lucidworks_provider.emulator.broken_responses import BREAKERS
 from lucidworks_provider.emulator.faults import KINDS, Fault
 from lucidworks_provider.emulator.rules import InvalidValue
 from lucidworks_provider.emulator.state import RateLimit
-
-if TYPE_CHECKING:
-    from emulator_client import Caller
 
 SETTINGS = EmulatorSettings(pending_polls=0)
 

@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life of a job of chunking or of predictions: the same states, settings and faults (section 6.3)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import pytest
 import requests
+from emulator_client import Caller
 
 from lucidworks_provider.emulator import EmulatorSettings
-
-if TYPE_CHECKING:
-    from emulator_client import Caller
 
 SETTINGS = EmulatorSettings(pending_polls=0)
 

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Models API (section 10): training, deployment, deletion, and what a deployment is good for."""
 
-from __future__ import annotations
-
 import json
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,9 +11,7 @@ import requests
 from emulator_client import MODEL, PREDICT, Caller
 
 from lucidworks_provider.emulator import EmulatorSettings
-
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
+from lucidworks_provider.emulator.server import RunningEmulator
 
 KEY = "a-key-that-nobody-may-see"
 DATA = {"catalog": "gs://bucket/catalog", "signals": "gs://bucket/signals"}

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The nine use cases of the synchronous Prediction API (section 5), and what they refuse."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

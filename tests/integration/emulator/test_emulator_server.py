@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server: command line, clean exit, TLS, independence from the client, and the import without extras."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os

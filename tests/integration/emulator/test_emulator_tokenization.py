@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The previews: tokens of an embedding model, the prompt of a generative one; and the list of use cases."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,20 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The token endpoint and the worth of bearer tokens (section 2 of the vendor facts)."""
 
-from __future__ import annotations
-
 import base64
 import json
-from typing import TYPE_CHECKING
 
 import pytest
 from emulator_client import AUTH, HEADERS, MODEL, PREDICT, Caller
 
 from lucidworks_provider.emulator import EmulatorSettings
-
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
-
+from lucidworks_provider.emulator.server import RunningEmulator
 
 SETTINGS = EmulatorSettings(clients={"demo-client": "demo-secret", "second": "pä:ss"})
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The vectors: deterministic, of length one, closer for texts with common words, and quantized in range."""
 
-from __future__ import annotations
-
 import json
 import math
 

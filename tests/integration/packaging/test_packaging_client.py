@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The script of docs/client.md, as it stands, in a process that cannot import Airflow."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
+from lucidworks_provider.emulator.server import RunningEmulator
 
 ROOT = Path(__file__).parents[3]
 MEMORY = '{"share_via": "memory"}'

@@ -5,8 +5,6 @@ A connection as Airflow stores it becomes settings, or one message that names th
 Every connection here goes the whole way: from the environment through Airflow's own ``Connection``.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 from pathlib import Path

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """CONTRIBUTING.md and what goes with it: its example works, its commands and paths exist."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of ``deploy``: names of metrics are those that a run emits, fields are those of the connection."""
 
-from __future__ import annotations
-
 import json
 import re
 import socket

@@ -5,8 +5,6 @@ What is released: the wheel is the package with its types and its licence, the s
 Whether it works where it is installed is for ``tests/system/released``, which takes minutes.
 """
 
-from __future__ import annotations
-
 import configparser
 import hashlib
 import os

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pages: nothing public is without one, no parameter without a line, links lead somewhere. Blocks: `pages`."""
 
-from __future__ import annotations
-
 import inspect
 import pkgutil
 import re

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every example DAG parses without an error, without a network, and without asking for a Variable or Connection."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import socket

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an import costs. What may import what is in `.importlinter`."""
 
-from __future__ import annotations
-
 import configparser
 import json
 import os

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Airflow reads about this package is valid, says the same in all versions, and hides no setting in logs."""
 
-from __future__ import annotations
-
 import json
 import sys
 from importlib.metadata import entry_points

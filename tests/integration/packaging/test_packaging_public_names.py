@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The names that DAG authors import, and the error tree: changing one of them breaks somebody's DAG."""
 
-from __future__ import annotations
-
 import inspect
 from importlib import import_module
 

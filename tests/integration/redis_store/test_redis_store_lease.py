@@ -1,23 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lease: one owner, who must keep it alive."""
 
-from __future__ import annotations
-
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import pytest
 import redis_stores
+from redis_server import RedisServer
 from redis_stores import CLAIM, new_store
 
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Snapshot
 from tests.forks import PROCESSES, start
-
-if TYPE_CHECKING:
-    from redis_server import RedisServer
 
 
 @pytest.fixture

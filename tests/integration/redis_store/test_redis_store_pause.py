@@ -1,26 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """One pause for a fleet, in a real Redis: by processes, and as requests against a service that refuses all."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from multiprocessing.context import ForkServerProcess
 
 import pytest
 import redis_stores
 import requests
-from redis_server import REDIS_CONN_ID
+from redis_server import REDIS_CONN_ID, RedisServer
 
 from lucidworks_provider.client.http.rate_limiter import PauseRecord, SharedPause
 from lucidworks_provider.hooks.stores.redis import RedisClient, RedisPauseStore
 from tests.forks import PROCESSES, start
-
-if TYPE_CHECKING:
-    from multiprocessing.context import ForkServerProcess
-
-    from redis_server import RedisServer
 
 KEY = "lucidworks:pause:name"
 

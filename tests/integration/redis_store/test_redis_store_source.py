@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole protocol over Redis: one refresh, whoever asks."""
 
-from __future__ import annotations
-
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import pytest
 import redis_stores
+from redis_server import RedisServer
 from redis_stores import CLAIM, new_store
 
 from lucidworks_provider.client.auth import protocol
@@ -18,9 +16,6 @@ from lucidworks_provider.client.auth.source import Service, TokenCache, TokenSou
 from lucidworks_provider.errors import TokenStoreError
 from tests.forks import PROCESSES, start
 from tests.identity_server import IdentityServer
-
-if TYPE_CHECKING:
-    from redis_server import RedisServer
 
 
 def new_source(identity: IdentityServer) -> TokenSource:

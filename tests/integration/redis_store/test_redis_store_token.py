@@ -1,23 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The token: never an older one over a newer one, never in the clear, never for ever."""
 
-from __future__ import annotations
-
 import logging
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
+from redis_server import RedisServer
 from redis_stores import LIVE, new_store, token
 
 from lucidworks_provider.client.auth.protocol import RELEASED, Snapshot
 from lucidworks_provider.client.auth.token import RevocationHistory
-
-if TYPE_CHECKING:
-    from redis_server import RedisServer
 
 
 def test_what_is_published_is_read_by_others_and_lies_there_as_ciphertext(server: RedisServer) -> None:

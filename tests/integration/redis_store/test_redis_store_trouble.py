@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What goes wrong between here and Redis: soon told, with a cure, and without the password."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import logging

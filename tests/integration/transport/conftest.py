@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Both clients, the connection, and scripted servers that end with the test."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from transport_wire import MODES, Application, Connect, Mode, Script, Serve, Step, connection_json, scripted
 
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
+from lucidworks_provider.emulator.server import RunningEmulator
 
 
 @pytest.fixture(params=MODES)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The aiohttp session of ``aget_conn``, where it differs from that of requests (``test_transport_session.py``)."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import json
+import socket
 import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 import pytest
@@ -18,16 +18,11 @@ from transport_wire import answer, connection_json, listening, proxying, read_re
 from lucidworks_provider.client.http.messages import PREDICT_SCOPE
 from lucidworks_provider.emulator import running
 from lucidworks_provider.emulator.faults import Fault
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import ConfigurationError, InputError
 from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
 from lucidworks_provider.threads import import_in_thread
-
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import AsyncIterator, Callable
-
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 BODY = json.dumps({"batch": [{"text": "One. Two."}]}).encode()
 SUBMIT = "/ai/async-chunking/sentence/gte-small"

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """An answer without an end, or one that drips, is given up; every other one is read as it is, by both clients."""
 
-from __future__ import annotations
-
 import gzip
+import socket
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 from transport_wire import Mode, answer, get, scripted, send, settings
@@ -13,9 +11,6 @@ from transport_wire import Mode, answer, get, scripted, send, settings
 from lucidworks_provider.client.http import transport as http_body
 from lucidworks_provider.client.http.transport import BodyReader
 from lucidworks_provider.errors import NotSentError, TransportError
-
-if TYPE_CHECKING:
-    import socket
 
 pytestmark = pytest.mark.usefixtures("plain_network", "short_waits", "forgotten_tokens")
 

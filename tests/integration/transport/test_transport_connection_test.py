@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The test button: what it says of each host, and that it cuts nobody off."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from lucidworks_provider.client.auth.source import forget_sources
 from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 PREDICT, MODEL = "machinelearning.predict", "machinelearning.model"
 

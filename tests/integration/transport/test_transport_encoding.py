@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Proxies that compress answers in their own way, or send interim answers: both clients alike."""
 
-from __future__ import annotations
-
 import gzip
 import zlib
-from typing import TYPE_CHECKING
 
 import pytest
 from transport_wire import (
@@ -27,6 +24,7 @@ from transport_wire import (
 from lucidworks_provider.client.chunking import get_chunking
 from lucidworks_provider.client.http import sync
 from lucidworks_provider.client.use_cases import list_use_cases
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import (
     ContentEncodingError,
     RequestRefusedError,
@@ -34,9 +32,6 @@ from lucidworks_provider.errors import (
     UnknownResourceError,
 )
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 pytestmark = pytest.mark.usefixtures("plain_network", "short_waits", "forgotten_tokens")
 

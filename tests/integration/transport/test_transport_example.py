@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tasks of the example for calls of one's own, run over a token that dies between them."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 import lucidworks_provider
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.emulator.tokens import Scope
-
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 EXAMPLE = Path(lucidworks_provider.__file__).parents[1] / "example_dags" / "call_an_endpoint.py"
 

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """403 for a token that was deleted, and 403 for an application that is not entitled: one refresh at most."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from transport_wire import Mode, call, submit
@@ -15,13 +13,11 @@ from lucidworks_provider.client.auth.source import CachedToken, MemoryStore, Ser
 from lucidworks_provider.client.auth.token import AccessToken
 from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import ForbiddenError, TokenStoreError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from tests.identity_server import IdentityServer
-
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 PREDICT = Scope.PREDICT.value
 pytestmark = pytest.mark.usefixtures("plain_network", "short_waits", "forgotten_tokens")

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """No request has credentials of a ``.netrc`` file: not the first one, and none that follows a redirect."""
 
-from __future__ import annotations
-
 import asyncio
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -26,13 +25,9 @@ from transport_wire import (
 
 from lucidworks_provider.client.http.messages import PREDICT_SCOPE
 from lucidworks_provider.client.use_cases import list_use_cases
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook, LucidworksHook
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 REFUSED = answer(401, b"{}")
 

@@ -5,16 +5,16 @@ On one network both clients behave alike: private authorities, proxies, redirect
 Each test runs over requests and over aiohttp against real sockets.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import ssl
 import struct
 import time
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -43,6 +43,7 @@ from lucidworks_provider.client.chunking import get_chunking
 from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.emulator import running
 from lucidworks_provider.emulator.faults import Fault
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import (
     ConfigurationError,
     LucidworksError,
@@ -53,12 +54,6 @@ from lucidworks_provider.errors import (
     TransportError,
 )
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 pytestmark = pytest.mark.usefixtures("plain_network", "short_waits", "forgotten_tokens")
 

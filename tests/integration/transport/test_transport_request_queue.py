@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One application's requests wait for each other, whichever thread, loop or hook they come from."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import os
@@ -11,7 +9,7 @@ import time
 import timeit
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import pytest
 import requests
@@ -34,11 +32,9 @@ from lucidworks_provider.client.jobs import CHUNKING, poll_job
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import TransportError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 pytestmark = pytest.mark.usefixtures("plain_network", "forgotten_queues")
 APPLICATION = "https://app.applications.example.com"
@@ -302,7 +298,7 @@ class Fleet:
     def token_store(self, settings: LucidworksSettings, identity: TokenIdentity) -> NoReturn:
         raise AssertionError("a request to the application needs no token")
 
-    def pause_store(self, settings: LucidworksSettings, name: str) -> Fleet:
+    def pause_store(self, settings: LucidworksSettings, name: str) -> Self:
         return self
 
     def read(self) -> PauseRecord:

@@ -5,13 +5,11 @@ The table of ``retrying.py``, row by row, counted on the wire.
 What may be repeated is repeated; a submission only where the service certainly has not acted on it.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from contextlib import ExitStack
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from transport_wire import (
@@ -31,6 +29,7 @@ from transport_wire import (
 from lucidworks_provider import retrying
 from lucidworks_provider.client.http import rate_limiter
 from lucidworks_provider.client.jobs import CHUNKING, poll_job
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import (
     AuthenticationError,
     ForbiddenError,
@@ -45,9 +44,6 @@ from lucidworks_provider.errors import (
     UnknownResourceError,
 )
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 JOB = "441eb3be-7de6-470a-8141-e416a15c7db1"
 SUBMITTED = answer(body=f'{{"chunkingId": "{JOB}", "status": "SUBMITTED"}}')

@@ -1,22 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A new client secret while processes with the old one run: what docs/security.md says about it."""
 
-from __future__ import annotations
-
 import json
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
 from lucidworks_provider.client.use_cases import list_use_cases
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import AuthenticationError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.hooks.stores import variables as variable_stores
-
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 
 @pytest.fixture

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """No secret in a log record, in an exception or in a ``repr``, whatever goes wrong, at the level DEBUG."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import json
 import logging
 import traceback
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from transport_wire import (
@@ -28,14 +27,10 @@ from lucidworks_provider.client.auth.token import AccessToken, parse_token_respo
 from lucidworks_provider.client.chunking import get_chunking
 from lucidworks_provider.client.http.messages import Response
 from lucidworks_provider.emulator.faults import Fault
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import AuthenticationError, LucidworksError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 SECRET = "demo-secret"
 BASIC = base64.b64encode(b"demo-client:demo-secret").decode()

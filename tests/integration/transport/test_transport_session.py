@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sessions of ``get_conn`` and ``aget_conn``: they outlive a token, and send it to the connection's hosts only."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 import pytest
@@ -17,12 +15,10 @@ import requests
 from transport_wire import Application, Connect, Mode, Serve, answer, dead_port, fault
 
 from lucidworks_provider.client.http.messages import MODEL_SCOPE, PREDICT_SCOPE
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook
-
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 BODY = json.dumps({"batch": [{"text": "One. Two."}]}).encode()
 SUBMIT = "/ai/async-chunking/sentence/gte-small"

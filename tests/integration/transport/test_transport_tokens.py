@@ -1,26 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many threads and coroutines share one issue, and a token that dies under them costs one more."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import pytest
+from transport_wire import Connect
 
 from lucidworks_provider.client.chunking import submit_chunking
 from lucidworks_provider.client.jobs import CHUNKING, poll_job
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import AuthenticationError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-
-if TYPE_CHECKING:
-    from transport_wire import Connect
-
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 PREDICT = "machinelearning.predict"
 CROWD = 50

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Servers that do exactly what a test says, and one face for the synchronous and the asynchronous client."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import json

@@ -6,20 +6,15 @@ Each way of being careless has a token of its own, so a token that is found tell
 them look like nothing in particular, since Airflow itself replaces texts that look like JSON Web Tokens.
 """
 
-from __future__ import annotations
-
 import hashlib
 import secrets
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from dev.airflow_stack import AirflowStack
 from dev.processes import REPOSITORY
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.live
 
