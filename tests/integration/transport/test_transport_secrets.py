@@ -37,21 +37,6 @@ BASIC = base64.b64encode(b"demo-client:demo-secret").decode()
 
 
 @pytest.fixture
-def issued(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every token that the emulator hands out."""
-    tokens: list[str] = []
-    issue = emulator.state.tokens.issue
-
-    def noting(*args: Any, **options: Any) -> Any:
-        text, token = issue(*args, **options)
-        tokens.append(text)
-        return text, token
-
-    monkeypatch.setattr(emulator.state.tokens, "issue", noting)
-    return tokens
-
-
-@pytest.fixture
 def everything(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
     """
     All that was logged, by whatever logger, with its arguments and tracebacks.

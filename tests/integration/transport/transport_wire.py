@@ -20,6 +20,7 @@ from lucidworks_provider.client.http.sync import SyncTransport
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.server import RunningEmulator
+from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
 Mode = Literal["sync", "async"]
@@ -74,6 +75,26 @@ def submit(mode: Mode, hook: LucidworksHook, text: str = "One. Two.") -> str:
 
 def fault(emulator: RunningEmulator, kind: str, match: str, times: int = 1, **more: Any) -> None:
     emulator.state.faults.inject(Fault.from_json({"kind": kind, "match": match, "times": times, **more}))
+
+
+def kill(emulator: RunningEmulator) -> None:
+    """The one token that is alive dies."""
+    assert emulator.state.tokens.kill(list(Scope)) == 1
+
+
+@dataclass(frozen=True)
+class Tls:
+    url: str
+    ca: str
+    other_ca: str
+    missing: str
+    no_pem: str
+    state: Any
+
+    @property
+    def probe(self) -> str:
+        """A page of the emulator that needs no token."""
+        return f"{self.url}/_emulator/stats"
 
 
 def dead_port() -> int:
