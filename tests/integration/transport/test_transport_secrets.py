@@ -17,8 +17,9 @@ from transport_wire import (
     Serve,
     answer,
     call,
-    connection_json,
+    fault,
     get_token,
+    kill,
     submit,
 )
 
@@ -26,7 +27,6 @@ from lucidworks_provider.client.auth.source import token_source
 from lucidworks_provider.client.auth.token import AccessToken, parse_token_response, token_request
 from lucidworks_provider.client.chunking import get_chunking
 from lucidworks_provider.client.http.messages import Response
-from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import AuthenticationError, LucidworksError
@@ -70,10 +70,9 @@ def test_wrong_credentials(
     mode: Mode,
     emulator: RunningEmulator,
     everything: Callable[[], str],
-    monkeypatch: pytest.MonkeyPatch,
+    connect: Connect,
 ) -> None:
-    wrong = connection_json(emulator.url).replace(SECRET, "wr0ng-s3cret")
-    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", wrong)
+    connect(emulator.url, secret="wr0ng-s3cret")
     hook = LucidworksHook()
     with pytest.raises(AuthenticationError, match="The client id or the client secret is wrong") as caught:
         get_token(mode, hook)
@@ -134,16 +133,13 @@ def test_nothing_leaks_on_the_whole_way(
     issued: list[str],
     everything: Callable[[], str],
 ) -> None:
-    def fault(kind: str, match: str, **more: Any) -> None:
-        emulator.state.faults.inject(Fault.from_json({"kind": kind, "match": match, **more}))
-
     hook, errors = LucidworksHook(), []
     for mode in MODES:
-        fault("503", "token")
-        fault("429", "submit", retry_after=0.01)
+        fault(emulator, "503", "token")
+        fault(emulator, "429", "submit", retry_after=0.01)
         job_id = submit(mode, hook)
-        emulator.state.tokens.kill(list(Scope))
-        fault("html", "poll")
+        kill(emulator)
+        fault(emulator, "html", "poll")
         for _ in range(2):
             try:
                 call(mode, hook, get_chunking(job_id))
@@ -151,13 +147,13 @@ def test_nothing_leaks_on_the_whole_way(
                 errors.append(err)
         assert call(mode, hook, get_chunking(job_id)).chunks
         for kind in ("500", "disconnect-after", "html", "cut-json", "unauthorized"):
-            fault(kind, "submit", times=4 if kind == "unauthorized" else 1)
+            fault(emulator, kind, "submit", times=4 if kind == "unauthorized" else 1)
             try:
                 submit(mode, hook)
             except LucidworksError as err:
                 errors.append(err)
             emulator.state.faults.clear()
-        emulator.state.tokens.kill(list(Scope))
+        kill(emulator)
     session = hook.get_conn()
     assert session.get("/ai/usecases").status_code == 200
     last = issued[-1]
