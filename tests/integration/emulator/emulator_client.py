@@ -93,5 +93,17 @@ class Caller:
         answer.raise_for_status()
         return answer.json()
 
+    def set(self, **changes: Any) -> Any:
+        """The settings after a change of some."""
+        return self.control("PATCH", "/settings", **changes)
+
+    def advance(self, seconds: float) -> None:
+        """Push the emulator's clock forward."""
+        self.control("POST", "/clock", advance=seconds)
+
+    def last(self) -> Any:
+        """The last record of the log."""
+        return self.control("GET", "/log")[-1]
+
     def fault(self, kind: str, match: str = "any", **more: Any) -> None:
         self.control("POST", "/faults", kind=kind, match=match, **more)

@@ -66,11 +66,9 @@ def test_nearest_neighbour_shares_words() -> None:
         "Bake the bread for forty minutes in a hot oven.",
         "The goalkeeper saved a penalty in the last minute of the match.",
     ]
-    for query, expected in [
-        ("spider in the waterspout", 0),
-        ("when did interest rates rise", 1),
-        ("hot bread", 2),
-    ]:
+    for expected, query in enumerate(
+        ("spider in the waterspout", "when did interest rates rise", "hot bread")
+    ):
         near = [cosine(vector(query, DataType.QUERY), vector(p, DataType.PASSAGE)) for p in passages]
         assert near.index(max(near)) == expected
         assert max(near) > 0.6 > sorted(near)[-2] - 0.02
