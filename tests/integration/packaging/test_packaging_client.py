@@ -19,19 +19,14 @@ def test_the_script_runs_without_airflow(emulator: RunningEmulator) -> None:
     connection = json.loads(emulator.conn_json(**json.loads(MEMORY)))
     assert script.count(MEMORY) == 1
     script = script.replace(MEMORY, repr(connection["extra"]))
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.modules['airflow'] = None\n{script}"],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "LUCIDWORKS_CLIENT_ID": connection["login"],
-            "LUCIDWORKS_CLIENT_SECRET": connection["password"],
-            "LUCIDWORKS_APPLICATION_ID": connection.get("host") or "app",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "LUCIDWORKS_CLIENT_ID": connection["login"],
+        "LUCIDWORKS_CLIENT_SECRET": connection["password"],
+        "LUCIDWORKS_APPLICATION_ID": connection.get("host") or "app",
+    }
+    command = [sys.executable, "-c", f"import sys; sys.modules['airflow'] = None\n{script}"]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["384", "384"]
     assert len(emulator.state.log.issued) == 1
