@@ -38,12 +38,9 @@ def read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Rea
     def settings(value: str) -> LucidworksSettings:
         monkeypatch.setenv("AIRFLOW_CONN_LW", value)
         hook = LucidworksAuthHook("lw")
-        return (
-            asyncio.run(hook.aget_settings())
-            if getattr(request, "param", "sync") == "async"
-            else hook.get_settings()
-        )
+        return asyncio.run(hook.aget_settings()) if mode == "async" else hook.get_settings()
 
+    mode = getattr(request, "param", "sync")
     return settings
 
 
