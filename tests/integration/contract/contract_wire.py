@@ -33,13 +33,8 @@ CONFIGS = {
 }
 # What a client may send has no other fields than these schemas and the requests of predictions name.
 _CLOSED = (
-    "ChunkingRequest",
-    "BatchText",
-    "RagDocument",
-    "GenModelConfig",
-    "EmbeddingModelConfig",
-    "EmbeddingUseCaseConfig",
-    *CONFIGS.values(),
+    *("ChunkingRequest", "BatchText", "RagDocument", "GenModelConfig", "EmbeddingModelConfig"),
+    *("EmbeddingUseCaseConfig", *CONFIGS.values()),
 )
 
 

@@ -105,9 +105,9 @@ def test_from_training_to_the_end_of_a_deployment(caller: Caller, predicting: Ca
     body = {
         "modelId": model["id"],
         "region": "us-y",
+        "config": {"a": [1]},
         "minReplicas": 1,
         "maxReplicas": 2,
-        "config": {"a": [1]},
     }
     assert caller.customer("POST", "deployments", json=body).status_code == 400
     caller.advance(1000)

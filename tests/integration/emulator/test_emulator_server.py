@@ -60,17 +60,9 @@ def test_options_become_settings() -> None:
         clients={"demo-client": "demo-secret", "a": "b:c"},
         **{"rate_limit": 5, "rate_window": 2.0, "rate_mode": "bucket", "retry_after": False},
         **{"retrieved": "404", "scope_check": False, "both_tokens_live": True, "token_ttl": 60},
-        **{
-            "deployments": ("5e893b16-01f8-427c-9ca8-ba52b01b1ba3",),
-            "customer_id": "us",
-            "deploy_seconds": 0,
-        },
-        **{
-            "undeploy_path": "rest",
-            "batch_overflow": "400",
-            "echo_credentials": True,
-            "embedding_shape": "e",
-        },
+        **{"deployments": ("5e893b16-01f8-427c-9ca8-ba52b01b1ba3",), "customer_id": "us"},
+        **{"deploy_seconds": 0, "undeploy_path": "rest", "embedding_shape": "e"},
+        **{"batch_overflow": "400", "echo_credentials": True},
     )
     assert read_settings(command_line().parse_args([])) == EmulatorSettings()
     assert "demo-secret" not in repr(settings)

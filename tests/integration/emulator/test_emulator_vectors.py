@@ -94,12 +94,8 @@ def test_tokens_stop_at_the_context_of_the_model() -> None:
 @pytest.mark.parametrize(
     ("dimension", "quantized", "expected"),
     [
-        (32, True, 40000),
-        (64, False, 5800),
-        (100, True, 12000),
-        (256, False, 1500),
-        (384, True, 4500),
-        (2048, False, 187),
+        *((32, True, 40000), (64, False, 5800), (100, True, 12000)),
+        *((256, False, 1500), (384, True, 4500), (2048, False, 187)),
     ],
 )
 def test_chunk_table(dimension: int, quantized: bool, expected: int) -> None:

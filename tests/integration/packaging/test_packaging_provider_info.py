@@ -137,10 +137,8 @@ def test_old_airflows_see_the_same_labels() -> None:
 
 
 WTFORMS = {
-    "boolean": "BooleanField",
-    "number": "FloatField",
-    "integer": "IntegerField",
-    "string": "StringField",
+    **{"boolean": "BooleanField", "number": "FloatField"},
+    **{"integer": "IntegerField", "string": "StringField"},
 }
 
 

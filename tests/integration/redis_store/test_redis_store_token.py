@@ -29,12 +29,8 @@ def test_an_older_token_never_replaces_a_newer_one_and_the_same_one_may_have_mor
     server: RedisServer,
 ) -> None:
     store, again = new_store(), replace(token(3), revocations=RevocationHistory((1.0, 2.0), warned_at=2.0))
-    for published, stored in (
-        (token(2), token(2)),
-        (token(1), token(2)),
-        (token(3), token(3)),
-        (again, again),
-    ):
+    courses = ((token(2), token(2)), (token(1), token(2)), (token(3), token(3)), (again, again))
+    for published, stored in courses:
         store.publish(published)
         assert store.read().token == stored
 
