@@ -139,7 +139,7 @@ class _Judge:
         self.requests = OpenAPI.from_dict(strict, config=Config(spec_validator_cls=None))
 
     def request(self, exchange: Exchange) -> None:
-        """Raise unless the document allows the request, as it stands and with its schemas closed."""
+        """Raise unless the document allows the request, as it is and with its schemas closed."""
         self.answers.validate_request(exchange)
         self.requests.validate_request(exchange)
 

@@ -2,7 +2,7 @@
 """
 Every request that the client puts on the wire is one that the OpenAPI document allows.
 
-The document judges twice: as it stands, and with the schemas of request bodies closed, so that a field that
+The document judges twice: as it is, and with the schemas of request bodies closed, so that a field that
 the vendor does not know is found as well. The token request is compared with the documented one byte by byte.
 """
 
@@ -326,7 +326,7 @@ def test_every_use_case_has_a_full_configuration() -> None:
 
 @pytest.fixture
 def conversation(hook: LucidworksHook, wire: Recorders) -> None:
-    """The one that the standalone query rewriter goes on with."""
+    """The one that the standalone query rewriter continues."""
     hook.call(predict(options_of("rag", full=True), inputs_of("rag")))
     wire.seen.clear()
 

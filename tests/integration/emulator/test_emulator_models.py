@@ -282,7 +282,7 @@ def test_credentials_are_not_shown_unless_ordered(caller: Caller) -> None:
         ("DELETE", "deployments/00000000-0000-4000-8000-000000000000"),
     ],
 )
-def test_who_may_call(caller: Caller, predicting: Caller, method: str, path: str) -> None:
+def test_callers_that_are_refused(caller: Caller, predicting: Caller, method: str, path: str) -> None:
     assert caller.call(method, f"/customers/demo-customer/ai/{path}", "abc", json={}).status_code == 401
     assert predicting.customer(method, path, json={}).status_code == 403
     assert caller.customer(method, path, customer="somebody-else", json={}).status_code == 403

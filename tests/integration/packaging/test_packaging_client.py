@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The script of docs/client.md, as it stands, in a process that cannot import Airflow."""
+"""The script of docs/client.md, as it is, in a process that cannot import Airflow."""
 
 import json
 import os

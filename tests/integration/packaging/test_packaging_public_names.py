@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names that DAG authors import, and the error tree: changing one of them breaks somebody's DAG."""
+"""The names that DAG authors import, and the error tree: a change of one breaks a user's DAG."""
 
 import inspect
 from importlib import import_module

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lease: one owner, who must keep it alive."""
+"""The lease: one owner, which must keep it alive."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "LEASE", 0.4)
 
 
-def test_an_empty_server_shows_nobody_and_no_token(server: RedisServer) -> None:
+def test_an_empty_server_shows_no_owner_and_no_token(server: RedisServer) -> None:
     assert new_store().read() == Snapshot(None, RELEASED)
 
 
@@ -40,7 +40,7 @@ def test_of_many_threads_one_gets_the_lease(server: RedisServer) -> None:
 
         with ThreadPoolExecutor(32) as pool:
             seen = set(pool.map(take, range(32)))
-        assert len(seen) == 1, "who stands there when the first looks stands there when the last looks"
+        assert len(seen) == 1, "the first and the last see the same owner"
         assert seen.pop() in {f"{number}-{name}" for name in range(32)}
 
 
@@ -49,7 +49,7 @@ def test_of_several_processes_one_gets_the_lease(server: RedisServer) -> None:
     assert seen.startswith("process-")
 
 
-def test_the_owner_renews_it_and_nobody_else_moves_it(server: RedisServer, short_lease: None) -> None:
+def test_the_owner_renews_it_and_no_other_moves_it(server: RedisServer, short_lease: None) -> None:
     owner, stranger, claim = new_store(), new_store(), Claim("owner")
     for _ in range(6):
         owner.write_claim(claim)
@@ -60,7 +60,7 @@ def test_the_owner_renews_it_and_nobody_else_moves_it(server: RedisServer, short
         claim = claim.next_heartbeat()
 
 
-def test_a_lease_that_nobody_renews_ends(server: RedisServer, short_lease: None) -> None:
+def test_a_lease_that_is_not_renewed_ends(server: RedisServer, short_lease: None) -> None:
     store = new_store()
     store.write_claim(Claim("dead"))
     time.sleep(0.5)
@@ -93,7 +93,7 @@ SPOILT: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
-def test_what_is_no_lease_stops_nobody(server: RedisServer, spoil: Callable[[Any], object]) -> None:
+def test_what_is_no_lease_stops_no_process(server: RedisServer, spoil: Callable[[Any], object]) -> None:
     spoil(server.client())
     store = new_store()
     store.read()

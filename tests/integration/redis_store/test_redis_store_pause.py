@@ -32,7 +32,7 @@ def test_what_is_written_ends_by_itself(server: RedisServer) -> None:
     other.end()
     assert one.ask(0.4, 1) is None
     time.sleep(0.1)
-    assert one.ask(0.4, 0.05) == 0, "who stopped after the end asks again"
+    assert one.ask(0.4, 0.05) == 0, "a process that stopped after the end asks again"
     assert server.client().pttl("lucidworks:pause-ended:name") > 50_000
 
 
@@ -43,7 +43,7 @@ def test_eight_processes_ask_at_once_and_one_may_probe(server: RedisServer) -> N
 
 
 @pytest.mark.parametrize("kind", ["no end", "a list", "empty"])
-def test_what_somebody_wrote_by_hand_holds_nobody(server: RedisServer, kind: str) -> None:
+def test_what_was_written_by_hand_holds_no_process(server: RedisServer, kind: str) -> None:
     client = server.client()
     if kind == "a list":
         client.rpush(KEY, "x")
@@ -53,7 +53,7 @@ def test_what_somebody_wrote_by_hand_holds_nobody(server: RedisServer, kind: str
     assert SharedPause(store).ask(2, 0) == 0
 
 
-def test_a_server_that_is_gone_holds_nobody(server: RedisServer) -> None:
+def test_a_server_that_is_gone_holds_no_process(server: RedisServer) -> None:
     one = SharedPause(store)
     one.hold(30)
     record = store().read()

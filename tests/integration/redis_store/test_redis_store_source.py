@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole protocol over Redis: one refresh, whoever asks."""
+"""The whole protocol over Redis: one refresh for all processes."""
 
 import threading
 import time
@@ -43,7 +43,7 @@ def test_a_token_that_everybody_was_refused_is_replaced_once(server: RedisServer
     assert identity.asked == 2
 
 
-def test_who_dies_with_the_lease_delays_the_others_by_its_rest(
+def test_a_process_that_dies_with_the_lease_delays_the_others_by_its_rest(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "LEASE", 1.0)

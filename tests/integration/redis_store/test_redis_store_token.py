@@ -62,7 +62,7 @@ def test_of_many_that_publish_at_once_the_newest_stays(server: RedisServer) -> N
             done.set()
             seen = watching.result()
         assert stores[0].read().token == token(31)
-        assert seen == sorted(seen), "nobody ever sees time run backwards"
+        assert seen == sorted(seen), "no reader sees an older token after a newer one"
 
 
 @pytest.mark.parametrize("lifetime", [0.5, 3600.0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong between here and Redis: soon told, with a cure, and without the password."""
+"""What goes wrong between here and Redis: soon reported, with a cure, and without the password."""
 
 import contextlib
 import gc
@@ -302,7 +302,7 @@ def test_a_missing_package(
 
 
 def test_making_a_store_costs_an_event_loop_nothing() -> None:
-    """Neither Airflow nor Redis is imported, and nobody is asked for anything."""
+    """Neither Airflow nor Redis is imported, and no request is sent."""
     script = """
 import sys
 from lucidworks_provider.hooks.stores.redis import RedisTokenStore

@@ -81,7 +81,7 @@ UNTRUSTED = r"'wire'.*`ca_bundle`"
     ],
     ids=str,
 )
-def test_whom_it_trusts(
+def test_which_certificates_are_trusted(
     mode: Mode,
     tls: Tls,
     monkeypatch: pytest.MonkeyPatch,

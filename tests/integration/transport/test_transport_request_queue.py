@@ -59,10 +59,10 @@ def test_the_time_for_which_everything_is_refused() -> None:
     assert queue.refused_for == 0
 
 
-# --- who waits
+# --- which requests wait
 
 
-def test_a_token_waits_for_nobody() -> None:
+def test_a_token_does_not_wait() -> None:
     token = token_request(settings(APPLICATION), "machinelearning.predict")
     clock = Request("Time", "HEAD", f"{APPLICATION}/", replayable=True, endpoint="clock")
     assert [queue_for(one, settings(APPLICATION)) for one in (token, clock)] == [None, None]
@@ -132,7 +132,7 @@ def test_threads_and_loops_wait_in_one_queue() -> None:
     assert served == list(range(12))
 
 
-async def test_whoever_gives_up_leaves_the_queue() -> None:
+async def test_a_request_that_is_given_up_leaves_the_queue() -> None:
     queue = RequestQueue()
     refuse(queue, 0.2)
     waiting = [asyncio.create_task(queue.aacquire()) for _ in range(3)]
@@ -153,7 +153,7 @@ async def test_a_probe_that_is_cancelled_is_replaced() -> None:
     assert await asyncio.wait_for(other, 10) == probe + 1
 
 
-def test_a_loop_that_ended_holds_up_nobody() -> None:
+def test_a_loop_that_ended_holds_up_no_request() -> None:
     queue = RequestQueue()
     refuse(queue, 0.2)
     loop = asyncio.new_event_loop()
@@ -316,7 +316,7 @@ def fleet() -> Fleet:
 TWICE = [answer(429, Retry_After="0.3")] * 2
 
 
-def test_the_fleet_is_asked_before_a_probe_and_told_what_came_of_it(mode: Mode, fleet: Fleet) -> None:
+def test_the_fleet_is_asked_before_a_probe_and_gets_its_outcome(mode: Mode, fleet: Fleet) -> None:
     with scripted(*TWICE, answer(429, Retry_After="0.3"), answer()) as server:
         one = fleet.settings(server.url)
         begin = time.monotonic()
@@ -327,7 +327,7 @@ def test_the_fleet_is_asked_before_a_probe_and_told_what_came_of_it(mode: Mode, 
     assert (threading.get_ident() in fleet.threads) == (mode == "sync"), "an event loop is not held up"
 
 
-async def test_a_response_does_not_wait_until_the_fleet_was_told(fleet: Fleet) -> None:
+async def test_a_response_does_not_wait_until_the_fleet_has_its_outcome(fleet: Fleet) -> None:
     """Who is cancelled then would lose it, and a result may be readable once."""
     fleet.slow.clear()
     with scripted(*TWICE, answer()) as server:
@@ -339,7 +339,7 @@ async def test_a_response_does_not_wait_until_the_fleet_was_told(fleet: Fleet) -
     assert fleet.said == ["read", "read", "claim", "read", "end"]
 
 
-async def test_the_others_queue_behind_the_one_who_asks(fleet: Fleet) -> None:
+async def test_the_others_queue_behind_the_one_that_asks(fleet: Fleet) -> None:
     with scripted(*TWICE, *[answer()] * 8) as server:
         async with shared_transport(fleet.settings(server.url)) as transport:
             for _ in range(2):

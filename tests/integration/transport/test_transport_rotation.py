@@ -33,7 +33,7 @@ def hook_with(secret: str, emulator: RunningEmulator, monkeypatch: pytest.Monkey
     return hook
 
 
-def test_it_costs_one_token_and_whoever_has_the_old_one_fails_with_a_clear_error(
+def test_it_costs_one_token_and_the_old_secret_fails_with_a_clear_error(
     emulator: RunningEmulator,
     variables: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
@@ -47,7 +47,7 @@ def test_it_costs_one_token_and_whoever_has_the_old_one_fails_with_a_clear_error
     monkeypatch.setattr(
         emulator.state, "settings", replace(emulator.state.settings, clients={"demo-client": "new-secret"})
     )
-    # What holds a token goes on with it.
+    # A process that holds a token keeps it.
     before.call(list_use_cases())
 
     with caplog.at_level(logging.WARNING):

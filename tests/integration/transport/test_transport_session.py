@@ -94,7 +94,7 @@ def test_it_carries_the_token_and_outlives_it(session: Session, emulator: Runnin
     assert [one.status for one in emulator.state.log if one.endpoint == "usecases"] == [200, 401, 200, 200]
 
 
-def test_it_uses_the_token_that_somebody_else_got(session: Session, emulator: RunningEmulator) -> None:
+def test_it_uses_the_token_that_another_hook_got(session: Session, emulator: RunningEmulator) -> None:
     session()
     kill(emulator)
     other = LucidworksAuthHook()

@@ -28,7 +28,7 @@ MODES: tuple[Mode, ...] = ("sync", "async")
 
 
 def settings(url: str, **changes: Any) -> LucidworksSettings:
-    """A connection to one server that stands for all hosts."""
+    """A connection to one server in place of all hosts."""
     defaults: dict[str, Any] = {"share_via": "memory", "timeout": 10.0}
     urls = {"application_url": url, "auth_url": url, "models_url": url}
     return LucidworksSettings("wire", "demo-client", "demo-secret", **(urls | defaults | changes))
@@ -98,7 +98,7 @@ class Tls:
 
 
 def dead_port() -> int:
-    """A port that nobody listens on."""
+    """A port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port: int = taken.getsockname()[1]
     return port
@@ -270,7 +270,7 @@ def _shovel(one: socket.socket, other: socket.socket) -> None:
 
 
 def connection_json(url: str, **extra: Any) -> str:
-    """An Airflow connection to one server that stands for all hosts."""
+    """An Airflow connection to one server in place of all hosts."""
     urls = {"auth_url": url, "application_url": url, "models_url": url, "share_via": "memory"}
     return json.dumps(
         {"conn_type": "lucidworks", "login": "demo-client", "password": "demo-secret", "extra": urls | extra}
