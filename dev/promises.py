@@ -130,7 +130,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
         ),
         Promise(
             "A failed poll is repeated.",
-            "integration/transport/test_transport_retry.py::test_a_poll_is_repeated",
+            "integration/transport/test_transport_retry.py::test_what_did_nothing_is_repeated",
             "retrying.py",
             "return replayable or isinstance(error, NOTHING_DONE)",
             "return isinstance(error, NOTHING_DONE)",

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recorders in front of one emulator, and the OpenAPI document as the judge of what they saw."""
 
-from __future__ import annotations
-
 import copy
 import http.client
 import threading
@@ -35,13 +33,8 @@ CONFIGS = {
 }
 # What a client may send has no other fields than these schemas and the requests of predictions name.
 _CLOSED = (
-    "ChunkingRequest",
-    "BatchText",
-    "RagDocument",
-    "GenModelConfig",
-    "EmbeddingModelConfig",
-    "EmbeddingUseCaseConfig",
-    *CONFIGS.values(),
+    *("ChunkingRequest", "BatchText", "RagDocument", "GenModelConfig", "EmbeddingModelConfig"),
+    *("EmbeddingUseCaseConfig", *CONFIGS.values()),
 )
 
 
@@ -146,7 +139,7 @@ class _Judge:
         self.requests = OpenAPI.from_dict(strict, config=Config(spec_validator_cls=None))
 
     def request(self, exchange: Exchange) -> None:
-        """Raise unless the document allows the request, as it stands and with its schemas closed."""
+        """Raise unless the document allows the request, as it is and with its schemas closed."""
         self.answers.validate_request(exchange)
         self.requests.validate_request(exchange)
 

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every answer that the emulator gives where the OpenAPI document has one is the documented one."""
 
-from __future__ import annotations
-
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any, Self
 from uuid import uuid4
 
 import pytest
@@ -16,11 +15,7 @@ from openapi_core.exceptions import OpenAPIError
 from lucidworks_provider.emulator import EmulatorSettings, running
 from lucidworks_provider.emulator.faults import EndpointName, Fault
 from lucidworks_provider.emulator.jobs import JobState
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from lucidworks_provider.emulator.server import RunningEmulator
+from lucidworks_provider.emulator.server import RunningEmulator
 
 SMALL = 2000
 LLAMA = "llama-3-8b-instruct"
@@ -53,7 +48,7 @@ class Vendor:
         }
         return self.call(self.wire.identity, "POST", TOKEN_PATH, **(options | changes))
 
-    def log_in(self, scope: str = "machinelearning.predict") -> Vendor:
+    def log_in(self, scope: str = "machinelearning.predict") -> Self:
         self.bearer = json.loads(self.token(scope).data)["access_token"]
         return self
 
@@ -95,7 +90,7 @@ def served() -> Iterator[tuple[RunningEmulator, Recorders]]:
 
 
 @pytest.fixture
-def vendor(served: tuple[RunningEmulator, Recorders], plain_network: None) -> Vendor:
+def vendor(served: tuple[RunningEmulator, Recorders], plain_network: None) -> Self:
     emulator, wire = served
     emulator.state.reset()
     wire.seen.clear()
@@ -131,12 +126,8 @@ def test_a_job_from_submission_to_retrieved(vendor: Vendor, shape: str, quantiza
     submitted = json.loads(vendor.submit(**config).data)
     job_id = submitted["chunkingId"]
     answers = [json.loads(vendor.poll(job_id).data) for _ in range(3)]
-    assert [submitted["status"], *(one["status"] for one in answers)] == [
-        "SUBMITTED",
-        "SUBMITTED",
-        "READY",
-        "RETRIEVED",
-    ]
+    states = [one["status"] for one in (submitted, *answers)]
+    assert states == ["SUBMITTED", "SUBMITTED", "READY", "RETRIEVED"]
     ready = answers[1]
     assert ("vector" in ready) is (shape == "legacy")
     assert ("vectors" in ready["chunkedData"][0]) is (shape == "inside")
@@ -184,36 +175,21 @@ def test_use_cases(vendor: Vendor) -> None:
     assert vendor.api("GET", "/ai/usecases?modelId=nothing").status_code == 200
 
 
+DOCUMENT = {
+    "body": "I'm off to Germany to go to the Oktoberfest!",
+    "source": "http://example.com/112",
+    "title": "Off to Germany!",
+    "date": "2022-01-31T19:31:34Z",
+}
+REDUCED = {"vectorQuantizationMethod": "max-scale", "dimReductionSize": 256}
 PREDICTIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("embedding", "gte-small", {}),
     ("embedding", "e5-small-v2", {"useCaseConfig": {"dataType": "passage"}}),
-    (
-        "embedding",
-        "bge-large",
-        {"modelConfig": {"vectorQuantizationMethod": "max-scale", "dimReductionSize": 256}},
-    ),
+    ("embedding", "bge-large", {"modelConfig": REDUCED}),
     ("classification", LLAMA, {"useCaseConfig": {"labels": ["Harry Potter", "Lord of the Rings"]}}),
     ("passthrough", LLAMA, {"useCaseConfig": {"useSystemPrompt": False}}),
     ("passthrough", "gpt-4o", {"modelConfig": {"apiKey": "k", "temperature": 0.7, "topK": -1}}),
-    (
-        "rag",
-        LLAMA,
-        {
-            "batch": [
-                {
-                    "text": "Why did I go to Germany?",
-                    "documents": [
-                        {
-                            "body": "I'm off to Germany to go to the Oktoberfest!",
-                            "source": "http://example.com/112",
-                            "title": "Off to Germany!",
-                            "date": "2022-01-31T19:31:34Z",
-                        }
-                    ],
-                }
-            ]
-        },
-    ),
+    ("rag", LLAMA, {"batch": [{"text": "Why did I go to Germany?", "documents": [DOCUMENT]}]}),
     ("rag", LLAMA, {"useCaseConfig": {"answerNotFoundMessage": "None.", "extractRelevantContent": False}}),
     ("summarization", LLAMA, {"useCaseConfig": {"maxWords": 100}}),
     ("keyword-extraction", LLAMA, {"useCaseConfig": {"maxKeywords": 100}}),
@@ -228,9 +204,8 @@ def test_predictions(vendor: Vendor, use_case: str, model: str, body: dict[str, 
     [element] = json.loads(vendor.predict(use_case, model, **body).data)["predictions"]
     assert element["tokensUsed"]
     if use_case not in {"embedding", "classification"}:
-        job_id = json.loads(vendor.predict(use_case, model, kind="async-prediction", **body).data)[
-            "predictionId"
-        ]
+        submitted = vendor.predict(use_case, model, kind="async-prediction", **body)
+        job_id = json.loads(submitted.data)["predictionId"]
         answers = [json.loads(vendor.api("GET", f"/ai/async-prediction/{job_id}").data) for _ in range(3)]
         assert [one["status"] for one in answers] == ["SUBMITTED", "READY", "RETRIEVED"]
         assert set(answers[1]["predictions"][0]) == set(element)
@@ -279,9 +254,7 @@ def test_models_and_deployments(vendor: Vendor) -> None:
     assert vendor.customer("GET", f"{ours}/models").status_code == 401
     vendor.log_in("machinelearning.model")
     order = {
-        "name": "shop",
-        "modelType": "ecommerce_rnn",
-        "region": "us-southcarolina",
+        **{"name": "shop", "modelType": "ecommerce_rnn", "region": "us-southcarolina"},
         "trainingData": {"catalog": "gs://b/catalog", "signals": "gs://b/signals"},
         "config": {"dataset_config": "mlp_ecommerce", "trainer_config.num_epochs": 1},
         "trainingDataCredentials": {"serviceAccountKey": "k"},
@@ -304,6 +277,7 @@ def test_models_and_deployments(vendor: Vendor) -> None:
     assert vendor.customer("POST", f"{ours}/models", {"name": "x"}).status_code == 400
 
 
+X = {"batch": [{"text": "x"}]}
 CALLS: dict[str, Callable[[Vendor], Exchange]] = {
     "token": lambda vendor: vendor.token(),
     "submit": lambda vendor: vendor.submit(),
@@ -312,10 +286,8 @@ CALLS: dict[str, Callable[[Vendor], Exchange]] = {
     "predict": lambda vendor: vendor.predict("passthrough"),
     "submit-prediction": lambda vendor: vendor.predict("rag", kind="async-prediction"),
     "poll-prediction": lambda vendor: vendor.api("GET", f"/ai/async-prediction/{uuid4()}"),
-    "tokenize": lambda vendor: vendor.asked("POST", "/ai/tokenization/gte-small", {"batch": [{"text": "x"}]}),
-    "preview-prompt": lambda vendor: vendor.asked(
-        "POST", f"/ai/prompt/passthrough/{LLAMA}", {"batch": [{"text": "x"}]}
-    ),
+    "tokenize": lambda vendor: vendor.asked("POST", "/ai/tokenization/gte-small", X),
+    "preview-prompt": lambda vendor: vendor.asked("POST", f"/ai/prompt/passthrough/{LLAMA}", X),
     "list-models": lambda vendor: vendor.customer("GET", "demo-customer/ai/models"),
     "create-model": lambda vendor: vendor.customer("POST", "demo-customer/ai/models", {"name": "x"}),
     "get-model": lambda vendor: vendor.customer("GET", "demo-customer/ai/models/text-encoder"),

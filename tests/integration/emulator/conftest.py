@@ -1,19 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """An emulator for each module, with its ``SETTINGS`` if it has any, and a caller of it as if just started."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 from emulator_client import Caller
 
 from lucidworks_provider.emulator import running
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lucidworks_provider.emulator.server import RunningEmulator
+from lucidworks_provider.emulator.server import RunningEmulator
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plain caller of the emulator, written from the vendor's documentation with requests alone."""
 
-from __future__ import annotations
-
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import requests
 
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
+from lucidworks_provider.emulator.server import RunningEmulator
 
 AUTH = "ausao8uveaPmyhv0v357"
 PREDICT, MODEL = "machinelearning.predict", "machinelearning.model"
@@ -40,7 +37,7 @@ class Caller:
         path = options.pop("path", f"/oauth2/{AUTH}/v1/token")
         return requests.post(self.emulator.url + path, timeout=20, **options)
 
-    def log_in(self, scope: str = PREDICT) -> Caller:
+    def log_in(self, scope: str = PREDICT) -> Self:
         self.token = self.ask_token(scope).json()["access_token"]
         return self
 
@@ -95,6 +92,18 @@ class Caller:
         )
         answer.raise_for_status()
         return answer.json()
+
+    def set(self, **changes: Any) -> Any:
+        """The settings after a change of some."""
+        return self.control("PATCH", "/settings", **changes)
+
+    def advance(self, seconds: float) -> None:
+        """Push the emulator's clock forward."""
+        self.control("POST", "/clock", advance=seconds)
+
+    def last(self) -> Any:
+        """The last record of the log."""
+        return self.control("GET", "/log")[-1]
 
     def fault(self, kind: str, match: str = "any", **more: Any) -> None:
         self.control("POST", "/faults", kind=kind, match=match, **more)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The five chunkers: spans that reproduce the text, exact overlaps, nothing lost, no slow text."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from typing import Any

@@ -1,24 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Submission, life of a job, limits and shapes of the chunking API (sections 6.3, 7 and 15)."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from emulator_client import Caller
 
 from benchmarks.remembering_emulator import remember
 from lucidworks_provider.emulator import EmulatorSettings, chunkers
 from lucidworks_provider.emulator.models import EmbeddingModel
 from lucidworks_provider.emulator.vectors import VectorOptions
 
-if TYPE_CHECKING:
-    from emulator_client import Caller
-
+PATH = "/ai/async-chunking/sentence/gte-small"
 CUSTOM = "5e893b16-01f8-427c-9ca8-ba52b01b1ba3"
 SPIDER = "The itsy bitsy spider climbed up the waterspout.\nDown came the rain. Out came the sun."
 
@@ -44,7 +41,7 @@ def test_every_chunker_end_to_end(caller: Caller, chunker: str) -> None:
 def test_characters_not_bytes_in_spans_and_batch_order(caller: Caller) -> None:
     texts = ["Ünïcode 😀 first. Second.", "Another text."]
     body = {"batch": [{"text": text} for text in texts], "chunkerConfig": {"chunkSize": 1}}
-    job = caller.call("POST", "/ai/async-chunking/sentence/gte-small", json=body).json()["chunkingId"]
+    job = caller.call("POST", PATH, json=body).json()["chunkingId"]
     items = caller.poll(job).json()["chunkedData"]
     assert [item["chunks"] for item in items] == [["Ünïcode 😀 first.", "Second."], ["Another text."]]
     assert items[0]["spans"] == [[0, 16], [17, 24]]
@@ -67,7 +64,7 @@ def test_results_are_handed_out_once_to_many_pollers(caller: Caller) -> None:
 
 
 def test_legacy_shape(caller: Caller) -> None:
-    caller.control("PATCH", "/settings", legacy_shape=True)
+    caller.set(legacy_shape=True)
     answer = caller.chunk("One. Two.", chunkerConfig={"chunkSize": 1})
     assert answer["chunkedData"] == [{"chunks": ["One.", "Two."]}]
     assert [len(one["vector"]) for one in answer["vector"]] == [384, 384]
@@ -78,7 +75,7 @@ def test_chunk_table_cuts_silently_or_fails(caller: Caller) -> None:
     config = {"model": "bge-large", "chunkerConfig": {"maxChunkSize": 1}}
     (item,) = caller.chunk(text, "dynamic-newline", **config)["chunkedData"]
     assert len(item["chunks"]) == len(item["spans"]) == len(item["vectors"]) == 375
-    caller.control("PATCH", "/settings", chunk_overflow="error")
+    caller.set(chunk_overflow="error")
     failed = caller.chunk(text, "dynamic-newline", **config)
     assert (failed["status"], "chunkedData" in failed) == ("ERROR", False)
     assert "more chunks" in failed["message"]
@@ -86,7 +83,7 @@ def test_chunk_table_cuts_silently_or_fails(caller: Caller) -> None:
 
 @pytest.mark.parametrize(("switch", "status"), [("413", 413), ("400", 400), ("error-job", 200)])
 def test_oversize(caller: Caller, switch: str, status: int) -> None:
-    caller.control("PATCH", "/settings", oversize=switch)
+    caller.set(oversize=switch)
     assert caller.submit("é" * 500_000).status_code == 200
     answer = caller.submit("é" * 500_000 + "a")
     assert answer.status_code == status
@@ -96,7 +93,7 @@ def test_oversize(caller: Caller, switch: str, status: int) -> None:
 
 def test_custom_deployment_must_be_registered(caller: Caller) -> None:
     assert caller.submit(model=CUSTOM).status_code == 404
-    caller.control("PATCH", "/settings", deployments=[CUSTOM])
+    caller.set(deployments=[CUSTOM])
     assert caller.submit(model=CUSTOM).status_code == 200
     assert CUSTOM in caller.call("GET", "/ai/usecase").json()[0]["models"]
 
@@ -105,7 +102,7 @@ def test_segments(caller: Caller) -> None:
     assert caller.submit(chunker="dynamic_sentence", model="gte_small").status_code == 200
     assert caller.submit(chunker="paragraph").status_code == 404
     assert caller.submit(model="llama-3-8b-instruct").status_code == 404
-    caller.control("PATCH", "/settings", strict_segments=True)
+    caller.set(strict_segments=True)
     assert caller.submit(chunker="dynamic_sentence").status_code == 404
 
 
@@ -157,30 +154,24 @@ def test_invalid_bodies_name_the_field(shared: Caller, chunker: str, body: Any, 
 )
 def test_broken_json(shared: Caller, data: bytes) -> None:
     headers = {"Content-Type": "application/json"}
-    answer = shared.call("POST", "/ai/async-chunking/sentence/gte-small", data=data, headers=headers)
-    assert answer.status_code == 400
+    assert shared.call("POST", PATH, data=data, headers=headers).status_code == 400
 
 
 def test_content_type_is_required(shared: Caller) -> None:
-    headers = {"Content-Type": "text/plain"}
-    answer = shared.call("POST", "/ai/async-chunking/sentence/gte-small", data=b"{}", headers=headers)
+    answer = shared.call("POST", PATH, data=b"{}", headers={"Content-Type": "text/plain"})
     assert "Content-Type" in answer.json()["message"]
 
 
 def test_more_than_32_texts_are_no_error_for_chunking(shared: Caller) -> None:
-    body = {"batch": [{"text": "x"}] * 33}
-    assert shared.call("POST", "/ai/async-chunking/sentence/gte-small", json=body).status_code == 200
+    assert shared.call("POST", PATH, json={"batch": [{"text": "x"}] * 33}).status_code == 200
 
 
 def test_log_tells_the_text_by_its_hash(caller: Caller) -> None:
     caller.submit(SPIDER)
-    record = caller.control("GET", "/log")[-1]
+    record = caller.last()
     assert record["text_sha256"] == hashlib.sha256(SPIDER.encode()).hexdigest()
-    assert (record["text_bytes"], record["chunker"], record["model"]) == (
-        len(SPIDER),
-        "sentence",
-        "gte-small",
-    )
+    seen = (record["text_bytes"], record["chunker"], record["model"])
+    assert seen == (len(SPIDER), "sentence", "gte-small")
 
 
 def test_the_emulator_of_the_benchmarks_computes_a_text_once() -> None:

@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life of a job of chunking or of predictions: the same states, settings and faults (section 6.3)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import pytest
 import requests
+from emulator_client import Caller
 
 from lucidworks_provider.emulator import EmulatorSettings
-
-if TYPE_CHECKING:
-    from emulator_client import Caller
 
 SETTINGS = EmulatorSettings(pending_polls=0)
 
@@ -34,11 +30,9 @@ class Jobs:
     def submit(self) -> str:
         answer = self.caller.submit() if self.kind == "chunking" else self.caller.submit_prediction()
         body = answer.json()
-        assert body == {
-            self.id_field: str(UUID(body[self.id_field], version=4)),
-            "status": "SUBMITTED",
-        }
-        return str(body[self.id_field])
+        job_id = str(UUID(body[self.id_field], version=4))
+        assert body == {self.id_field: job_id, "status": "SUBMITTED"}
+        return job_id
 
     def get(self, job_id: str) -> requests.Response:
         return self.caller.poll(job_id) if self.kind == "chunking" else self.caller.poll_prediction(job_id)
@@ -58,29 +52,29 @@ def jobs(request: pytest.FixtureRequest, caller: Caller) -> Jobs:
 
 
 def test_life_of_a_job(jobs: Jobs) -> None:
-    jobs.caller.control("PATCH", "/settings", pending_polls=2)
+    jobs.caller.set(pending_polls=2)
     answers = jobs.polls(jobs.submit(), 5)
     assert [one["status"] for one in answers] == ["SUBMITTED"] * 2 + ["READY"] + ["RETRIEVED"] * 2
     assert [jobs.payload in one for one in answers] == [False, False, True, False, False]
 
 
 def test_switches_of_later_polls(jobs: Jobs) -> None:
-    jobs.caller.control("PATCH", "/settings", retrieved="payload")
+    jobs.caller.set(retrieved="payload")
     job_id = jobs.submit()
     first, second = jobs.polls(job_id, 2)
     assert (first["status"], second["status"]) == ("READY", "RETRIEVED")
     assert first[jobs.payload] == second[jobs.payload]
-    jobs.caller.control("PATCH", "/settings", retrieved="404")
+    jobs.caller.set(retrieved="404")
     assert jobs.get(job_id).status_code == 404
 
 
 def test_pending_seconds_and_retention(jobs: Jobs) -> None:
-    jobs.caller.control("PATCH", "/settings", pending_seconds=60, retention=1000)
+    jobs.caller.set(pending_seconds=60, retention=1000)
     job_id = jobs.submit()
     assert jobs.words(job_id) == ["SUBMITTED"]
-    jobs.caller.control("POST", "/clock", advance=61)
+    jobs.caller.advance(61)
     assert jobs.words(job_id) == ["READY"]
-    jobs.caller.control("POST", "/clock", advance=1000)
+    jobs.caller.advance(1000)
     assert jobs.get(job_id).status_code == 404
     assert jobs.get("no-such-job").status_code == 404
 

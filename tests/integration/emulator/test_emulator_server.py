@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server: command line, clean exit, TLS, independence from the client, and the import without extras."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os
@@ -14,10 +12,11 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
-from emulator_client import AUTH, HEADERS, PREDICT, Caller
+from emulator_client import Caller
 
 from dev import demo
 from lucidworks_provider import emulator as package
@@ -31,28 +30,20 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
 def test_command_line_serves_and_exits_cleanly(name: signal.Signals) -> None:
-    command = [sys.executable, "-m", "lucidworks_provider.emulator", "--port", "0", "--client-id", "me"]
-    command += ["--customer-id", "us"]
+    options = "-m lucidworks_provider.emulator --port 0 --client-id me --customer-id us"
+    command = [sys.executable, *options.split()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(6)]
-        process_output = "".join(lines)
-        assert "NOT the vendor's service" in process_output
-        found = re.search(r"AIRFLOW_CONN_LUCIDWORKS_DEFAULT=(.*)", process_output)
-        assert found
-        connection = json.loads(shlex.split(found[1])[0])
+        output = "".join(process.stdout.readline() for _ in range(6))
+        assert "NOT the vendor's service" in output
+        [found] = re.findall(r"AIRFLOW_CONN_LUCIDWORKS_DEFAULT=(.*)", output)
+        connection = json.loads(shlex.split(found)[0])
         assert (connection["conn_type"], connection["login"]) == ("lucidworks", "me")
         assert connection["extra"]["customer_id"] == "us"
         base = connection["extra"]["auth_url"]
         assert connection["extra"]["models_url"] == base
-        answer = requests.post(
-            f"{base}/oauth2/{AUTH}/v1/token",
-            params={"scope": PREDICT, "grant_type": "client_credentials"},
-            auth=(connection["login"], connection["password"]),
-            headers=HEADERS,
-            timeout=10,
-        )
-        assert answer.status_code == 200
+        client = (connection["login"], connection["password"])
+        assert Caller(SimpleNamespace(url=base), client=client).ask_token().status_code == 200
         process.send_signal(name)
         assert process.wait(10) == 0
 
@@ -65,15 +56,14 @@ def test_options_become_settings() -> None:
         "--set embedding_shape=e"
     )
     settings = read_settings(command_line().parse_args(line.split()))
-    assert settings.clients == {"demo-client": "demo-secret", "a": "b:c"}
-    assert (settings.rate_limit, settings.rate_window, settings.retry_after) == (5, 2.0, False)
-    assert settings.rate_mode == "bucket"
-    assert (settings.retrieved, settings.scope_check, settings.token_ttl) == ("404", False, 60)
-    assert settings.deployments == ("5e893b16-01f8-427c-9ca8-ba52b01b1ba3",)
-    assert (settings.customer_id, settings.deploy_seconds, settings.embedding_shape) == ("us", 0, "e")
-    assert settings.undeploy_path == "rest"
-    assert settings.batch_overflow == "400"
-    assert settings.echo_credentials
+    assert settings == EmulatorSettings(
+        clients={"demo-client": "demo-secret", "a": "b:c"},
+        **{"rate_limit": 5, "rate_window": 2.0, "rate_mode": "bucket", "retry_after": False},
+        **{"retrieved": "404", "scope_check": False, "both_tokens_live": True, "token_ttl": 60},
+        **{"deployments": ("5e893b16-01f8-427c-9ca8-ba52b01b1ba3",), "customer_id": "us"},
+        **{"deploy_seconds": 0, "undeploy_path": "rest", "embedding_shape": "e"},
+        **{"batch_overflow": "400", "echo_credentials": True},
+    )
     assert read_settings(command_line().parse_args([])) == EmulatorSettings()
     assert "demo-secret" not in repr(settings)
 
@@ -81,18 +71,9 @@ def test_options_become_settings() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "--client x",
-        "--rate-limit many",
-        "--deployment x",
-        "--latency -1",
-        "--token-ttl 0",
-        "--training-seconds -1",
-        "--customer-id a/b",
-        "--set latency",
-        "--set latency=slow",
-        "--set rate_mode=leaky",
-        "--set sources_shape=object",
-        "--set embedding_shape=tokensUsed",
+        *("--client x", "--rate-limit many", "--deployment x", "--latency -1", "--token-ttl 0"),
+        *("--training-seconds -1", "--customer-id a/b", "--set latency", "--set latency=slow"),
+        *("--set rate_mode=leaky", "--set sources_shape=object", "--set embedding_shape=tokensUsed"),
         "--set clients={}",
     ],
 )
@@ -103,17 +84,13 @@ def test_wrong_options(line: str) -> None:
 
 def test_tls(tmp_path: Path) -> None:
     trustme = pytest.importorskip("trustme")
-    authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1")
-    cert, key, ca = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "ca.pem"
-    certificate.cert_chain_pems[0].write_to_path(cert)
-    certificate.private_key_pem.write_to_path(key)
+    authority, ca, both = trustme.CA(), tmp_path / "ca.pem", tmp_path / "both.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(both)
     authority.cert_pem.write_to_path(ca)
-    with package.running(ssl_certfile=cert, ssl_keyfile=key) as emulator:
+    with package.running(ssl_certfile=both, ssl_keyfile=both) as emulator:
         assert emulator.url.startswith("https://127.0.0.1:")
         assert json.loads(emulator.conn_json())["extra"]["application_url"] == emulator.url
         caller = Caller(emulator)
-        assert caller.ask_token(verify=str(ca)).status_code == 200
         emulator.state.faults.inject(package.faults.Fault("disconnect"))
         with pytest.raises(requests.ConnectionError):
             caller.ask_token(verify=str(ca))

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The previews: tokens of an embedding model, the prompt of a generative one; and the list of use cases."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 
@@ -57,7 +55,7 @@ def test_long_texts_are_cut_as_for_embedding(caller: Caller, text: str, count: i
 
 
 def test_joined_tokens(caller: Caller) -> None:
-    caller.control("PATCH", "/settings", joined_tokens=True)
+    caller.set(joined_tokens=True)
     [item] = tokenize(caller, 'Say "mr"').json()["generatedTokens"]
     assert item == {"tokens": ['"[CLS]", "say", "\\"", "mr", "\\"", "[SEP]"']}
 
@@ -81,34 +79,25 @@ def test_refused_tokenization(caller: Caller, body: dict[str, Any], model: str, 
 MESSAGES = json.dumps([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}])
 
 
+HEADER = "<|begin_of_text|><|start_header_id|>"
+SYSTEM, PLAIN = {"useSystemPrompt": True}, {"dataType": "text", "useSystemPrompt": True}
+
+
 @pytest.mark.parametrize(
     ("model", "text", "config", "beginning", "part"),
     [
         (LLAMA, "Who?", {}, "Who?", "Who?"),
-        (
-            LLAMA,
-            "Who?",
-            {"useSystemPrompt": True},
-            "<|begin_of_text|><|start_header_id|>system",
-            "Who?<|eot_id|>",
-        ),
+        (LLAMA, "Who?", SYSTEM, f"{HEADER}system", "Who?<|eot_id|>"),
         (LLAMA, MESSAGES, {"dataType": "json_prompt"}, "<|begin_of_text|>", "Be brief.<|eot_id|>"),
-        (
-            LLAMA,
-            "Who?",
-            {"dataType": "text", "useSystemPrompt": True},
-            "<|begin_of_text|><|start_header_id|>user",
-            "W",
-        ),
-        ("mistral-7b-instruct", "Who?", {"useSystemPrompt": True}, "<s>[INST] You", "Who? [/INST]"),
-        ("gpt-4o", "Who?", {"useSystemPrompt": True}, '[{"role": "system"', '"content": "Who?"'),
+        (LLAMA, "Who?", PLAIN, f"{HEADER}user", "W"),
+        ("mistral-7b-instruct", "Who?", SYSTEM, "<s>[INST] You", "Who? [/INST]"),
+        ("gpt-4o", "Who?", SYSTEM, '[{"role": "system"', '"content": "Who?"'),
     ],
 )
 def test_prompts(
     caller: Caller, model: str, text: str, config: dict[str, Any], beginning: str, part: str
 ) -> None:
-    keys = {"modelConfig": {"apiKey": "placeholder"}}
-    body = preview(caller, text, model, useCaseConfig=config, **keys).json()
+    body = preview(caller, text, model, useCaseConfig=config, modelConfig={"apiKey": "placeholder"}).json()
     assert set(body) == {"tokensUsed", "prompt"}
     assert body["prompt"].startswith(beginning)
     assert part in body["prompt"]
@@ -138,25 +127,14 @@ def test_log_and_scope_of_previews(caller: Caller) -> None:
 def test_use_cases_with_their_models(caller: Caller, path: str) -> None:
     listed = {one["useCase"]: one["models"] for one in caller.call("GET", path).json()}
     assert list(listed) == [
-        "embedding",
-        "classification",
-        "passthrough",
-        "rag",
-        "summarization",
-        "keyword-extraction",
-        "ner",
-        "faq-enrichment",
-        "standalone-query-rewriter",
+        *("embedding", "classification", "passthrough", "rag", "summarization", "keyword-extraction", "ner"),
+        *("faq-enrichment", "standalone-query-rewriter"),
     ]
     assert listed["embedding"] == [*EMBEDDING_MODELS, CUSTOM]
     assert set(HOSTED_GENERATIVE) < set(listed["rag"])
     assert "nu-zero-ner" in listed["ner"]
-
-
-def test_filters_of_use_cases(caller: Caller) -> None:
-    assert caller.call("GET", "/ai/usecases?modelId=nu-zero-ner").json() == [
-        {"useCase": "ner", "models": ["nu-zero-ner"]}
-    ]
-    [embedding] = caller.call("GET", "/ai/usecases?useCase=embedding").json()
+    ner = [{"useCase": "ner", "models": ["nu-zero-ner"]}]
+    assert caller.call("GET", f"{path}?modelId=nu-zero-ner").json() == ner
+    [embedding] = caller.call("GET", f"{path}?useCase=embedding").json()
     assert embedding["useCase"] == "embedding"
-    assert caller.call("GET", "/ai/usecases?useCase=rag&modelId=gte-small").json() == []
+    assert caller.call("GET", f"{path}?useCase=rag&modelId=gte-small").json() == []

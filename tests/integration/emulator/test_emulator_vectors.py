@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The vectors: deterministic, of length one, closer for texts with common words, and quantized in range."""
 
-from __future__ import annotations
-
 import json
 import math
 
@@ -68,11 +66,9 @@ def test_nearest_neighbour_shares_words() -> None:
         "Bake the bread for forty minutes in a hot oven.",
         "The goalkeeper saved a penalty in the last minute of the match.",
     ]
-    for query, expected in [
-        ("spider in the waterspout", 0),
-        ("when did interest rates rise", 1),
-        ("hot bread", 2),
-    ]:
+    for expected, query in enumerate(
+        ("spider in the waterspout", "when did interest rates rise", "hot bread")
+    ):
         near = [cosine(vector(query, DataType.QUERY), vector(p, DataType.PASSAGE)) for p in passages]
         assert near.index(max(near)) == expected
         assert max(near) > 0.6 > sorted(near)[-2] - 0.02
@@ -98,12 +94,8 @@ def test_tokens_stop_at_the_context_of_the_model() -> None:
 @pytest.mark.parametrize(
     ("dimension", "quantized", "expected"),
     [
-        (32, True, 40000),
-        (64, False, 5800),
-        (100, True, 12000),
-        (256, False, 1500),
-        (384, True, 4500),
-        (2048, False, 187),
+        *((32, True, 40000), (64, False, 5800), (100, True, 12000)),
+        *((256, False, 1500), (384, True, 4500), (2048, False, 187)),
     ],
 )
 def test_chunk_table(dimension: int, quantized: bool, expected: int) -> None:

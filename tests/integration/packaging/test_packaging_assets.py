@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Assets of the scheme ``lucidworks``, by Airflow's own class: it finds the normaliser through the provider info."""
 
-from __future__ import annotations
-
 import pytest
 from airflow.providers.common.compat.sdk import Asset
 

@@ -5,10 +5,10 @@ A connection as Airflow stores it becomes settings, or one message that names th
 Every connection here goes the whole way: from the environment through Airflow's own ``Connection``.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,13 +27,24 @@ from lucidworks_provider.hooks.lucidworks import LucidworksAuthHook, _parse
 
 SECRET = "s3cret/+ß&="
 HOST = "my-app"
+Read = Callable[[str], LucidworksSettings]
 URL = "https://my-app.applications.lucidworks.com"
 
 
-def read(monkeypatch: pytest.MonkeyPatch, value: str, mode: str = "sync") -> LucidworksSettings:
-    monkeypatch.setenv("AIRFLOW_CONN_LW", value)
-    hook = LucidworksAuthHook("lw")
-    return hook.get_settings() if mode == "sync" else asyncio.run(hook.aget_settings())
+@pytest.fixture
+def read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Read:
+    """Read a connection as it is stored."""
+
+    def settings(value: str) -> LucidworksSettings:
+        monkeypatch.setenv("AIRFLOW_CONN_LW", value)
+        hook = LucidworksAuthHook("lw")
+        return asyncio.run(hook.aget_settings()) if mode == "async" else hook.get_settings()
+
+    mode = getattr(request, "param", "sync")
+    return settings
+
+
+both = pytest.mark.parametrize("read", ["sync", "async"], indirect=True)
 
 
 def document(extra: Any = None, **changes: Any) -> str:
@@ -44,59 +55,41 @@ def document(extra: Any = None, **changes: Any) -> str:
 DEFAULTS = LucidworksSettings("lw", "my-id", SECRET, URL)
 
 
-@pytest.mark.parametrize("mode", ["sync", "async"])
-def test_defaults(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    seen = read(monkeypatch, document(), mode)
+@both
+def test_defaults(read: Read) -> None:
+    seen = read(document())
     assert seen == DEFAULTS
-    assert (seen.auth_url, seen.auth_server_id, seen.models_url) == (
-        DEFAULT_AUTH_URL,
-        DEFAULT_AUTH_SERVER_ID,
-        DEFAULT_MODELS_URL,
-    )
+    urls = (seen.auth_url, seen.auth_server_id, seen.models_url)
+    assert urls == (DEFAULT_AUTH_URL, DEFAULT_AUTH_SERVER_ID, DEFAULT_MODELS_URL)
     assert (seen.verify, seen.timeout, seen.share_via) == (True, 120.0, "airflow")
     assert seen.application_base == URL
+    assert SECRET not in f"{seen!r} {seen}"
+    assert "my-id" in repr(seen)
 
 
-@pytest.mark.parametrize("mode", ["sync", "async"])
-def test_a_uri(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+@both
+def test_a_uri(read: Read) -> None:
     uri = "lucidworks://my-id:s3cret%2F%2B%C3%9F%26%3D@my-app/?verify=false&timeout=30&share_via=memory"
-    seen = read(monkeypatch, uri, mode)
-    assert (seen.client_id, seen.client_secret, seen.application_url) == ("my-id", SECRET, URL)
-    assert (seen.verify, seen.timeout, seen.share_via) == (False, 30.0, "memory")
+    assert read(uri) == replace(DEFAULTS, verify=False, timeout=30.0, share_via="memory")
 
 
-@pytest.mark.parametrize("mode", ["sync", "async"])
-def test_every_field(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: str) -> None:
+@both
+def test_every_field(read: Read, tmp_path: Path) -> None:
     bundle = tmp_path / "ca.pem"
     bundle.write_text("")
     extra = {
-        "customer_id": "c-1",
+        **{"customer_id": "c-1", "auth_server_id": "server.2", "verify": False, "ca_bundle": str(bundle)},
+        **{"timeout": 7, "share_via": "redis", "redis_conn_id": "cache"},
+        "models_url": "https://models.example.org",
+    }
+    slashed = {
         "application_url": "https://gateway.example.org:8443/lw/",
         "auth_url": "https://identity.example.org/",
-        "auth_server_id": "server.2",
-        "models_url": "https://models.example.org",
-        "verify": False,
-        "ca_bundle": str(bundle),
-        "timeout": 7,
-        "share_via": "redis",
-        "redis_conn_id": "cache",
     }
-    assert read(monkeypatch, document(extra), mode) == LucidworksSettings(
-        conn_id="lw",
-        client_id="my-id",
-        client_secret=SECRET,
-        application_url="https://gateway.example.org:8443/lw",
-        customer_id="c-1",
-        auth_url="https://identity.example.org",
-        auth_server_id="server.2",
-        models_url="https://models.example.org",
-        verify=False,
-        ca_bundle=str(bundle),
-        timeout=7.0,
-        share_via="redis",
-        redis_conn_id="cache",
-    )
-    assert read(monkeypatch, document(json.dumps(extra)), mode).timeout == 7.0  # extra as a string of JSON
+    urls = {name: url.rstrip("/") for name, url in slashed.items()}
+    expected = replace(DEFAULTS, **extra, **urls)
+    assert read(document(extra | slashed)) == expected
+    assert read(document(json.dumps(extra | slashed))) == expected  # extra as a string of JSON
 
 
 FIELDS = [
@@ -105,29 +98,26 @@ FIELDS = [
 ]
 
 
-@pytest.mark.parametrize("empty", [None, "", "  "])
-def test_null_empty_and_absent_are_equal(monkeypatch: pytest.MonkeyPatch, empty: str | None) -> None:
-    assert read(monkeypatch, document(dict.fromkeys(FIELDS, empty))) == DEFAULTS
-
-
-@pytest.mark.parametrize("extra", [..., None, "", {}, "{}"])
-def test_no_extra_at_all(monkeypatch: pytest.MonkeyPatch, extra: Any) -> None:
-    assert read(monkeypatch, document(extra)) == DEFAULTS
+@pytest.mark.parametrize(
+    "extra", [*(dict.fromkeys(FIELDS, empty) for empty in (None, "", "  ")), ..., None, "", {}, "{}"]
+)
+def test_null_empty_and_absent_are_equal(read: Read, extra: Any) -> None:
+    assert read(document(extra)) == DEFAULTS
 
 
 @pytest.mark.parametrize("host", [..., None, "", " "])
-def test_an_application_is_needed_by_calls_only(monkeypatch: pytest.MonkeyPatch, host: Any) -> None:
-    seen = read(monkeypatch, document(host=host))
+def test_an_application_is_needed_by_calls_only(read: Read, host: Any) -> None:
+    seen = read(document(host=host))
     assert seen.application_url is None
     with pytest.raises(ConfigurationError, match=r"'lw'.*Application ID.*application_url"):
         _ = seen.application_base
     url = "https://gateway.example.org"
-    assert read(monkeypatch, document({"application_url": url}, host=host)).application_base == url
+    assert read(document({"application_url": url}, host=host)).application_base == url
 
 
-def test_white_space_around_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_white_space_around_a_value(read: Read) -> None:
     padded = document({"auth_server_id": f" {DEFAULT_AUTH_SERVER_ID}\n"}, login=" my-id ", host=f"{HOST} ")
-    assert read(monkeypatch, padded) == DEFAULTS
+    assert read(padded) == DEFAULTS
 
 
 @pytest.mark.parametrize(
@@ -137,8 +127,8 @@ def test_white_space_around_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
         *((value, False) for value in (False, "false", "False", "FALSE", "0", 0, "no", "off")),
     ],
 )
-def test_booleans(monkeypatch: pytest.MonkeyPatch, value: object, expected: bool) -> None:
-    assert read(monkeypatch, document({"verify": value})).verify is expected
+def test_booleans(read: Read, value: object, expected: bool) -> None:
+    assert read(document({"verify": value})).verify is expected
 
 
 @pytest.mark.parametrize("name", ["application_url", "auth_url", "models_url"])
@@ -146,10 +136,11 @@ def test_booleans(monkeypatch: pytest.MonkeyPatch, value: object, expected: bool
     "url",
     ["http://localhost:1", "http://LOCALHOST", "http://127.0.0.1:8765", "http://127.9.9.9", "http://[::1]:1"],
 )
-def test_plain_http_on_the_loopback(monkeypatch: pytest.MonkeyPatch, name: str, url: str) -> None:
-    assert getattr(read(monkeypatch, document({name: url})), name) == url
+def test_plain_http_on_the_loopback(read: Read, name: str, url: str) -> None:
+    assert getattr(read(document({name: url})), name) == url
 
 
+@both
 @pytest.mark.parametrize("name", ["application_url", "auth_url", "models_url"])
 @pytest.mark.parametrize(
     "url",
@@ -164,9 +155,9 @@ def test_plain_http_on_the_loopback(monkeypatch: pytest.MonkeyPatch, name: str, 
         "http://2130706433",
     ],
 )
-def test_plain_http_elsewhere(monkeypatch: pytest.MonkeyPatch, name: str, url: str) -> None:
+def test_plain_http_elsewhere(read: Read, name: str, url: str) -> None:
     with pytest.raises(ConfigurationError, match=f"'lw': {name} is plain http") as caught:
-        read(monkeypatch, document({name: url}))
+        read(document({name: url}))
     assert SECRET not in str(caught.value)
 
 
@@ -212,21 +203,12 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("field", "changes"), WRONG, ids=str)
-@pytest.mark.parametrize("mode", ["sync", "async"])
-def test_a_wrong_field_is_named(
-    monkeypatch: pytest.MonkeyPatch, field: str, changes: dict[str, Any], mode: str
-) -> None:
+def test_a_wrong_field_is_named(read: Read, field: str, changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=rf"^Connection 'lw': {field}\b") as caught:
-        read(monkeypatch, document(**changes), mode)
+        read(document(**changes))
     for text in (str(caught.value), repr(caught.value)):
         assert SECRET not in text
         assert "hidden" not in text
-
-
-def test_the_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = read(monkeypatch, document())
-    assert SECRET not in f"{seen!r} {seen}"
-    assert "my-id" in repr(seen)
 
 
 def test_a_connection_is_read_once_per_hook(monkeypatch: pytest.MonkeyPatch) -> None:

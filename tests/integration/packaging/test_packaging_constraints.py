@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The constraints let every extra be installed: no pin is one that another pinned package refuses."""
 
-from __future__ import annotations
-
 from importlib.metadata import distributions
 from pathlib import Path
 

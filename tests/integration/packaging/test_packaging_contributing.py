@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """CONTRIBUTING.md and what goes with it: its example works, its commands and paths exist."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil
@@ -55,36 +53,26 @@ def test_the_example_has_its_steps(changed: tuple[Path, list[str]]) -> None:
     assert len(changed[1]) == PAGE.count("```python") == 3
 
 
+def output_of(words: list[str], folder: Path, status: int = 0) -> str:
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout
+
+
 def test_the_tests_of_the_example_pass(changed: tuple[Path, list[str]]) -> None:
     [command] = re.findall(r"^\$ (\.venv/bin/python .*)$", PAGE, re.M)
     words = [sys.executable, *shlex.split(command)[1:], "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(words, cwd=changed[0], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
+    assert " passed" in output_of(words, changed[0])
 
 
 def test_the_tests_of_the_example_fail_without_its_change(changed: tuple[Path, list[str]]) -> None:
-    new = changed[0] / changed[1][-1]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), str(new)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1, done.stdout
+    options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), str(changed[0] / changed[1][-1])]
+    output_of([sys.executable, "-m", "pytest", *options], ROOT, status=1)
 
 
 def test_ruff_has_nothing_against_the_example(changed: tuple[Path, list[str]]) -> None:
     for command in (["check"], ["format", "--check"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--no-cache", *changed[1]],
-            cwd=changed[0],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        output_of([sys.executable, "-m", "ruff", *command, "--no-cache", *changed[1]], changed[0])
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of ``deploy``: names of metrics are those that a run emits, fields are those of the connection."""
 
-from __future__ import annotations
-
 import json
 import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -215,82 +213,28 @@ def test_alerts_say_what_to_do() -> None:
         assert rule["expr"].count("(") == rule["expr"].count(")")
 
 
-@dataclass(frozen=True)
-class Course:
-    """
-    How counters change, in promtool's notation and minutes, and when an alert fires.
-
-    :param series: values by the rest of a counter's name.
-    :param fires: by minute.
-    """
-
-    alert: str
-    series: dict[str, str]
-    fires: dict[int, bool]
-    labels: dict[str, str] = field(default_factory=dict)
-
-
 REFUSED = 'requests_total{endpoint="token",outcome="401"}'
 ANSWERED = 'requests_total{endpoint="predict",outcome="200"}'
-COURSES = [
+SENT = 'requests_total{endpoint="predict",outcome="%s"}'
+ENDED, DOCUMENTS = 'jobs_ended_total{outcome="%s"}', 'documents_total{outcome="%s"}'
+SCOPE = "machinelearning.predict"
+REFRESHED = f'token_refreshes_total{{scope="{SCOPE}"}}'
+# An alert, how counters change in promtool's notation and minutes, and the minutes at which it fires (+) or not (-).
+COURSES: list[tuple[str, dict[str, str], str]] = [
     # A counter that appears with its first burst.
-    Course(
-        "LucidworksCredentialsRefused", {REFUSED: "_x20 2x60"}, {19: False, 21: True, 30: True, 40: False}
-    ),
+    ("CredentialsRefused", {REFUSED: "_x20 2x60"}, "19- 21+ 30+ 40-"),
     # One that exists: nothing, growth, a reset to zero and a new burst, and a gap of the scrapes.
-    Course("LucidworksCredentialsRefused", {REFUSED: "5x90"}, {20: False, 80: False}),
-    Course("LucidworksCredentialsRefused", {REFUSED: "5x30 6x60"}, {29: False, 33: True, 60: False}),
-    Course("LucidworksCredentialsRefused", {REFUSED: "5x30 0x10 1x60"}, {38: False, 45: True, 70: False}),
-    Course(
-        "LucidworksCredentialsRefused",
-        {REFUSED: "5x30 _x25 5x60"},
-        {20: False, 58: False, 64: False, 75: False},
-    ),
-    Course(
-        "LucidworksUnreachable",
-        {ANSWERED: "100+1x120", 'requests_total{endpoint="predict",outcome="broken"}': "_x20 30x90"},
-        {22: False, 34: True, 60: False},
-    ),
-    Course(
-        "LucidworksTokenContested",
-        {'token_refreshes_total{scope="machinelearning.predict"}': "_x20 8x120"},
-        {19: False, 25: True, 90: False},
-        {"scope": "machinelearning.predict"},
-    ),
-    Course(
-        "LucidworksTokenContested",
-        {'token_refreshes_total{scope="machinelearning.predict"}': "_x20 1x60 2x60"},
-        {25: False, 90: False},
-    ),
-    Course(
-        "LucidworksRateLimited",
-        {ANSWERED: "100+1x120", 'requests_total{endpoint="predict",outcome="429"}': "_x20 30+10x90"},
-        {25: False, 55: True},
-    ),
-    Course(
-        "LucidworksJobsFail",
-        {
-            'jobs_ended_total{outcome="collected"}': "10x120",
-            'jobs_ended_total{outcome="failed"}': "_x20 3x120",
-        },
-        {30: False, 40: True, 90: False},
-    ),
-    Course(
-        "LucidworksRejects",
-        {
-            'documents_total{outcome="chunked"}': "_x20 70x120",
-            'documents_total{outcome="rejected"}': "_x20 30x120",
-        },
-        {19: False, 21: True, 90: False},
-    ),
-    Course(
-        "LucidworksRejects",
-        {
-            'documents_total{outcome="chunked"}': "_x20 97x120",
-            'documents_total{outcome="rejected"}': "_x20 3x120",
-        },
-        {21: False},
-    ),
+    ("CredentialsRefused", {REFUSED: "5x90"}, "20- 80-"),
+    ("CredentialsRefused", {REFUSED: "5x30 6x60"}, "29- 33+ 60-"),
+    ("CredentialsRefused", {REFUSED: "5x30 0x10 1x60"}, "38- 45+ 70-"),
+    ("CredentialsRefused", {REFUSED: "5x30 _x25 5x60"}, "20- 58- 64- 75-"),
+    ("Unreachable", {ANSWERED: "100+1x120", SENT % "broken": "_x20 30x90"}, "22- 34+ 60-"),
+    ("TokenContested", {REFRESHED: "_x20 8x120"}, "19- 25+ 90-"),
+    ("TokenContested", {REFRESHED: "_x20 1x60 2x60"}, "25- 90-"),
+    ("RateLimited", {ANSWERED: "100+1x120", SENT % "429": "_x20 30+10x90"}, "25- 55+"),
+    ("JobsFail", {ENDED % "collected": "10x120", ENDED % "failed": "_x20 3x120"}, "30- 40+ 90-"),
+    ("Rejects", {DOCUMENTS % "chunked": "_x20 70x120", DOCUMENTS % "rejected": "_x20 30x120"}, "19- 21+ 90-"),
+    ("Rejects", {DOCUMENTS % "chunked": "_x20 97x120", DOCUMENTS % "rejected": "_x20 3x120"}, "21-"),
 ]
 
 
@@ -298,26 +242,22 @@ def test_alerts_fire_at_the_first_burst_and_resolve(tmp_path: Path) -> None:
     promtool = promtool_binary()
     if promtool is None:
         pytest.skip("promtool is in Debian's package prometheus")
-    rules = {rule["alert"]: rule for rule in RULES}
-    assert {one.alert for one in COURSES if any(one.fires.values())} == set(rules)
+    rules = {rule["alert"].removeprefix("Lucidworks"): rule for rule in RULES}
+    assert {alert for alert, _, fires in COURSES if "+" in fires} == set(rules)
 
-    def expected(course: Course, fires: bool) -> list[dict[str, Any]]:
-        rule = rules[course.alert]
-        fired = {"exp_labels": rule["labels"] | course.labels, "exp_annotations": rule["annotations"]}
-        return [fired] if fires else []
+    def expected(rule: dict[str, Any], minute: str) -> dict[str, Any]:
+        labels = rule["labels"] | ({"scope": SCOPE} if rule is rules["TokenContested"] else {})
+        fired = [{"exp_labels": labels, "exp_annotations": rule["annotations"]}]
+        fires = fired if minute[-1] == "+" else []
+        return {"eval_time": f"{minute[:-1]}m", "alertname": rule["alert"], "exp_alerts": fires}
 
     tests = [
         {
             "interval": "1m",
-            "input_series": [
-                {"series": f"lucidworks_{name}", "values": values} for name, values in course.series.items()
-            ],
-            "alert_rule_test": [
-                {"eval_time": f"{minute}m", "alertname": course.alert, "exp_alerts": expected(course, fires)}
-                for minute, fires in course.fires.items()
-            ],
+            "input_series": [{"series": f"lucidworks_{one}", "values": series[one]} for one in series],
+            "alert_rule_test": [expected(rules[alert], minute) for minute in fires.split()],
         }
-        for course in COURSES
+        for alert, series, fires in COURSES
     ]
     file = tmp_path / "tests.yaml"
     file.write_text(

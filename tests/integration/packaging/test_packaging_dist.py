@@ -5,8 +5,6 @@ What is released: the wheel is the package with its types and its licence, the s
 Whether it works where it is installed is for ``tests/system/released``, which takes minutes.
 """
 
-from __future__ import annotations
-
 import configparser
 import hashlib
 import os
@@ -168,7 +166,7 @@ def test_two_builds_are_the_same_to_the_byte(built: Path, tmp_path: Path) -> Non
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("_build", "__pycache__"))
     for name in BESIDE:
         shutil.copy(ROOT / name, copy)
-    # Neither when files were written nor who may read them is part of a release.
+    # Neither the times of files nor their modes are part of a release.
     for path in copy.rglob("*"):
         path.chmod(0o700 if path.is_dir() else 0o600)
         os.utime(path, (1_000_000_000, 1_000_000_000))

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pages: nothing public is without one, no parameter without a line, links lead somewhere. Blocks: `pages`."""
 
-from __future__ import annotations
-
 import inspect
 import pkgutil
 import re
@@ -31,7 +29,7 @@ def named(path: Path) -> str:
 
 
 def classes_of(kind: str) -> list[type]:
-    """The public classes of a room, as Airflow is told about them."""
+    """The public classes of a room, as the provider info lists them."""
     modules = [name for entry in INFO[kind] for name in entry["python-modules"]]
     return [
         one
@@ -171,7 +169,7 @@ def test_the_hooks_page_has_every_endpoint() -> None:
     patterns = [(method, re.sub(r"\{\w+\}", "[^/]+", path)) for method, path in listed]
     assert len(patterns) == 15
     for path, operations in yaml.safe_load(OPENAPI.read_text())["paths"].items():
-        # DELETE has one reading or another, and a row of its own; nobody documents that of a model.
+        # DELETE has one reading or another, and a row of its own; no page documents that of a model.
         for method in {"GET", "POST"} & {one.upper() for one in operations}:
             assert any(method == one and re.fullmatch(known, path) for one, known in patterns), path
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every example DAG parses without an error, without a network, and without asking for a Variable or Connection."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import socket
@@ -73,15 +71,15 @@ def test_it_parses(path: Path, parsing: None) -> None:
         assert task.retries >= 1 or not isinstance(task, LucidworksChunkOperator)
 
 
+SDK = "from airflow.providers.common.compat.sdk import"
+
+
 @pytest.mark.parametrize(
     ("line", "what"),
     [
         ("import socket; socket.create_connection(('127.0.0.1', 9))", "network"),
-        ("from airflow.providers.common.compat.sdk import Variable; Variable.get('x')", "Variable.get"),
-        (
-            "from airflow.providers.common.compat.sdk import BaseHook; BaseHook.get_connection('x')",
-            "get_conn",
-        ),
+        (f"{SDK} Variable; Variable.get('x')", "Variable.get"),
+        (f"{SDK} BaseHook; BaseHook.get_connection('x')", "get_conn"),
     ],
 )
 def test_the_guard_guards(line: str, what: str, parsing: None, tmp_path: Path) -> None:

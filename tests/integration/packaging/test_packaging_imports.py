@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an import costs. What may import what is in `.importlinter`."""
 
-from __future__ import annotations
-
 import configparser
 import json
 import os
@@ -57,14 +55,8 @@ for then in {thens!r}:
         sys.excepthook(*sys.exc_info())
     os._exit(status)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-    )
+    command, environment = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     lines = map(json.loads, done.stdout.splitlines()[-len(thens) :])
     return {then: set(modules) for then, modules in lines}
@@ -78,17 +70,9 @@ FACES = sorted(
 )
 ROOMS_OF_FACES = {"operators", "sensors", "decorators"}
 CHEAP = {
-    *(
-        "client",
-        "client.settings",
-        "client.options",
-        "client.auth",
-        "client.secrets",
-    ),
+    *("client", "client.settings", "client.options", "client.auth", "client.secrets"),
     *("errors", *ROOMS_OF_FACES, *FACES),
 }
-
-
 PARSED_FACES = [face for face in FACES if not face.endswith("__init__")]
 
 

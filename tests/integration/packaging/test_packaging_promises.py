@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """docs/promises.md: each promise has a test, and a mutant that can be applied; ``make promises`` runs them."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real Redis server for each test."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import shutil

@@ -35,7 +35,7 @@ class RedisServer:
         """Start it, and tell Airflow where it is."""
         self.password = password
         for _ in range(5):
-            self.port = port or _free_port()
+            self.port = port or free_port()
             command = [self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
             command += ["--appendonly", "no", "--dir", str(self._folder), *options]
             if password:
@@ -90,7 +90,7 @@ class RedisServer:
         return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.client.auth.token import AccessToken, TokenCipher, TokenIdentity
 from lucidworks_provider.hooks.stores.redis import RedisTokenStore
+from tests.forks import PROCESSES, start
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -32,14 +35,24 @@ def token(number: int, *, lifetime: float = 3600.0) -> AccessToken:
     return AccessToken(f"token-{number}", issued, issued + lifetime * 0.9, issued + lifetime)
 
 
-def take_lease(name: str, barrier: Barrier, results: Queue[str | None]) -> None:
+def at_once(count: int, what: Callable[..., None], *options: object) -> list[Any]:
+    """The results of processes that do something at the same moment."""
+    barrier, results = PROCESSES.Barrier(count), PROCESSES.Queue()
+    processes = [start(what, *options, barrier, results) for _ in range(count)]
+    found = [results.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join(30)
+    return found
+
+
+def take_lease(barrier: Barrier, results: Queue[str | None]) -> None:
     """A process that tries to take the lease at the same moment as the others."""
     from lucidworks_provider.client.auth.protocol import Claim
 
     store = new_store()
     store.read()
     barrier.wait(60)
-    store.write_claim(Claim(name))
+    store.write_claim(Claim(f"process-{os.getpid()}"))
     claim = store.read().claim
     results.put(claim.owner if claim else None)
 

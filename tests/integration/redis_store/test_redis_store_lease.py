@@ -1,23 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lease: one owner, who must keep it alive."""
-
-from __future__ import annotations
+"""The lease: one owner, which must keep it alive."""
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
-import redis_stores
-from redis_stores import CLAIM, new_store
+from redis_server import RedisServer
+from redis_stores import CLAIM, at_once, new_store, take_lease
 
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Snapshot
-from tests.forks import PROCESSES, start
-
-if TYPE_CHECKING:
-    from redis_server import RedisServer
 
 
 @pytest.fixture
@@ -26,7 +21,7 @@ def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "LEASE", 0.4)
 
 
-def test_an_empty_server_shows_nobody_and_no_token(server: RedisServer) -> None:
+def test_an_empty_server_shows_no_owner_and_no_token(server: RedisServer) -> None:
     assert new_store().read() == Snapshot(None, RELEASED)
 
 
@@ -45,21 +40,16 @@ def test_of_many_threads_one_gets_the_lease(server: RedisServer) -> None:
 
         with ThreadPoolExecutor(32) as pool:
             seen = set(pool.map(take, range(32)))
-        assert len(seen) == 1, "who stands there when the first looks stands there when the last looks"
+        assert len(seen) == 1, "the first and the last see the same owner"
         assert seen.pop() in {f"{number}-{name}" for name in range(32)}
 
 
 def test_of_several_processes_one_gets_the_lease(server: RedisServer) -> None:
-    barrier, results = PROCESSES.Barrier(4), PROCESSES.Queue()
-    processes = [start(redis_stores.take_lease, f"process-{number}", barrier, results) for number in range(4)]
-    seen = {results.get(timeout=90) for _ in processes}
-    for process in processes:
-        process.join(30)
-    assert len(seen) == 1
-    assert seen.pop() in {f"process-{number}" for number in range(4)}
+    [seen] = set(at_once(4, take_lease))
+    assert seen.startswith("process-")
 
 
-def test_the_owner_renews_it_and_nobody_else_moves_it(server: RedisServer, short_lease: None) -> None:
+def test_the_owner_renews_it_and_no_other_moves_it(server: RedisServer, short_lease: None) -> None:
     owner, stranger, claim = new_store(), new_store(), Claim("owner")
     for _ in range(6):
         owner.write_claim(claim)
@@ -70,7 +60,7 @@ def test_the_owner_renews_it_and_nobody_else_moves_it(server: RedisServer, short
         claim = claim.next_heartbeat()
 
 
-def test_a_lease_that_nobody_renews_ends(server: RedisServer, short_lease: None) -> None:
+def test_a_lease_that_is_not_renewed_ends(server: RedisServer, short_lease: None) -> None:
     store = new_store()
     store.write_claim(Claim("dead"))
     time.sleep(0.5)
@@ -93,18 +83,18 @@ def test_only_the_owner_gives_it_up(server: RedisServer) -> None:
     assert server.client().exists(CLAIM) == 0
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        pytest.param(lambda client: client.set(CLAIM, b"\xff\xfe damaged"), id="no claim"),
-        pytest.param(lambda client: client.set(CLAIM, ""), id="empty"),
-        pytest.param(lambda client: client.rpush(CLAIM, "a", "b"), id="a list"),
-        pytest.param(lambda client: client.set(CLAIM, "somebody 3"), id="one that never ends"),
-        pytest.param(lambda client: client.set(CLAIM, "somebody 3", ex=3600), id="one of an hour"),
-    ],
-)
-def test_what_is_no_lease_stops_nobody(server: RedisServer, spoil: object) -> None:
-    spoil(server.client())  # type: ignore[operator]
+SPOILT: dict[str, Callable[[Any], object]] = {
+    "no claim": lambda client: client.set(CLAIM, b"\xff\xfe damaged"),
+    "empty": lambda client: client.set(CLAIM, ""),
+    "a list": lambda client: client.rpush(CLAIM, "a", "b"),
+    "one that never ends": lambda client: client.set(CLAIM, "somebody 3"),
+    "one of an hour": lambda client: client.set(CLAIM, "somebody 3", ex=3600),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_what_is_no_lease_stops_no_process(server: RedisServer, spoil: Callable[[Any], object]) -> None:
+    spoil(server.client())
     store = new_store()
     store.read()
     store.release_claim(Claim("mine"))

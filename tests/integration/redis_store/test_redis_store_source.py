@@ -1,26 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole protocol over Redis: one refresh, whoever asks."""
-
-from __future__ import annotations
+"""The whole protocol over Redis: one refresh for all processes."""
 
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import pytest
-import redis_stores
-from redis_stores import CLAIM, new_store
+from redis_server import RedisServer
+from redis_stores import CLAIM, at_once, cold_start, new_store
 
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth.protocol import Claim
 from lucidworks_provider.client.auth.source import Service, TokenCache, TokenSource
 from lucidworks_provider.errors import TokenStoreError
-from tests.forks import PROCESSES, start
 from tests.identity_server import IdentityServer
-
-if TYPE_CHECKING:
-    from redis_server import RedisServer
 
 
 def new_source(identity: IdentityServer) -> TokenSource:
@@ -30,12 +23,7 @@ def new_source(identity: IdentityServer) -> TokenSource:
 
 def test_eight_processes_start_cold_and_one_token_is_refreshed(idle_server: RedisServer) -> None:
     idle_server.start()
-    barrier, results = PROCESSES.Barrier(8), PROCESSES.Queue()
-    processes = [start(redis_stores.cold_start, idle_server.port, barrier, results) for _ in range(8)]
-    tokens = {results.get(timeout=120) for _ in processes}
-    for process in processes:
-        process.join(30)
-    assert tokens == {"token-1"}
+    assert set(at_once(8, cold_start, idle_server.port)) == {"token-1"}
     assert idle_server.client().get("refreshed") == b"1"
     assert idle_server.client().exists(CLAIM) == 0, "the lease was given up"
 
@@ -55,7 +43,7 @@ def test_a_token_that_everybody_was_refused_is_replaced_once(server: RedisServer
     assert identity.asked == 2
 
 
-def test_who_dies_with_the_lease_delays_the_others_by_its_rest(
+def test_a_process_that_dies_with_the_lease_delays_the_others_by_its_rest(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "LEASE", 1.0)
@@ -71,10 +59,9 @@ def test_a_refresh_that_takes_longer_than_the_lease_keeps_it(
     monkeypatch.setattr(protocol, "LEASE", 0.6)
     monkeypatch.setattr(protocol, "HEARTBEAT", 0.15)
     identity = IdentityServer(clock_off=0.0, seconds=1.5)
+    sources = [new_source(identity) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        assert set(pool.map(lambda source: source.get(), [new_source(identity) for _ in range(4)])) == {
-            "token-1"
-        }
+        assert set(pool.map(TokenSource.get, sources)) == {"token-1"}
     assert identity.asked == 1
 
 

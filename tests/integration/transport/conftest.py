@@ -1,17 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Both clients, the connection, and scripted servers that end with the test."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from transport_wire import MODES, Application, Connect, Mode, Script, Serve, Step, connection_json, scripted
+import trustme
+from transport_wire import (
+    MODES,
+    Application,
+    Connect,
+    Mode,
+    Script,
+    Serve,
+    Step,
+    Tls,
+    connection_json,
+    scripted,
+)
 
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
+from lucidworks_provider.emulator import running
+from lucidworks_provider.emulator.server import RunningEmulator
 
 
 @pytest.fixture(params=MODES)
@@ -48,3 +58,34 @@ def application(emulator: RunningEmulator, connect: Connect, serve: Serve) -> Ap
         return server
 
     return start
+
+
+@pytest.fixture
+def issued(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every token that the emulator hands out."""
+    tokens: list[str] = []
+    issue = emulator.state.tokens.issue
+
+    def noting(*args: Any, **options: Any) -> Any:
+        text, token = issue(*args, **options)
+        tokens.append(text)
+        return text, token
+
+    monkeypatch.setattr(emulator.state.tokens, "issue", noting)
+    return tokens
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tls]:
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1", "localhost")
+    cert, key, ca, other = (folder / f"{name}.pem" for name in ("cert", "key", "ca", "other"))
+    no_pem = folder / "no.pem"
+    no_pem.write_text("this is no certificate\n")
+    issued.cert_chain_pems[0].write_to_path(cert)
+    issued.private_key_pem.write_to_path(key)
+    authority.cert_pem.write_to_path(ca)
+    trustme.CA().cert_pem.write_to_path(other)
+    with running(ssl_certfile=cert, ssl_keyfile=key) as started:
+        yield Tls(started.url, str(ca), str(other), str(folder / "missing.pem"), str(no_pem), started.state)

@@ -1,23 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The test button: what it says of each host, and that it cuts nobody off."""
-
-from __future__ import annotations
+"""The test button: what it says of each host, and that it ends the token of no other user."""
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from transport_wire import fault
 
-from lucidworks_provider.client.auth.source import forget_sources
 from lucidworks_provider.client.use_cases import list_use_cases
-from lucidworks_provider.emulator.faults import Fault
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
-
-PREDICT, MODEL = "machinelearning.predict", "machinelearning.model"
+PREDICT, MODEL = "scope machinelearning.predict", "scope machinelearning.model"
+NEW = "works with a new access token of URL."
+BOTH = ["token", "usecases", "token", "list-models"]
 
 
 def press(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tuple[bool, str]:
@@ -29,36 +26,61 @@ def press(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, **changes:
     return LucidworksHook("tested").test_connection()
 
 
-def issued(emulator: RunningEmulator) -> int:
-    return sum(call.endpoint == "token" and call.status == 200 for call in emulator.state.log)
+# What is changed in the connection and broken in the service; whether it is good, what is asked, what is said.
+CASES: dict[str, tuple[Any, ...]] = {
+    "all": ({}, (), True, BOTH, f"Application (URL), {PREDICT}: {NEW} Models API (URL), {MODEL}: {NEW}"),
+    "no customer": (
+        *({"customer_id": None}, (), True, BOTH[:2]),
+        "Models API: not tested, because the connection has no Customer ID.",
+    ),
+    "another customer": (
+        *({"customer_id": "somebody-else"}, (), False, BOTH),
+        *(f"{MODEL}: does not work with a new access", "HTTP 40"),
+    ),
+    "wrong secret": (
+        *({"password": "wrong-secret-value"}, (), False, ["token", "token"]),
+        *(f"{PREDICT}: no access token.", "Check Client ID and Client Secret."),
+    ),
+    "one host is dead": (
+        *({"models_url": "http://127.0.0.1:9"}, (), False, BOTH[:3]),
+        *(f"Application (URL), {PREDICT}: works", "127.0.0.1:9: no connection"),
+        f"Models API (http://127.0.0.1:9), {MODEL}: does not work",
+    ),
+    "unusable": ({"timeout": "soon"}, (), False, [], "timeout"),
+    # Each host is asked once: the button answers in seconds, and issues no second token to find out.
+    "busy": ({}, ("429", "usecases"), True, BOTH, "; the rate limit is reached (429)."),
+    "down": ({}, ("503", "usecases"), False, BOTH, "HTTP 503"),
+    "refused": (
+        *({}, ("unauthorized", "usecases"), False, BOTH),
+        "another system requests tokens with the same client id",
+    ),
+    "broken": ({}, ("disconnect", "usecases"), False, BOTH, "the connection broke"),
+    # The shape of the list of use cases is an assumption, that of models is documented.
+    "a page": ({}, ("html", "usecases"), True, BOTH, "but not with a known list. Whether it accepts"),
+    "a page of models": ({}, ("html", "list-models"), False, BOTH, "does not work with a new access token"),
+    "no list": (
+        *({"use_cases_path": "/ai/elsewhere"}, (), True, ["token", "unknown", *BOTH[2:]]),
+        *("is not at use_cases_path (404)", "was not tested"),
+    ),
+}
 
 
-def order(emulator: RunningEmulator, kind: str, match: str, **more: Any) -> None:
-    emulator.state.faults.inject(Fault.from_json({"match": match, "kind": kind, "times": 1, **more}))
-
-
-def test_all_three_hosts(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    good, said = press(emulator, monkeypatch)
-    assert good
-    assert said == (
-        f"Application ({emulator.url}), scope {PREDICT}: works with a new access token of {emulator.url}. "
-        f"Models API ({emulator.url}), scope {MODEL}: works with a new access token of {emulator.url}."
-    )
-    asked = [call.endpoint for call in emulator.state.log]
-    assert asked == ["token", "usecases", "token", "list-models"]
-
-
-def test_without_a_customer_id_the_models_api_is_not_tried(
-    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_what_it_says_of_each_host(
+    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, issued: list[str], case: Any
 ) -> None:
-    good, said = press(emulator, monkeypatch, customer_id=None)
-    assert good
-    assert said.endswith("Models API: not tested, because the connection has no Customer ID.")
-    assert [call.endpoint for call in emulator.state.log] == ["token", "usecases"]
+    changes, faulty, good, asked, *words = case
+    if faulty:
+        fault(emulator, *faulty)
+    found, said = press(emulator, monkeypatch, **changes)
+    assert found is good
+    assert [one for one in words if one.replace("URL", emulator.url) not in said] == []
+    assert [secret for secret in ("demo-secret", "wrong-secret-value", *issued) if secret in said] == []
+    assert [call.endpoint for call in emulator.state.log] == asked
 
 
 def test_the_live_token_is_borrowed_and_stays_alive(
-    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
+    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, issued: list[str]
 ) -> None:
     hook = LucidworksHook()
     token = hook.get_token()
@@ -67,102 +89,17 @@ def test_the_live_token_is_borrowed_and_stays_alive(
 
     assert good
     assert "works with the shared access token." in said
+    assert token not in said
     assert hook.get_token() == token
     hook.call(list_use_cases())
-    assert issued(emulator) == 2  # the hook's, and one of the other scope
+    assert len(issued) == 2  # the hook's, and one of the other scope
     assert [call.status for call in emulator.state.log if call.status != 200] == []
-
-
-def test_a_wrong_secret(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    good, said = press(emulator, monkeypatch, password="wrong-secret-value")
-    assert not good
-    assert f"scope {PREDICT}: no access token." in said
-    assert "Check Client ID and Client Secret." in said
-    assert "wrong-secret-value" not in said
-
-
-def test_one_host_that_is_not_there(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    good, said = press(emulator, monkeypatch, models_url="http://127.0.0.1:9")
-    assert not good
-    assert f"Application ({emulator.url}), scope {PREDICT}: works" in said
-    assert f"Models API (http://127.0.0.1:9), scope {MODEL}: does not work" in said
-    assert "127.0.0.1:9: no connection" in said
-
-
-def test_another_customers_id(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    good, said = press(emulator, monkeypatch, customer_id="somebody-else")
-    assert not good
-    assert f"scope {MODEL}: does not work with a new access" in said
-    assert "HTTP 40" in said
-
-
-@pytest.mark.parametrize(
-    ("kind", "good", "words"),
-    [
-        ("429", True, "; the rate limit is reached (429)."),
-        ("503", False, "HTTP 503"),
-        ("unauthorized", False, "another system requests tokens with the same client id"),
-        ("disconnect", False, "the connection broke"),
-    ],
-)
-def test_an_application_that_does_not_serve(
-    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, kind: str, good: bool, words: str
-) -> None:
-    order(emulator, kind, "usecases")
-    found = press(emulator, monkeypatch)
-    assert found[0] is good
-    assert words in found[1]
-    # Once: the button answers in seconds, and issued no second token to find out.
-    assert [call.endpoint for call in emulator.state.log].count("usecases") == 1
-    assert issued(emulator) == 2
-
-
-def test_a_list_that_is_elsewhere_does_not_speak_against_the_connection(
-    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    good, said = press(emulator, monkeypatch, use_cases_path="/ai/elsewhere")
-    assert good
-    assert "is not at use_cases_path (404)" in said
-    assert "was not tested" in said
-
-
-@pytest.mark.parametrize(
-    ("match", "kind", "good", "words"),
-    [
-        ("usecases", "html", True, "responds, but not with a known list. Whether it accepts"),
-        ("list-models", "html", False, "does not work with a new access token"),
-    ],
-)
-def test_a_page_in_place_of_a_list(
-    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, match: str, kind: str, good: bool, words: str
-) -> None:
-    """The shape of the list of use cases is an assumption, that of models is documented."""
-    order(emulator, kind, match)
-    found = press(emulator, monkeypatch)
-    assert found[0] is good
-    assert words in found[1]
-
-
-def test_no_token_is_quoted(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    token = LucidworksHook().get_token()
-    order(emulator, "503", "usecases")
-    _, said = press(emulator, monkeypatch)
-    forget_sources()
-    assert token not in said
-    assert "demo-secret" not in said
-
-
-def test_a_connection_that_cannot_be_used(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    good, said = press(emulator, monkeypatch, timeout="soon")
-    assert not good
-    assert "timeout" in said
-    assert not list(emulator.state.log)
 
 
 def test_it_does_not_wait_for_the_rate_limiter(
     emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order(emulator, "429", "usecases", times=4, retry_after=60)
+    fault(emulator, "429", "usecases", times=4, retry_after=60)
     began = time.monotonic()
     for _ in range(4):
         _, said = press(emulator, monkeypatch, customer_id=None)

@@ -1,43 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tasks of the example for calls of one's own, run over a token that dies between them."""
 
-from __future__ import annotations
-
-import importlib.util
+import runpy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import pytest
+from transport_wire import kill
 
 import lucidworks_provider
-from lucidworks_provider.emulator.tokens import Scope
-
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
+from lucidworks_provider.client.http.messages import PREDICT_SCOPE
+from lucidworks_provider.emulator.server import RunningEmulator
 
 EXAMPLE = Path(lucidworks_provider.__file__).parents[1] / "example_dags" / "call_an_endpoint.py"
 
 
-@pytest.fixture(scope="module")
-def example() -> Any:
-    """The module of the DAG."""
-    spec = importlib.util.spec_from_file_location("call_an_endpoint", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_each_task_outlives_a_token_that_dies(example: Any, emulator: RunningEmulator) -> None:
-    def kill() -> None:
-        assert emulator.state.tokens.kill(list(Scope)) == 1
-
-    assert example.use_cases.function()
-    kill()
-    assert example.use_cases.function()
-    kill()
-    assert example.several_at_a_time.function(20) == 20
-    kill()
-    assert example.with_another_client.function() == 200
-    assert emulator.state.log.issued[Scope.PREDICT.value] == 4
+def test_each_task_outlives_a_token_that_dies(emulator: RunningEmulator) -> None:
+    example = runpy.run_path(str(EXAMPLE))
+    assert example["use_cases"].function()
+    kill(emulator)
+    assert example["use_cases"].function()
+    kill(emulator)
+    assert example["several_at_a_time"].function(20) == 20
+    kill(emulator)
+    assert example["with_another_client"].function() == 200
+    assert emulator.state.log.issued[PREDICT_SCOPE] == 4

@@ -1,27 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """403 for a token that was deleted, and 403 for an application that is not entitled: one refresh at most."""
 
-from __future__ import annotations
-
 import asyncio
-import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from transport_wire import Mode, call, submit
+from transport_wire import Mode, call, fault, kill, submit
 
 from lucidworks_provider.client.auth.source import CachedToken, MemoryStore, Service, TokenCache, TokenSource
 from lucidworks_provider.client.auth.token import AccessToken
 from lucidworks_provider.client.use_cases import list_use_cases
-from lucidworks_provider.emulator.faults import Fault
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import ForbiddenError, TokenStoreError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from tests.identity_server import IdentityServer
-
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 PREDICT = Scope.PREDICT.value
 pytestmark = pytest.mark.usefixtures("plain_network", "short_waits", "forgotten_tokens")
@@ -29,12 +23,9 @@ pytestmark = pytest.mark.usefixtures("plain_network", "short_waits", "forgotten_
 
 @pytest.fixture
 def service(emulator: RunningEmulator) -> RunningEmulator:
+    """An emulator that refuses a dead token with 403."""
     emulator.state.settings = emulator.state.settings.patched({"dead_token": "403"})
     return emulator
-
-
-def forbid(service: RunningEmulator, match: str = "any", times: int = 1000) -> None:
-    service.state.faults.inject(Fault.from_json({"kind": "403", "match": match, "times": times}))
 
 
 # The decision
@@ -132,54 +123,45 @@ def test_a_store_that_is_down_leaves_the_403_as_it_is() -> None:
 def test_a_token_that_died_early_costs_one_more(mode: Mode, service: RunningEmulator) -> None:
     hook = LucidworksHook()
     submit(mode, hook)
-    service.state.tokens.kill(list(Scope))
+    kill(service)
     assert submit(mode, hook)
     assert service.state.log.issued[PREDICT] == 2
     assert [r.status for r in service.state.log if r.endpoint == "submit"] == [200, 403, 200]
 
 
-def test_an_application_that_is_not_entitled_refreshes_nothing(mode: Mode, service: RunningEmulator) -> None:
+@pytest.mark.parametrize("entitled_before", [False, True])
+def test_an_application_that_is_not_entitled_costs_one_refresh_at_most(
+    mode: Mode, service: RunningEmulator, entitled_before: bool
+) -> None:
     hook = LucidworksHook()
-    call(mode, hook, list_use_cases())
-    forbid(service, "submit")
-    began = time.monotonic()
+    submit(mode, hook) if entitled_before else call(mode, hook, list_use_cases())
+    fault(service, "403", "submit", times=1000)
     for _ in range(10):
         with pytest.raises(ForbiddenError, match="HTTP 403"):
             submit(mode, hook)
-    assert time.monotonic() - began < 5
-    assert service.state.log.issued[PREDICT] == 1
-    assert [r.status for r in service.state.log if r.endpoint == "submit"] == [403] * 10
-
-
-def test_an_entitlement_that_ends_costs_one_refresh(mode: Mode, service: RunningEmulator) -> None:
-    hook = LucidworksHook()
-    submit(mode, hook)
-    forbid(service, "submit")
-    for _ in range(5):
-        with pytest.raises(ForbiddenError):
-            submit(mode, hook)
         # The rest of the fleet works meanwhile.
         call(mode, hook, list_use_cases())
-    assert service.state.log.issued[PREDICT] == 2
+    assert service.state.log.issued[PREDICT] == 1 + entitled_before
+    refused = [r.status for r in service.state.log if r.endpoint == "submit" and r.status == 403]
+    assert len(refused) == 10 + entitled_before
 
 
 def test_a_session_of_a_user(mode: Mode, service: RunningEmulator) -> None:
     hook = LucidworksHook()
 
+    async def asynchronous() -> int:
+        async with hook.aget_conn() as session, session.get("/ai/usecases") as response:
+            return response.status
+
     def status() -> int:
-        if mode == "sync":
-            return hook.get_conn().get("/ai/usecases").status_code
-
-        async def one() -> int:
-            async with hook.aget_conn() as session, session.get("/ai/usecases") as response:
-                return response.status
-
-        return asyncio.run(one())
+        return (
+            hook.get_conn().get("/ai/usecases").status_code if mode == "sync" else asyncio.run(asynchronous())
+        )
 
     assert status() == 200
-    service.state.tokens.kill(list(Scope))
+    kill(service)
     assert status() == 200
     assert service.state.log.issued[PREDICT] == 2
-    forbid(service)
+    fault(service, "403", "any", times=1000)
     assert [status() for _ in range(5)] == [403] * 5
     assert service.state.log.issued[PREDICT] == 2

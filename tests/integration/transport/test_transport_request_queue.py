@@ -1,48 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """One application's requests wait for each other, whichever thread, loop or hook they come from."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import os
 import threading
 import time
 import timeit
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import pytest
 import requests
-from transport_wire import Mode, answer, connection_json, get, scripted, send, settings
+from transport_wire import Mode, answer, fault, get, scripted, send, settings, submit
 
 from lucidworks_provider.client.auth.token import TokenIdentity, token_request
-from lucidworks_provider.client.chunking import submit_chunking
 from lucidworks_provider.client.http.aio import CONNECTIONS, shared_transport
 from lucidworks_provider.client.http.messages import Request, Response
 from lucidworks_provider.client.http.rate_limiter import (
     REFUSED_PROBES,
     PauseRecord,
     RequestQueue,
-    forget_queues,
     queue_for,
     queue_of,
 )
-from lucidworks_provider.client.http.sync import SyncTransport
 from lucidworks_provider.client.jobs import CHUNKING, poll_job
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.use_cases import list_use_cases
-from lucidworks_provider.emulator.faults import Fault
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import TransportError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
-
 pytestmark = pytest.mark.usefixtures("plain_network", "forgotten_queues")
 APPLICATION = "https://app.applications.example.com"
-REFUSED = Response(429, {"retry-after": "0.3"}, b"")
 ACCEPTED = Response(200, {}, b"")
 
 
@@ -69,34 +59,26 @@ def test_the_time_for_which_everything_is_refused() -> None:
     assert queue.refused_for == 0
 
 
-# --- who waits
+# --- which requests wait
 
 
-def test_a_token_waits_for_nobody() -> None:
+def test_a_token_does_not_wait() -> None:
     token = token_request(settings(APPLICATION), "machinelearning.predict")
     clock = Request("Time", "HEAD", f"{APPLICATION}/", replayable=True, endpoint="clock")
-    for request in (token, clock):
-        assert queue_for(request, settings(APPLICATION)) is None
+    assert [queue_for(one, settings(APPLICATION)) for one in (token, clock)] == [None, None]
 
 
-def test_applications_do_not_wait_for_each_other() -> None:
+def test_each_application_has_one_queue() -> None:
     models = "https://api.example.com"
-    one = settings(APPLICATION, models_url=models)
-    other = settings(f"{APPLICATION}.org", models_url=models)
-    third = settings(APPLICATION)
-    queues = [queue_of(base, third) for base in (APPLICATION, models, f"{APPLICATION}.org")]
-    assert [
+    one, other = (settings(url, models_url=models) for url in (APPLICATION, f"{APPLICATION}.org"))
+    found = [
         queue_for(get(f"{APPLICATION}/ai/usecases"), one),
         queue_for(get(f"{models}/customers/c/ai/models"), one),
         queue_for(get(f"{APPLICATION}.org/ai/usecases"), other),
-    ] == queues
-    assert len(set(queues)) == 3
-
-
-def test_connections_to_one_application_share_its_turns() -> None:
-    request = get(f"{APPLICATION}/ai/usecases")
-    first = queue_for(request, settings(APPLICATION))
-    assert first is queue_for(request, settings(APPLICATION, timeout=1.0))
+    ]
+    shared = settings(APPLICATION, timeout=1.0)
+    assert found == [queue_of(base, shared) for base in (APPLICATION, models, f"{APPLICATION}.org")]
+    assert len(set(found)) == 3
 
 
 def test_a_forked_child_begins_anew() -> None:
@@ -150,7 +132,7 @@ def test_threads_and_loops_wait_in_one_queue() -> None:
     assert served == list(range(12))
 
 
-async def test_whoever_gives_up_leaves_the_queue() -> None:
+async def test_a_request_that_is_given_up_leaves_the_queue() -> None:
     queue = RequestQueue()
     refuse(queue, 0.2)
     waiting = [asyncio.create_task(queue.aacquire()) for _ in range(3)]
@@ -171,7 +153,7 @@ async def test_a_probe_that_is_cancelled_is_replaced() -> None:
     assert await asyncio.wait_for(other, 10) == probe + 1
 
 
-def test_a_loop_that_ended_holds_up_nobody() -> None:
+def test_a_loop_that_ended_holds_up_no_request() -> None:
     queue = RequestQueue()
     refuse(queue, 0.2)
     loop = asyncio.new_event_loop()
@@ -191,9 +173,9 @@ def test_a_loop_that_ended_holds_up_nobody() -> None:
 
 
 def test_a_single_429_delays_its_own_request_only(emulator: RunningEmulator) -> None:
-    emulator.state.faults.inject(Fault.from_json({"kind": "429", "match": "usecases", "retry_after": 1}))
+    fault(emulator, "429", "usecases", retry_after=1)
     hook = LucidworksHook()
-    job_id = hook.call(submit_chunking("One.", chunker="sentence", model_id="gte-small"))
+    job_id = submit("sync", hook)
     refusing = threading.Thread(target=lambda: asyncio.run(LucidworksHook().acall(list_use_cases())))
     refusing.start()
     while not emulator.state.log.statuses[429]:
@@ -245,7 +227,7 @@ async def test_a_request_without_a_response_gives_its_turn_back(gone: str) -> No
 
 def test_a_rate_limit_is_kept_by_threads(emulator: RunningEmulator) -> None:
     """Four threads with a hook each; the emulator takes ten a second."""
-    job_id = LucidworksHook().call(submit_chunking("One.", chunker="sentence", model_id="gte-small"))
+    job_id = submit("sync", LucidworksHook())
     emulator.state.settings = emulator.state.settings.patched({"rate_limit": 10, "rate_mode": "bucket"})
 
     def work(hook: LucidworksHook) -> None:
@@ -302,7 +284,7 @@ class Fleet:
     def token_store(self, settings: LucidworksSettings, identity: TokenIdentity) -> NoReturn:
         raise AssertionError("a request to the application needs no token")
 
-    def pause_store(self, settings: LucidworksSettings, name: str) -> Fleet:
+    def pause_store(self, settings: LucidworksSettings, name: str) -> Self:
         return self
 
     def read(self) -> PauseRecord:
@@ -334,7 +316,7 @@ def fleet() -> Fleet:
 TWICE = [answer(429, Retry_After="0.3")] * 2
 
 
-def test_the_fleet_is_asked_before_a_probe_and_told_what_came_of_it(mode: Mode, fleet: Fleet) -> None:
+def test_the_fleet_is_asked_before_a_probe_and_gets_its_outcome(mode: Mode, fleet: Fleet) -> None:
     with scripted(*TWICE, answer(429, Retry_After="0.3"), answer()) as server:
         one = fleet.settings(server.url)
         begin = time.monotonic()
@@ -345,7 +327,7 @@ def test_the_fleet_is_asked_before_a_probe_and_told_what_came_of_it(mode: Mode, 
     assert (threading.get_ident() in fleet.threads) == (mode == "sync"), "an event loop is not held up"
 
 
-async def test_a_response_does_not_wait_until_the_fleet_was_told(fleet: Fleet) -> None:
+async def test_a_response_does_not_wait_until_the_fleet_has_its_outcome(fleet: Fleet) -> None:
     """Who is cancelled then would lose it, and a result may be readable once."""
     fleet.slow.clear()
     with scripted(*TWICE, answer()) as server:
@@ -357,7 +339,7 @@ async def test_a_response_does_not_wait_until_the_fleet_was_told(fleet: Fleet) -
     assert fleet.said == ["read", "read", "claim", "read", "end"]
 
 
-async def test_the_others_queue_behind_the_one_who_asks(fleet: Fleet) -> None:
+async def test_the_others_queue_behind_the_one_that_asks(fleet: Fleet) -> None:
     with scripted(*TWICE, *[answer()] * 8) as server:
         async with shared_transport(fleet.settings(server.url)) as transport:
             for _ in range(2):
@@ -386,11 +368,8 @@ def test_it_costs_next_to_nothing_while_nothing_is_limited() -> None:
     assert costs[0] < costs[1] / 6
 
 
-async def test_a_thousand_who_wait_for_a_connection_hold_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    forget_queues()
+async def test_a_thousand_that_wait_for_a_connection_hold_no_turn() -> None:
     with scripted(answer()) as server:
-        url = connection_json(server.url)
-        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", url)
         queue = queue_of(server.url, settings(APPLICATION))
         refuse(queue, 0.5)
         async with shared_transport(settings(server.url)) as transport:
@@ -401,16 +380,3 @@ async def test_a_thousand_who_wait_for_a_connection_hold_no_turn(monkeypatch: py
                 one.cancel()
             await asyncio.wait(waiting)
             assert queue.waiting == 0
-
-
-def test_an_idle_transport_holds_no_memory_for_it() -> None:
-    one = settings(APPLICATION)
-    with_them = [SyncTransport(one) for _ in range(2)]
-    tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    queues = [queue_for(get(f"{APPLICATION}/ai/usecases"), one) for _ in range(1000)]
-    used = tracemalloc.get_traced_memory()[0] - before
-    tracemalloc.stop()
-    assert used / len(queues) < 400
-    for transport in with_them:
-        transport.close()

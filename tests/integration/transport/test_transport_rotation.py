@@ -1,22 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A new client secret while processes with the old one run: what docs/security.md says about it."""
 
-from __future__ import annotations
-
 import json
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
 from lucidworks_provider.client.use_cases import list_use_cases
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import AuthenticationError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.hooks.stores import variables as variable_stores
-
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 
 @pytest.fixture
@@ -38,7 +33,7 @@ def hook_with(secret: str, emulator: RunningEmulator, monkeypatch: pytest.Monkey
     return hook
 
 
-def test_it_costs_one_token_and_whoever_has_the_old_one_fails_with_a_clear_error(
+def test_it_costs_one_token_and_the_old_secret_fails_with_a_clear_error(
     emulator: RunningEmulator,
     variables: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
@@ -52,7 +47,7 @@ def test_it_costs_one_token_and_whoever_has_the_old_one_fails_with_a_clear_error
     monkeypatch.setattr(
         emulator.state, "settings", replace(emulator.state.settings, clients={"demo-client": "new-secret"})
     )
-    # What holds a token goes on with it.
+    # A process that holds a token keeps it.
     before.call(list_use_cases())
 
     with caplog.at_level(logging.WARNING):

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """No secret in a log record, in an exception or in a ``repr``, whatever goes wrong, at the level DEBUG."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import json
 import logging
 import traceback
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from transport_wire import (
@@ -18,8 +17,9 @@ from transport_wire import (
     Serve,
     answer,
     call,
-    connection_json,
+    fault,
     get_token,
+    kill,
     submit,
 )
 
@@ -27,33 +27,13 @@ from lucidworks_provider.client.auth.source import token_source
 from lucidworks_provider.client.auth.token import AccessToken, parse_token_response, token_request
 from lucidworks_provider.client.chunking import get_chunking
 from lucidworks_provider.client.http.messages import Response
-from lucidworks_provider.emulator.faults import Fault
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import AuthenticationError, LucidworksError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from lucidworks_provider.emulator.server import RunningEmulator
-
 SECRET = "demo-secret"
 BASIC = base64.b64encode(b"demo-client:demo-secret").decode()
-
-
-@pytest.fixture
-def issued(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every token that the emulator hands out."""
-    tokens: list[str] = []
-    issue = emulator.state.tokens.issue
-
-    def noting(*args: Any, **options: Any) -> Any:
-        text, token = issue(*args, **options)
-        tokens.append(text)
-        return text, token
-
-    monkeypatch.setattr(emulator.state.tokens, "issue", noting)
-    return tokens
 
 
 @pytest.fixture
@@ -85,10 +65,9 @@ def test_wrong_credentials(
     mode: Mode,
     emulator: RunningEmulator,
     everything: Callable[[], str],
-    monkeypatch: pytest.MonkeyPatch,
+    connect: Connect,
 ) -> None:
-    wrong = connection_json(emulator.url).replace(SECRET, "wr0ng-s3cret")
-    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", wrong)
+    connect(emulator.url, secret="wr0ng-s3cret")
     hook = LucidworksHook()
     with pytest.raises(AuthenticationError, match="The client id or the client secret is wrong") as caught:
         get_token(mode, hook)
@@ -149,16 +128,13 @@ def test_nothing_leaks_on_the_whole_way(
     issued: list[str],
     everything: Callable[[], str],
 ) -> None:
-    def fault(kind: str, match: str, **more: Any) -> None:
-        emulator.state.faults.inject(Fault.from_json({"kind": kind, "match": match, **more}))
-
     hook, errors = LucidworksHook(), []
     for mode in MODES:
-        fault("503", "token")
-        fault("429", "submit", retry_after=0.01)
+        fault(emulator, "503", "token")
+        fault(emulator, "429", "submit", retry_after=0.01)
         job_id = submit(mode, hook)
-        emulator.state.tokens.kill(list(Scope))
-        fault("html", "poll")
+        kill(emulator)
+        fault(emulator, "html", "poll")
         for _ in range(2):
             try:
                 call(mode, hook, get_chunking(job_id))
@@ -166,13 +142,13 @@ def test_nothing_leaks_on_the_whole_way(
                 errors.append(err)
         assert call(mode, hook, get_chunking(job_id)).chunks
         for kind in ("500", "disconnect-after", "html", "cut-json", "unauthorized"):
-            fault(kind, "submit", times=4 if kind == "unauthorized" else 1)
+            fault(emulator, kind, "submit", times=4 if kind == "unauthorized" else 1)
             try:
                 submit(mode, hook)
             except LucidworksError as err:
                 errors.append(err)
             emulator.state.faults.clear()
-        emulator.state.tokens.kill(list(Scope))
+        kill(emulator)
     session = hook.get_conn()
     assert session.get("/ai/usecases").status_code == 200
     last = issued[-1]

@@ -1,26 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many threads and coroutines share one issue, and a token that dies under them costs one more."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from functools import partial
 
 import pytest
+from transport_wire import Connect, Mode, kill, submit
 
-from lucidworks_provider.client.chunking import submit_chunking
 from lucidworks_provider.client.jobs import CHUNKING, poll_job
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import AuthenticationError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-
-if TYPE_CHECKING:
-    from transport_wire import Connect
-
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 PREDICT = "machinelearning.predict"
 CROWD = 50
@@ -28,7 +23,7 @@ CROWD = 50
 
 @pytest.fixture
 def slow_token_service(emulator: RunningEmulator) -> RunningEmulator:
-    """A issue takes long enough for a crowd to gather."""
+    """An issue takes long enough for a crowd to gather."""
     emulator.state.settings = emulator.state.settings.patched({"token_latency": 0.3})
     return emulator
 
@@ -53,14 +48,11 @@ async def in_coroutines(number: int, own_hooks: bool) -> list[str]:
 
 
 @pytest.mark.parametrize("own_hooks", [False, True], ids=["one-hook", "own-hooks"])
-def test_cold_threads_refresh_once(slow_token_service: RunningEmulator, own_hooks: bool) -> None:
-    assert len(set(in_threads(CROWD, own_hooks))) == 1
-    assert slow_token_service.state.log.issued[PREDICT] == 1
-
-
-@pytest.mark.parametrize("own_hooks", [False, True], ids=["one-hook", "own-hooks"])
-def test_cold_coroutines_refresh_once(slow_token_service: RunningEmulator, own_hooks: bool) -> None:
-    assert len(set(asyncio.run(in_coroutines(CROWD, own_hooks)))) == 1
+def test_a_cold_crowd_refreshes_once(
+    slow_token_service: RunningEmulator, mode: Mode, own_hooks: bool
+) -> None:
+    crowd = in_threads if mode == "sync" else lambda *options: asyncio.run(in_coroutines(*options))
+    assert len(set(crowd(CROWD, own_hooks))) == 1
     assert slow_token_service.state.log.issued[PREDICT] == 1
 
 
@@ -80,12 +72,8 @@ def test_threads_and_two_loops_refresh_once(slow_token_service: RunningEmulator)
 def test_each_scope_has_its_own(slow_token_service: RunningEmulator) -> None:
     hook = LucidworksHook()
     with ThreadPoolExecutor(20) as pool:
-        scopes = [scope.value for scope in Scope] * 10
-        tokens = list(pool.map(hook.get_token, scopes))
-    assert len(set(tokens)) == 2
-    assert {scope.value: slow_token_service.state.log.issued[scope.value] for scope in Scope} == {
-        scope.value: 1 for scope in Scope
-    }
+        assert len(set(pool.map(hook.get_token, [scope.value for scope in Scope] * 10))) == 2
+    assert slow_token_service.state.log.issued == {scope.value: 1 for scope in Scope}
 
 
 @pytest.mark.parametrize("cancelled", [1, 5], ids=["the-first", "all"])
@@ -111,18 +99,14 @@ def test_a_wrong_secret_is_tried_once_for_the_whole_crowd(
     connect(slow_token_service.url, secret="wrong-secret")
     gate = threading.Barrier(CROWD)
 
-    def one(_: int) -> BaseException | None:
+    def one(_: int) -> None:
         hook = LucidworksHook()
         gate.wait(10)
-        try:
+        with pytest.raises(AuthenticationError):
             hook.get_token()
-        except AuthenticationError as err:
-            return err
-        return None
 
     with ThreadPoolExecutor(CROWD) as pool:
-        errors = list(pool.map(one, range(CROWD)))
-    assert None not in errors
+        list(pool.map(one, range(CROWD)))
     assert slow_token_service.state.log.endpoints["token"] == 1
 
 
@@ -130,18 +114,34 @@ KILLS = 3
 
 
 class Progress:
-    """Counts the calls of each worker, so that a token dies only when everybody has used it."""
+    """Counts the calls of each worker, so that a token dies only when every worker has used it."""
 
     def __init__(self, workers: int) -> None:
         self.calls = [0] * workers
         self.stop = False
 
-    def beyond(self, before: list[int]) -> bool:
-        return all(now >= then + 2 for now, then in zip(self.calls, before, strict=True))
+
+def kill_under(emulator: RunningEmulator, progress: Progress, *jobs: Callable[[], None]) -> None:
+    """Tokens die under calls: one new token for each, however many calls are refused at once."""
+    emulator.state.settings = emulator.state.settings.patched({"latency": 0.01})
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        workers = [pool.submit(job) for job in jobs]
+        for number in range(KILLS + 1):
+            before = list(progress.calls)
+            while any(now < then + 2 for now, then in zip(progress.calls, before, strict=True)):
+                if any(worker.done() for worker in workers):
+                    break
+                time.sleep(0.005)
+            if number < KILLS:
+                kill(emulator)
+        progress.stop = True
+        for worker in workers:
+            worker.result(20)
+    assert emulator.state.log.statuses[401] >= KILLS
+    assert emulator.state.log.issued[PREDICT] == 1 + KILLS
 
 
 def test_a_token_that_dies_under_threads(emulator: RunningEmulator) -> None:
-    emulator.state.settings = emulator.state.settings.patched({"latency": 0.01})
     progress = Progress(8)
 
     def work(number: int) -> None:
@@ -151,29 +151,15 @@ def test_a_token_that_dies_under_threads(emulator: RunningEmulator) -> None:
             if session is not None:
                 assert session.get("/ai/usecases").status_code == 200
             else:
-                hook.call(submit_chunking("One.", chunker="sentence", model_id="gte-small"))
+                submit("sync", hook)
             progress.calls[number] += 1
 
-    with ThreadPoolExecutor(8) as pool:
-        workers = [pool.submit(work, number) for number in range(8)]
-        for kill in range(KILLS + 1):
-            before = list(progress.calls)
-            while not progress.beyond(before) and not any(worker.done() for worker in workers):
-                time.sleep(0.005)
-            if kill < KILLS:
-                assert emulator.state.tokens.kill(list(Scope)) == 1
-        progress.stop = True
-        for worker in workers:
-            worker.result(20)
-    assert emulator.state.log.statuses[401] >= KILLS
-    # One new token for each that died, however many found out at once.
-    assert emulator.state.log.issued[PREDICT] == 1 + KILLS
+    kill_under(emulator, progress, *(partial(work, number) for number in range(8)))
 
 
-async def test_a_token_that_dies_under_coroutines(emulator: RunningEmulator) -> None:
-    emulator.state.settings = emulator.state.settings.patched({"latency": 0.01})
+def test_a_token_that_dies_under_coroutines(emulator: RunningEmulator) -> None:
     hook, progress = LucidworksHook(), Progress(20)
-    job_id = await hook.acall(submit_chunking("One.", chunker="sentence", model_id="gte-small"))
+    job_id = submit("sync", hook)
 
     async def work(number: int) -> None:
         async with hook.shared_client():
@@ -181,17 +167,10 @@ async def test_a_token_that_dies_under_coroutines(emulator: RunningEmulator) -> 
                 await hook.acall(poll_job(CHUNKING, job_id))
                 progress.calls[number] += 1
 
-    workers = [asyncio.create_task(work(number)) for number in range(20)]
-    for kill in range(KILLS + 1):
-        before = list(progress.calls)
-        while not progress.beyond(before) and not any(worker.done() for worker in workers):
-            await asyncio.sleep(0.005)
-        if kill < KILLS:
-            assert emulator.state.tokens.kill(list(Scope)) == 1
-    progress.stop = True
-    await asyncio.gather(*workers)
-    assert emulator.state.log.statuses[401] >= KILLS
-    assert emulator.state.log.issued[PREDICT] == 1 + KILLS
+    async def all_of_them() -> None:
+        await asyncio.gather(*map(work, range(20)))
+
+    kill_under(emulator, progress, lambda: asyncio.run(all_of_them()))
 
 
 async def test_one_client_for_all_users_of_a_loop(emulator: RunningEmulator) -> None:

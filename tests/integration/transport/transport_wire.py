@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Servers that do exactly what a test says, and one face for the synchronous and the asynchronous client."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import json
@@ -22,6 +20,7 @@ from lucidworks_provider.client.http.sync import SyncTransport
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.server import RunningEmulator
+from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
 Mode = Literal["sync", "async"]
@@ -29,7 +28,7 @@ MODES: tuple[Mode, ...] = ("sync", "async")
 
 
 def settings(url: str, **changes: Any) -> LucidworksSettings:
-    """A connection to one server that stands for all hosts."""
+    """A connection to one server in place of all hosts."""
     defaults: dict[str, Any] = {"share_via": "memory", "timeout": 10.0}
     urls = {"application_url": url, "auth_url": url, "models_url": url}
     return LucidworksSettings("wire", "demo-client", "demo-secret", **(urls | defaults | changes))
@@ -78,8 +77,28 @@ def fault(emulator: RunningEmulator, kind: str, match: str, times: int = 1, **mo
     emulator.state.faults.inject(Fault.from_json({"kind": kind, "match": match, "times": times, **more}))
 
 
+def kill(emulator: RunningEmulator) -> None:
+    """The one token that is alive dies."""
+    assert emulator.state.tokens.kill(list(Scope)) == 1
+
+
+@dataclass(frozen=True)
+class Tls:
+    url: str
+    ca: str
+    other_ca: str
+    missing: str
+    no_pem: str
+    state: Any
+
+    @property
+    def probe(self) -> str:
+        """A page of the emulator that needs no token."""
+        return f"{self.url}/_emulator/stats"
+
+
 def dead_port() -> int:
-    """A port that nobody listens on."""
+    """A port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port: int = taken.getsockname()[1]
     return port
@@ -251,7 +270,7 @@ def _shovel(one: socket.socket, other: socket.socket) -> None:
 
 
 def connection_json(url: str, **extra: Any) -> str:
-    """An Airflow connection to one server that stands for all hosts."""
+    """An Airflow connection to one server in place of all hosts."""
     urls = {"auth_url": url, "application_url": url, "models_url": url, "share_via": "memory"}
     return json.dumps(
         {"conn_type": "lucidworks", "login": "demo-client", "password": "demo-secret", "extra": urls | extra}

@@ -11,8 +11,6 @@ submissions against what the design allows: one for each answer that was lost, o
 Undocumented by the vendor and so the emulator's: results can be read once (``retrieved``).
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 import re

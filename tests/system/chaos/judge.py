@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Holds what a run has written against what it was given, and against what the emulator handed out."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence

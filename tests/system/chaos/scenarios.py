@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``tests.system.chaos`` breaks, and how."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

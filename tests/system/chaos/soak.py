@@ -8,8 +8,6 @@ looked at every few seconds. Beside it a process of its own calls the hook all t
 the warm-up a line is laid through what was seen.
 """
 
-from __future__ import annotations
-
 import argparse
 import multiprocessing
 import os

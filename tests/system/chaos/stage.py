@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything that ``tests.system.chaos`` runs on, and the handles by which it is broken."""
 
-from __future__ import annotations
-
 import random
 import secrets
 import shutil

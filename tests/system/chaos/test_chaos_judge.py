@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the fault runs are judged by and made of: the judge's counts, the name server, the door, the clock."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 import struct
@@ -10,8 +8,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,10 +20,6 @@ from dev.processes import free_ports
 from dev.tls_door import Papers, TlsDoor
 from dev.wrong_clock import WrongClock
 from tests.system.chaos.judge import Storm, Toll, _at_stake, storm
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 def call(begin: float, end: float, endpoint: str = "submit", **more: Any) -> dict[str, Any]:

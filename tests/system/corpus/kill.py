@@ -13,8 +13,6 @@ returned with both. Meanwhile :mod:`tests.system.corpus.readers` reads the table
 tables in a bucket of moto's server.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import multiprocessing

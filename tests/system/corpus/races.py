@@ -10,8 +10,6 @@ with the emulator's log, and :mod:`tests.system.corpus.readers` reads the tables
 ``python -m tests.system.corpus.races [--s3] [--races 20] [--documents 100]``
 """
 
-from __future__ import annotations
-
 import argparse
 import multiprocessing
 import random

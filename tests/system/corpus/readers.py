@@ -8,8 +8,6 @@ every other read, and no night may be followed by an earlier one; what a table o
 of chunks that is read after it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import multiprocessing

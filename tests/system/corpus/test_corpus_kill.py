@@ -5,8 +5,6 @@
 More of them are ``python -m tests.system.corpus.kill`` and ``python -m tests.system.corpus.races``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import random

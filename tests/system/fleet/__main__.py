@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m tests.system.fleet [--short]``."""
 
-from __future__ import annotations
-
 import sys
 
 from tests.system.fleet.stories import main

@@ -7,8 +7,6 @@ in Airflow's encrypted connections, the access token in its encrypted Variable; 
 documents may be in their source and in the dataset.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import os
@@ -19,19 +17,17 @@ import subprocess
 import sys
 import threading
 import zlib
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 import pytest
 
 from dev.airflow_stack import AirflowStack
 from lucidworks_provider.emulator import EmulatorSettings, running
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = pytest.mark.live
 

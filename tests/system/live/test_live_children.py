@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Child processes of a task that ask for a token, in a real Airflow."""
 
-from __future__ import annotations
-
 import json
 import shutil
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from dev.airflow_stack import AirflowStack
 from dev.demo import Emulator
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = pytest.mark.live
 

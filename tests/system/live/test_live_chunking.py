@@ -6,8 +6,6 @@ The stories share one Airflow. Those in which something is killed come first; th
 everything that the others left for secrets.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -15,9 +13,10 @@ import re
 import sqlite3
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -30,9 +29,6 @@ from dev.processes import until
 from lucidworks_provider.client.auth.token import TokenCipher, TokenIdentity
 from lucidworks_provider.client.settings import DEFAULT_AUTH_SERVER_ID
 from lucidworks_provider.jobs.decisions import WINDOW
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = pytest.mark.live
 

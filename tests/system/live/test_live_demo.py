@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo, as anybody runs it: it shows what it promises, and leaves nothing behind."""
 
-from __future__ import annotations
-
 import re
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 import pyarrow.parquet as pq
@@ -17,9 +15,6 @@ import pytest
 
 from dev.processes import REPOSITORY, ManagedProcess, clean_environment
 from dev.reaper import GROUP_MARK, PART_MARK, find_marked
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = pytest.mark.live
 

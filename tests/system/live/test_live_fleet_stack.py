@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The harness of the fleet: workers with disks of their own, servers that fail, and nothing stays behind."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
-from typing import TYPE_CHECKING
 
 import pytest
 import requests
@@ -21,9 +19,6 @@ from dev.faulty_proxy import FaultyProxy
 from dev.processes import REPOSITORY, until
 from dev.reaper import find_marked
 from dev.services import PostgresServer, RedisServer
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytest.importorskip("airflow.providers.celery", reason="needs the dependency group fleet")
 pytest.importorskip("psycopg2", reason="needs the dependency group fleet")

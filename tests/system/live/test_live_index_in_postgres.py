@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The example ``index_in_postgres`` in a real Airflow with a real PostgreSQL; asset events start its runs."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,9 +17,6 @@ from dev.processes import REPOSITORY, until
 from dev.services import PostgresServer
 from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.run import Corpus
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = pytest.mark.live
 

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a real Airflow tells OpenLineage of our tasks, and the buttons that it shows for them."""
 
-from __future__ import annotations
-
 import json
 import re
 import secrets
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -17,9 +16,6 @@ from dev.airflow_stack import AirflowStack
 from dev.demo import Emulator
 from dev.processes import until
 from lucidworks_provider.corpus import open_dataset
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = pytest.mark.live
 

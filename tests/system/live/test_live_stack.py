@@ -5,16 +5,15 @@ The harness of the live tests: its Airflow survives crashes, and nothing survive
 That a deferral outlives its triggerer is told, with more to lose, in ``test_live_chunking.py``.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from textwrap import dedent
-from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -22,10 +21,6 @@ import pytest
 from dev.airflow_stack import AirflowStack
 from dev.processes import REPOSITORY, ManagedProcess, ProcessError, clean_environment, until
 from dev.reaper import find_marked
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.live
 

@@ -1,26 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a real Airflow hears: asset events of models, through its triggerer, and metrics, as StatsD gets them."""
 
-from __future__ import annotations
-
 import shutil
 import socket
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from dev.airflow_stack import AirflowStack
 from dev.demo import Emulator
 from dev.processes import until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = pytest.mark.live
 
