@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.providers.common.compat.sdk import DAG, TaskDeferred
 
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.jobs import JobState
@@ -237,6 +237,15 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".parquet":
         return list(pq.read_table(path).to_pylist())
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def serialized(dag: DAG) -> str:
+    """What Airflow stores of a DAG file."""
+    try:
+        from airflow.serialization.serialized_objects import DagSerialization as Serialized
+    except ImportError:  # Airflow below 3.2
+        from airflow.serialization.serialized_objects import SerializedDAG as Serialized
+    return json.dumps(Serialized.to_dict(dag))
 
 
 def hash_of(*texts: str) -> str:

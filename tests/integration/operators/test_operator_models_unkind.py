@@ -14,6 +14,7 @@ from model_service import (
     attempt,
     both,
     deployment_sensor,
+    model_service,
     run,
     run_and_die,
     train,
@@ -29,7 +30,6 @@ from lucidworks_provider.errors import (
     SubmissionUnknownError,
     UnknownResourceError,
 )
-from lucidworks_provider.operators import models as operators
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,10 +42,7 @@ stores = pytest.mark.parametrize("store", [True, False], ids=["with state store"
 
 @pytest.fixture
 def service(service: Service, monkeypatch: pytest.MonkeyPatch) -> ModelService:
-    monkeypatch.setattr(operators, "SEARCH_WAIT", 0.01)
-    made = ModelService(service.emulator, service.env, service.servers)
-    made.settings(training_seconds=0, deploy_seconds=0, undeploy_seconds=0)
-    return made
+    return model_service(service, monkeypatch, seconds=0)
 
 
 def deploy(model_id: str, **arguments: Any) -> Any:
@@ -110,13 +107,6 @@ def test_a_state_that_the_list_leaves_out(service: Service) -> None:
     service.settings(deploy_fails=False)
     deploy(model).execute(attempt())
     assert (service.count("create-model"), service.count("deploy")) == (2, 2), "what failed is made again"
-
-
-def test_what_is_hidden_and_not_asked_for_is_no_doubt(service: Service) -> None:
-    service.settings(hidden_fields={"list-models": ALL, "get-model": ["config", "region"]})
-    arguments: dict[str, Any] = {"config": None, "region": None}
-    first = train(**arguments).execute(attempt())
-    assert train(**arguments).execute(attempt()) == first
 
 
 def test_what_differs_is_no_doubt_whatever_else_is_hidden(service: Service) -> None:
@@ -298,30 +288,6 @@ def test_an_order_that_did_not_arrive_is_sent_by_the_retry(service: Service, sto
     assert len(service.trained()) == 2
 
 
-# Words for states
-
-
-@pytest.mark.parametrize("word", ["CANCELLED", "CANCELED", "ABORTED", "EXPIRED", "TRAINING_TERMINATED"])
-def test_words_of_failure(service: Service, word: str) -> None:
-    service.settings(rewritten_texts={"TRAIN_FAILED": word, "DEPLOY_FAILED": word}, training_fails=True)
-    with pytest.raises(JobFailedError, match=word):
-        train().execute(attempt())
-    service.settings(training_fails=False)
-    model = trained()
-    assert len(service.trained()) == 2, "a failed model is not taken"
-    service.settings(deploy_fails=True)
-    with pytest.raises(JobFailedError, match=word):
-        deploy(model).execute(attempt())
-    service.settings(deploy_fails=False)
-    assert deploy(model).execute(attempt()) == service.deployed()[1]
-
-
-def test_an_active_deployment_is_ready(service: Service) -> None:
-    service.settings(rewritten_texts={"DEPLOYED": "ACTIVE"}, deploy_seconds=0.1)
-    model = trained()
-    assert deploy(model).execute(attempt()) == deploy(model).execute(attempt()) == service.deployed()[0]
-
-
 def test_an_unknown_word_is_waited_for_and_shown_once(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -397,12 +363,3 @@ def test_what_is_not_about_the_path_is_sent_again_to_the_same(service: Service, 
     service.fault("undeploy", kind, delay=0.01)
     undeploy(deployment).execute(attempt())
     assert [path for path, _ in service.deletions()] == [paths(deployment)[0]] * 2
-
-
-@pytest.mark.parametrize(
-    "deployment_id", ["", " ", "\t", "\u200b", ".", "..", "...", "/", "-", " demo-customer "]
-)
-def test_a_deletion_without_a_deployment_is_refused(service: Service, deployment_id: str) -> None:
-    with pytest.raises(InputError, match="deployment_id"):
-        undeploy(deployment_id).execute(attempt())
-    assert service.deletions() == []

@@ -28,6 +28,7 @@ from operator_service import (
     direct,
     new_context,
     rows_of,
+    serialized,
     through_triggers,
     wait,
 )
@@ -122,15 +123,6 @@ def fields_of(operator: Any) -> str:
 
 def shown_by(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)) + repr(error) + repr(error.args)
-
-
-def serialized(dag: DAG) -> str:
-    """What Airflow stores of a DAG file."""
-    try:
-        from airflow.serialization.serialized_objects import DagSerialization as Serialized
-    except ImportError:  # Airflow below 3.2
-        from airflow.serialization.serialized_objects import SerializedDAG as Serialized
-    return json.dumps(Serialized.to_dict(dag))
 
 
 # Where the key comes from

@@ -183,6 +183,7 @@ OF_AIRFLOW = {"op_args", "op_kwargs"}
 def test_every_templated_argument_is_in_the_table() -> None:
     for operator, (_, arguments) in CASES.items():
         assert set(arguments) == set(operator.template_fields) - OF_AIRFLOW, operator
+        assert set(operator.template_fields_renderers) <= set(operator.template_fields)
 
 
 # What no template field has.
