@@ -214,6 +214,13 @@ class Attempts:
             self.resume(deferred, event)
         return again.value
 
+    def die(self, place: Any, name: str, ending: Any = die) -> None:
+        """An attempt that ends with its process, in a function that is replaced."""
+        with pytest.MonkeyPatch.context() as dying:
+            dying.setattr(place, name, ending)
+            with pytest.raises(Death):
+                self.run()
+
     def clear(self) -> None:
         self.context["ti"].max_tries += 3
 

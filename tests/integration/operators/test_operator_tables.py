@@ -429,6 +429,11 @@ def test_without_a_key_documents_are_numbered(service: Service, tmp_path: Path, 
     assert column(chunked(documents, tmp_path / "c.parquet", id_column=None), "document_id") == ["0", "1"]
 
 
+def test_without_ids_rows_have_their_position_only(service: Service) -> None:
+    rows = predicted(["a", {"text": "b", "id": 0}, "c"])
+    assert [(row["index"], row.get("id", "none")) for row in rows] == [(0, "none"), (1, 0), (2, "none")]
+
+
 def test_documents_with_the_same_text_may_share_a_job(service: Service, tmp_path: Path) -> None:
     rows = chunked([{"id": n, "text": "The same."} for n in range(3)], tmp_path / "c.jsonl")
     assert column(rows, "document_id") == ["0", "1", "2"]
