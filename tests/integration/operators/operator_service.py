@@ -131,7 +131,7 @@ def die(*_: Any, **__: Any) -> Any:
 
 def new_context(*, state_store: bool = True) -> dict[str, Any]:
     """A task instance; its attempts share it."""
-    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=2)
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=2, try_number=1)
     return {"ti": ti} | ({"task_state_store": TaskStateStore()} if state_store else {})
 
 
