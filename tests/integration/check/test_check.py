@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m lucidworks_provider.check`` reports the emulator's settings, within its budget and without secrets."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json

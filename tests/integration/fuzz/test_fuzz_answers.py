@@ -6,8 +6,6 @@ Answers are made from documented ones: a value replaced, a name repeated, bytes 
 ``FUZZ_EXAMPLES`` as many for each reader (``make fuzz`` makes 200,000 in all); 100 by default.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -6,8 +6,6 @@ A right answer with one thing changed: what is written without a word are the ro
 all); 50,000 in all by default. A failure names its batch and answer, which come again.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import os

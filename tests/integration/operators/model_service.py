@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models and deployments of the emulator, and the operators for them as every attempt makes them."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the operators run against: the emulator, or a server that a test scripts; and the attempts of one task."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import json
@@ -38,6 +36,60 @@ both_stores = pytest.mark.parametrize(
 )
 LLAMA = "llama-3-8b-instruct"
 MEMORY = "53417d2f-6b0e-47e4-8610-e6842b84a87b"
+
+
+Reply = Callable[[str, dict[str, Any]], tuple[int, Any]]
+
+
+@dataclass
+class Scripted:
+    """A server that answers what a function says; ``heard`` are the bodies of its POSTs."""
+
+    url: str
+    heard: list[dict[str, Any]] = field(default_factory=list)
+
+
+@contextmanager
+def scripted(reply: Reply) -> Iterator[Scripted]:
+    """
+    Serve ``/ai/*`` where the emulator is too kind.
+
+    :param reply: gets path and decoded body, gives a status and what is the body (JSON unless bytes).
+    """
+    script = Scripted("")
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1
+        disable_nagle_algorithm = True
+
+        def _answer(self) -> None:
+            data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = json.loads(data) if data else {}
+            if self.command == "POST":
+                script.heard.append(body)
+            status, answer = reply(self.path, body)
+            content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            self.send_response_only(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = _answer
+
+        def log_message(self, *args: Any) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            script.url = f"http://127.0.0.1:{server.server_address[1]}"
+            yield script
+        finally:
+            server.shutdown()
+            thread.join(5)
 
 
 @dataclass
@@ -258,57 +310,3 @@ def serialized(dag: DAG) -> str:
 def hash_of(*texts: str) -> str:
     """As the emulator's log shows a batch."""
     return hashlib.sha256("".join(texts).encode()).hexdigest()
-
-
-Reply = Callable[[str, dict[str, Any]], tuple[int, Any]]
-
-
-@dataclass
-class Scripted:
-    """A server that answers what a function says; ``heard`` are the bodies of its POSTs."""
-
-    url: str
-    heard: list[dict[str, Any]] = field(default_factory=list)
-
-
-@contextmanager
-def scripted(reply: Reply) -> Iterator[Scripted]:
-    """
-    Serve ``/ai/*`` where the emulator is too kind.
-
-    :param reply: gets path and decoded body, gives a status and what is the body (JSON unless bytes).
-    """
-    script = Scripted("")
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = -1
-        disable_nagle_algorithm = True
-
-        def _answer(self) -> None:
-            data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            body = json.loads(data) if data else {}
-            if self.command == "POST":
-                script.heard.append(body)
-            status, answer = reply(self.path, body)
-            content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-            self.send_response_only(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_GET = do_POST = _answer
-
-        def log_message(self, *args: Any) -> None:
-            """Quiet."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            script.url = f"http://127.0.0.1:{server.server_address[1]}"
-            yield script
-        finally:
-            server.shutdown()
-            thread.join(5)

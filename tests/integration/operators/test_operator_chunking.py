@@ -5,8 +5,6 @@ The chunk operator over real sockets: what it writes, and what each kind of deat
 What all tasks of jobs have in common is tested here; the real processes are in ``tests/system/live``.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

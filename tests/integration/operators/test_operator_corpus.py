@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The corpus operator against the emulator over real sockets: its parameters, and what the service does to it."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``@task.lucidworks_predict`` and ``@task.lucidworks_chunk``: what a function returns is what is asked."""
 
-from __future__ import annotations
-
 from collections import UserList
 from collections.abc import Callable
 from pathlib import Path

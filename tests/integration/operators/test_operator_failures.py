@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """An error that no retry can cure ends a task at once, unless a retry policy decides."""
 
-from __future__ import annotations
-
 import inspect
 from importlib import import_module
 from pkgutil import walk_packages

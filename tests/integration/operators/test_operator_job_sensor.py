@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A sensor of a job that somebody else has submitted: it hands over the body that it got, once and whole."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What operators say to OpenLineage, by values; ``tests/system/live/test_live_lineage.py`` reads real events."""
 
-from __future__ import annotations
-
 import copy
 import json
 import pickle

@@ -5,8 +5,6 @@ What typical mistakes get: each message names what was given, what is expected, 
 ``mistakes.txt`` is the table, to be read by people. A message that changes is changed there, too.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

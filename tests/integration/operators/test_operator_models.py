@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training, deploying, undeploying and the sensors, against the emulator over real sockets."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import copy

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models and deployments of a service that hides fields, rewrites texts, loses answers or lacks paths."""
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from model_service import (
@@ -21,6 +20,7 @@ from model_service import (
     undeploy,
 )
 from model_service import deploy as deploy_bare
+from operator_service import Service
 
 from lucidworks_provider.errors import (
     AmbiguousResourceError,
@@ -30,11 +30,6 @@ from lucidworks_provider.errors import (
     SubmissionUnknownError,
     UnknownResourceError,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from operator_service import Service
 
 ALL = ["config", "region", "trainingData", "modelType"]
 stores = pytest.mark.parametrize("store", [True, False], ids=["with state store", "without state store"])

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Texts of another task in a DAG with ``render_template_as_native_obj``: as a task's output, and in templates."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What stands beside the asset event of a task that has written."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from airflow.providers.common.compat.sdk import Asset, AssetAlias

@@ -5,8 +5,6 @@ The prediction operators over real sockets: what they send, what they write, and
 What the asynchronous one has in common with other tasks of jobs is in ``test_operator_chunking.py``.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 from functools import partial

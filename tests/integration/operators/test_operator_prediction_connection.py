@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What of the connection the predictions use: where they go, and by which names."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from pathlib import Path

@@ -4,8 +4,6 @@ Third parties' keys reach the service, and nothing else: no log, no XCom, no row
 no exception.
 """
 
-from __future__ import annotations
-
 import base64
 import copy
 import json

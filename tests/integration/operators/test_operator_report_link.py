@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The button to the report: where it leads, and its way through Airflow's own machinery."""
 
-from __future__ import annotations
-
 import logging
 from types import SimpleNamespace
 from typing import Any

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results beside the key of a table: what is read, which types come back, which rows are not sent."""
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 import json

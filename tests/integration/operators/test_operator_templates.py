@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Templates that render None, and texts for numbers and booleans, in the arguments of every operator and sensor."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import os

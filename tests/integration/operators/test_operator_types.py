@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Values of a wrong type, as of templates that are rendered to native objects: Airflow retries a bare TypeError."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

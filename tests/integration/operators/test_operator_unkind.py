@@ -6,8 +6,6 @@ Each case is one order to the emulator. ``fails`` is what the error of the task 
 the rejects; ``warns`` what the log says where the task goes on. A task without both has the rows of a kind service.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import time
