@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m lucidworks_provider.check`` reports the emulator's settings, within its budget and without secrets."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json
@@ -10,19 +8,15 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import requests
 
 from lucidworks_provider import check
 from lucidworks_provider.emulator.faults import Fault
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from lucidworks_provider.emulator.server import RunningEmulator
+from lucidworks_provider.emulator.server import RunningEmulator
 
 
 @pytest.fixture
@@ -42,31 +36,33 @@ def ask(emulator: RunningEmulator, capsys: pytest.CaptureFixture[str]):
 
 def change_connection(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
     connection = json.loads(os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"])
-    extra = {**connection["extra"], **changes.pop("extra", {})}  # type: ignore[dict-item]
+    extra = connection["extra"] | changes.pop("extra", {})  # type: ignore[operator]
     extra = {name: value for name, value in extra.items() if value is not None}
-    monkeypatch.setenv(
-        "AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps({**connection, **changes, "extra": extra})
-    )
+    changed = connection | changes | {"extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps(changed))
+
+
+NO_FIELDS = "## Connection fields to change\n\nNone.\n"
+NO_FACT = {"No answer: the response lacks the expected fields (200)."}
 
 
 VARYING = re.compile(r"in [0-9.]+ s\.|below [0-9]+ requests|provider [0-9.]+")
 MODEL = ("--generative-model", "llama-3-8b-instruct")
+LIMITED = {"rate_limit": 10, "rate_window": 60.0}
+NO_LIST = {"missing_endpoints": ["list-deployments"]}
+NOT_FOUND = "HTTP 404, a JSON object with `error`, `message`, `status`"
 READINGS = [
     ("token", {}, "The old token is invalid at once (401)"),
     ("token", {"dead_token": "403"}, "The old token is invalid at once (403)"),
     ("token", {"both_tokens_live": True}, "The old token stays valid"),
     ("token", {}, "The scopes are independent"),
     ("errors", {}, "The shape of OAuth 2.0"),
-    ("errors", {}, "HTTP 404, a JSON object with `error`, `message`, `status`"),
+    ("errors", {}, NOT_FOUND),
     ("use-cases", {}, "`use_cases_path` is right."),
     ("use-cases", {"missing_endpoints": ["usecases"]}, "No known path exists (404)."),
     ("segments", {}, "Not asked; the question `use-cases` finds one"),
     ("predictions", {}, "The vector is `vector`, as assumed."),
-    (
-        "predictions",
-        {"embedding_shape": "embedding"},
-        "lists in a prediction: `embedding`. **The vector is under another name.",
-    ),
+    ("predictions", {"embedding_shape": "embedding"}, "`embedding`. **The vector is under another name."),
     ("predictions", {}, "Unknown options are refused (400)."),
     ("predictions", {"unknown_options": "ignore"}, "Unknown options are ignored."),
     ("predictions", {}, "A batch over the documented 32 items is refused (400)."),
@@ -87,19 +83,11 @@ READINGS = [
     ("models", {}, "`vectorSize`: str"),
     ("models", {"vector_size_text": False}, "`vectorSize`: int"),
     ("models", {}, "0 items; states: none. **`deployments_path` is right.**"),
-    (
-        "models",
-        {"missing_endpoints": ["list-deployments"]},
-        "GET /customers/{customer_id}/ai/deployments`. Received: HTTP 404",
-    ),
-    ("rate", {}, "0 times 429; HTTP 404, a JSON object with `error`, `message`, `status`. **No limit below "),
-    ("rate", {"rate_limit": 10, "rate_window": 60.0}, "20 times 429; the first: HTTP 429"),
-    ("rate", {"rate_limit": 10, "rate_window": 60.0}, "A 429 comes with `Retry-After`."),
-    (
-        "rate",
-        {"rate_limit": 10, "rate_window": 60.0, "retry_after": False},
-        "A 429 comes without `Retry-After`.",
-    ),
+    ("models", NO_LIST, "GET /customers/{customer_id}/ai/deployments`. Received: HTTP 404"),
+    ("rate", {}, f"0 times 429; {NOT_FOUND}. **No limit below "),
+    ("rate", LIMITED, "20 times 429; the first: HTTP 429"),
+    ("rate", LIMITED, "A 429 comes with `Retry-After`."),
+    ("rate", {**LIMITED, "retry_after": False}, "A 429 comes without `Retry-After`."),
     ("retention", {}, "A result is kept for 60 s at least."),
     ("retention", {"retention": 30.0}, "A result is no longer there after 60 s."),
 ]
@@ -119,9 +107,8 @@ def test_each_question_has_a_reading() -> None:
 # Verdicts
 
 
-HTML = b"<html><body>Sign in</body></html>"
 BROKEN = {
-    "html": (200, HTML),
+    "html": (200, b"<html><body>Sign in</body></html>"),
     "empty": (200, b""),
     "another type": (200, b'"ok"'),
     "401": (401, b'{"message": "Unauthorized"}'),
@@ -174,6 +161,22 @@ def break_requests(respond):
     return break_requests
 
 
+@pytest.fixture
+def fault(emulator: RunningEmulator):
+    """Orders a fault."""
+    return lambda **order: emulator.state.faults.inject(Fault.from_json(order))
+
+
+@pytest.fixture
+def reply(respond):
+    """Replaces the response to requests whose URL has or ends with some text."""
+
+    def reply(at: str, body: bytes, status: int = 200) -> None:
+        respond(lambda request: (status, body) if f"{request.url}$".count(at) else None)
+
+    return reply
+
+
 def readings(report: str) -> set[str]:
     return {VARYING.sub("…", one) for one in re.findall(r"\*\*(.*?)\*\*", report)}
 
@@ -192,40 +195,30 @@ def test_a_broken_response_proves_nothing(
         facts = {one for one in readings(report) if not one.startswith(("No answer", "Not asked"))}
         facts -= EXPECTED.get((question, broken), set())
         assert facts <= (proven if after else set()), report
-        assert report.endswith("## Connection fields to change\n\nNone.\n")
+        assert report.endswith(NO_FIELDS)
 
 
-@pytest.mark.parametrize(
-    ("status", "body", "verdict"),
-    [
-        (200, {}, "ANSWERS"),
-        (200, [], "NO_ANSWER"),
-        (204, None, "NO_ANSWER"),
-        (302, {}, "NO_ANSWER"),
-        (400, {}, "REFUSED"),
-        (400, None, "NO_ANSWER"),
-        (401, {}, "NO_PERMISSION"),
-        (403, None, "NO_PERMISSION"),
-        (404, None, "NO_PATH"),
-        (405, {}, "NO_PATH"),
-        (413, None, "REFUSED"),
-        (422, {}, "REFUSED"),
-        (429, {}, "NO_ANSWER"),
-        (500, {}, "NO_ANSWER"),
-    ],
-)
-def test_verdicts(status: int, body: object, verdict: str) -> None:
-    assert check.verdict_of(status, body) is check.Verdict[verdict]
+VERDICTS = {
+    "ANSWERS": [(200, {})],
+    "NO_ANSWER": [(200, []), (204, None), (302, {}), (400, None), (429, {}), (500, {})],
+    "REFUSED": [(400, {}), (413, None), (422, {})],
+    "NO_PERMISSION": [(401, {}), (403, None)],
+    "NO_PATH": [(404, None), (405, {})],
+}
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_verdicts(verdict: str) -> None:
+    found = {check.verdict_of(status, body) for status, body in VERDICTS[verdict]}
+    assert found == {check.Verdict[verdict]}
 
 
 @pytest.mark.parametrize(
     ("kind", "advice"),
     [("503", ""), ("429", ""), ("html", ""), ("404", "Compare `auth_url` and `auth_server_id`")],
 )
-def test_only_a_refused_client_is_a_reason_to_compare_credentials(
-    ask, emulator: RunningEmulator, kind: str, advice: str
-) -> None:
-    emulator.state.faults.inject(Fault.from_json({"kind": kind, "match": "token", "times": 5}))
+def test_only_a_refused_client_is_a_reason_to_compare_credentials(ask, fault, kind: str, advice: str) -> None:
+    fault(kind=kind, match="token", times=5)
     report = ask("--only", "use-cases", code=1)
     assert "Ended early: The identity server issued no token" in report
     assert advice in report
@@ -235,68 +228,63 @@ def test_only_a_refused_client_is_a_reason_to_compare_credentials(
 @pytest.mark.parametrize(
     ("status", "reading"),
     [
-        (200, "No answer: an invalid token is accepted, too."),
-        (404, "No answer: an invalid token is accepted, too."),
-        (503, "No answer: no usable response (503)."),
+        (200, "an invalid token is accepted, too."),
+        (404, "an invalid token is accepted, too."),
+        (503, "no usable response (503)."),
     ],
 )
 def test_a_host_that_does_not_refuse_an_invalid_token_says_nothing_about_tokens(
     ask, break_requests, status: int, reading: str
 ) -> None:
     break_requests(status, b"{}", after=0 if status != 503 else 1)
-    assert readings(ask("--only", "token")) == {reading}
+    assert readings(ask("--only", "token")) == {f"No answer: {reading}"}
 
 
 UNLISTED = [b"{}", b'{"status": "ok"}', b'{"status": {"code": 0}}']
 
 
-def test_a_list_of_use_cases_in_another_shape_is_described(ask, respond) -> None:
-    respond(lambda request: (200, b'{"embedding": ["gte-small"]}') if "/ai/usecases" in request.url else None)
+def test_a_list_of_use_cases_in_another_shape_is_described(ask, reply) -> None:
+    reply("/ai/usecases", b'{"embedding": ["gte-small"]}')
     report = ask("--only", "use-cases")
-    assert (
-        "List use cases: the response is an object with `embedding` (an array); expected a JSON array"
-        in report
-    )
-    assert readings(report) == {"No answer: the response lacks the expected fields (200)."}
+    shape = "the response is an object with `embedding` (an array); expected a JSON array"
+    assert f"List use cases: {shape}" in report
+    assert readings(report) == NO_FACT
     assert "gte-small" not in report
 
 
 @pytest.mark.parametrize("body", [*UNLISTED, b"[]", b"[1]"])
 @pytest.mark.parametrize("path", ["/ai/usecases", "/ai/nowhere"])
-def test_a_success_without_use_cases_proves_no_path(
-    ask, respond, monkeypatch: pytest.MonkeyPatch, body: bytes, path: str
-) -> None:
+def test_a_success_without_use_cases_proves_no_path(ask, reply, monkeypatch, body: bytes, path: str) -> None:
     change_connection(monkeypatch, extra={"use_cases_path": path})
-    respond(lambda request: (200, body) if "/ai/usecases" in request.url else None)
+    reply("/ai/usecases", body)
     report = ask("--only", "use-cases")
-    assert readings(report) == {"No answer: the response lacks the expected fields (200)."}
-    assert report.endswith("## Connection fields to change\n\nNone.\n")
+    assert readings(report) == NO_FACT
+    assert report.endswith(NO_FIELDS)
 
 
 @pytest.mark.parametrize("body", UNLISTED)
 @pytest.mark.parametrize("path", ["", "/nowhere"])
 def test_a_success_without_a_list_proves_no_path_of_deployments(
-    ask, respond, monkeypatch: pytest.MonkeyPatch, body: bytes, path: str
+    ask, reply, monkeypatch, body: bytes, path: str
 ) -> None:
-    change_connection(
-        monkeypatch, extra={"deployments_path": f"/customers/{{customer_id}}/ai/deployments{path}"}
-    )
-    respond(lambda request: (200, body) if request.url.endswith("/ai/deployments") else None)
+    configured = f"/customers/{{customer_id}}/ai/deployments{path}"
+    change_connection(monkeypatch, extra={"deployments_path": configured})
+    reply("/ai/deployments$", body)
     report = ask("--only", "models")
-    assert "No answer: the response lacks the expected fields (200)." in report
+    assert readings(report) >= NO_FACT
     assert "`deployments_path` is" not in report
-    assert report.endswith("## Connection fields to change\n\nNone.\n")
+    assert report.endswith(NO_FIELDS)
 
 
-def test_an_object_with_a_list_of_deployments_proves_their_path(ask, respond) -> None:
-    body = b'{"total": 2, "data": [{"id": "a", "state": "DEPLOYED"}, {"id": "b", "state": "DEPLOYED"}]}'
-    respond(lambda request: (200, body) if request.url.endswith("/ai/deployments") else None)
+def test_an_object_with_a_list_of_deployments_proves_their_path(ask, reply) -> None:
+    deployed = [{"id": name, "state": "DEPLOYED"} for name in "ab"]
+    reply("/ai/deployments$", json.dumps({"total": 2, "data": deployed}).encode())
     assert "2 items; states: DEPLOYED. **`deployments_path` is right.**" in ask("--only", "models")
 
 
 @pytest.mark.parametrize("question", ["text-limit", "chunk-limit"])
-def test_a_limit_needs_a_small_job_with_a_result(ask, emulator: RunningEmulator, question: str) -> None:
-    emulator.state.faults.inject(Fault.from_json({"kind": "error-job", "match": "submit", "times": 2}))
+def test_a_limit_needs_a_small_job_with_a_result(ask, fault, question: str) -> None:
+    fault(kind="error-job", match="submit", times=2)
     report = ask("--only", question, oversize="error-job", chunk_overflow="error")
     assert "**No answer: small jobs fail, too.**" in report
 
@@ -308,10 +296,8 @@ def test_a_refusal_of_every_job_proves_no_limit(ask, break_requests, question: s
 
 
 def test_a_refused_number_of_chunks(ask, respond) -> None:
-    def refuse(request: requests.PreparedRequest) -> tuple[int, bytes] | None:
-        return (422, b'{"message": "too many"}') if b"tent1599" in (request.body or b"") else None
-
-    respond(refuse)
+    refused = (422, b'{"message": "too many"}')
+    respond(lambda request: refused if b"tent1599" in (request.body or b"") else None)
     assert "**A job over the limit is refused (422).**" in ask("--only", "chunk-limit")
 
 
@@ -327,25 +313,31 @@ def test_values_of_other_types_prove_nothing(ask, break_requests, chunks: object
 # Connection fields
 
 
-def test_a_refused_path_is_not_another_one(ask, emulator: RunningEmulator, monkeypatch) -> None:
+def test_a_refused_path_is_not_another_one(ask, fault, monkeypatch) -> None:
     """The documented path would answer, but a 403 does not prove that the connection's is wrong."""
     change_connection(monkeypatch, extra={"use_cases_path": "/ai/usecase"})
-    emulator.state.faults.inject(Fault.from_json({"kind": "403", "match": "usecases", "times": 1}))
+    fault(kind="403", match="usecases", times=1)
     report = ask("--only", "use-cases")
     assert "No answer: no permission (403)." in report
-    assert report.endswith("## Connection fields to change\n\nNone.\n")
+    assert report.endswith(NO_FIELDS)
 
 
-def test_another_path_of_the_deployments_is_a_field_to_change(ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    change_connection(monkeypatch, extra={"deployments_path": "/customers/{customer_id}/nowhere"})
-    report = ask("--only", "models")
-    assert "`deployments_path` is wrong" in report
-    assert report.endswith("* `deployments_path`: `/customers/{customer_id}/ai/deployments`\n")
+@pytest.mark.parametrize(
+    ("question", "field", "right"),
+    [
+        ("models", "deployments_path", "/customers/{customer_id}/ai/deployments"),
+        ("use-cases", "use_cases_path", "/ai/usecases"),
+    ],
+)
+def test_another_path_is_a_field_to_change(ask, monkeypatch, question: str, field: str, right: str) -> None:
+    wrong = f"{right.rpartition('/')[0]}/nowhere"
+    change_connection(monkeypatch, extra={field: wrong})
+    report = ask("--only", question)
+    assert f"`{field}` is wrong" in report
+    assert report.endswith(f"## Connection fields to change\n\n* `{field}`: `{right}`\n")
 
 
-def test_another_segment_of_the_rewriter_is_a_field_to_change(
-    ask, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_segment_of_the_rewriter_is_a_field_to_change(ask, emulator, monkeypatch) -> None:
     segments = {"ner": "entities", "standalone-query-rewriter": "standalone_query_rewriter"}
     change_connection(monkeypatch, extra={"use_case_segments": segments})
     report = ask("--only", "segments", *MODEL, strict_segments=True)
@@ -364,11 +356,6 @@ def test_an_unknown_model_gives_no_answer_about_segments(ask) -> None:
     assert "No answer: no such path" in report
 
 
-def list_of(**models: list[str]) -> bytes:
-    """A list of use cases."""
-    return json.dumps([{"useCase": name, "models": ids} for name, ids in models.items()]).encode()
-
-
 def no_rewriter(request: requests.PreparedRequest) -> tuple[int, bytes] | None:
     return (404, b"{}") if re.search("/standalone[-_]query[-_]rewriter/", str(request.url)) else None
 
@@ -378,20 +365,23 @@ def test_no_segment_of_the_rewriter_exists(ask, respond) -> None:
     assert "**No known segment exists (404).**" in ask("--only", "use-cases", "segments")
 
 
+def served(passthrough: str, rewriter: str) -> tuple[int, bytes]:
+    """A list of use cases, with a model of each."""
+    models = {"passthrough": passthrough, "standalone_query_rewriter": rewriter}
+    return 200, json.dumps([{"useCase": name, "models": [one]} for name, one in models.items()]).encode()
+
+
 @pytest.mark.parametrize("questions", [("segments",), ("use-cases", "segments")])
 def test_a_model_that_is_not_listed_for_the_rewriter_proves_no_segment_wrong(
     ask, respond, questions: tuple[str, ...]
 ) -> None:
-    use_cases = list_of(passthrough=[MODEL[1]], standalone_query_rewriter=["another"])
-    respond(lambda request: (200, use_cases) if "/usecases" in request.url else no_rewriter(request))
+    listed = served(MODEL[1], "another")
+    respond(lambda request: listed if "/usecases" in request.url else no_rewriter(request))
     assert "**No answer: the model may not serve the query rewriter.**" in ask("--only", *questions, *MODEL)
 
 
-def test_the_segment_is_tested_with_a_model_that_is_listed_for_the_rewriter(
-    ask, respond, emulator: RunningEmulator
-) -> None:
-    use_cases = list_of(passthrough=["another"], standalone_query_rewriter=[MODEL[1]])
-    respond(lambda request: (200, use_cases) if "/usecases" in request.url else None)
+def test_the_segment_is_tested_with_a_model_that_is_listed_for_the_rewriter(ask, reply, emulator) -> None:
+    reply("/usecases", served("another", MODEL[1])[1])
     assert "`use_case_segments` is right." in ask("--only", "use-cases", "segments")
     assert {one.model for one in emulator.state.log if one.endpoint == "predict"} <= {MODEL[1], None}
 
@@ -405,28 +395,26 @@ def test_segments_are_not_read_from_a_service_that_checks_the_batch_first(ask, b
 # Arguments
 
 
-@pytest.mark.parametrize("option", ["--rate", "--budget", "--retention"])
-@pytest.mark.parametrize("value", ["-3", "0", "nan", "inf", "1e300", "many"])
-def test_numbers_are_finite_and_above_zero(
-    emulator: RunningEmulator, capsys: pytest.CaptureFixture[str], option: str, value: str
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        *(
+            ((option, value), f"argument {option}: '{value}' is not a finite number above 0")
+            for option in ("--rate", "--budget", "--retention")
+            for value in ("-3", "0", "nan", "inf", "1e300", "many")
+        ),
+        (("--rate", "1.5"), "argument --rate: '1.5' is not a whole number"),
+        (("--budget", "1.5"), "argument --budget: '1.5' is not a whole number"),
+        (("--only", "rate", "--skip", "rate"), "--only and --skip leave no question"),
+    ],
+)
+def test_arguments_that_are_refused(
+    emulator: RunningEmulator, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        check.main(["--yes", option, value])
-    assert f"argument {option}: '{value}' is not a finite number above 0" in capsys.readouterr().err
+        check.main(["--yes", *arguments])
+    assert words in capsys.readouterr().err
     assert len(emulator.state.log) == 0
-
-
-@pytest.mark.parametrize("option", ["--rate", "--budget"])
-def test_counts_are_whole_numbers(capsys: pytest.CaptureFixture[str], option: str) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        check.main(["--yes", option, "1.5"])
-    assert f"argument {option}: '1.5' is not a whole number" in capsys.readouterr().err
-
-
-def test_a_selection_without_questions(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        check.main(["--only", "rate", "--skip", "rate"])
-    assert "--only and --skip leave no question" in capsys.readouterr().err
 
 
 # The run
@@ -436,12 +424,6 @@ def test_several_times_of_retention(ask) -> None:
     report = ask("--only", "retention", "--retention", "60", "600", retention=300.0)
     assert "A result is kept for 60 s at least." in report
     assert "A result is no longer there after 600 s." in report
-
-
-def test_another_path_of_the_use_cases_is_a_field_to_change(ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    change_connection(monkeypatch, extra={"use_cases_path": "/ai/nowhere"})
-    report = ask("--only", "use-cases")
-    assert report.rstrip().endswith("## Connection fields to change\n\n* `use_cases_path`: `/ai/usecases`")
 
 
 PAGE = (Path(check.__file__).parents[1] / "docs" / "check.md").read_text()
@@ -482,13 +464,8 @@ def test_the_requests_are_those_that_were_announced(
 
 def test_the_texts_are_the_commands_own_and_nothing_is_changed(ask, emulator: RunningEmulator) -> None:
     ask()
-    methods = {(one.method, one.endpoint) for one in emulator.state.log}
-    assert {endpoint for method, endpoint in methods if method != "GET"} == {
-        "token",
-        "predict",
-        "submit",
-        "submit-prediction",
-    }
+    changing = {one.endpoint for one in emulator.state.log if one.method != "GET"}
+    assert changing == {"token", "predict", "submit", "submit-prediction"}
 
 
 def test_keep_token_issues_one_token_for_each_scope(ask, emulator: RunningEmulator) -> None:
@@ -497,9 +474,7 @@ def test_keep_token_issues_one_token_for_each_scope(ask, emulator: RunningEmulat
     assert emulator.state.log.issued == {"machinelearning.predict": 1, "machinelearning.model": 1}
 
 
-def test_keep_token_needs_a_process_that_reaches_it(
-    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_keep_token_needs_a_process_that_reaches_it(emulator, monkeypatch, capsys) -> None:
     change_connection(monkeypatch, extra={"share_via": "airflow"})
     assert check.main(["--yes", "--keep-token", "--only", "use-cases"]) == 1
     out, err = capsys.readouterr()
@@ -515,7 +490,7 @@ def test_the_budget_ends_it_with_what_was_found(ask, emulator: RunningEmulator) 
     assert len(emulator.state.log) == 9
 
 
-def test_a_wrong_secret(ask, monkeypatch: pytest.MonkeyPatch, emulator: RunningEmulator) -> None:
+def test_a_wrong_secret(ask, monkeypatch, emulator: RunningEmulator) -> None:
     change_connection(monkeypatch, password="wrong-secret")
     report = ask(code=1)
     assert "Ended early: The identity server issued no token for machinelearning.predict: HTTP 401" in report
@@ -538,9 +513,8 @@ def test_a_deployment_shows_its_state(ask, emulator: RunningEmulator) -> None:
     assert "states: DEPLOY" in ask("--only", "models")
 
 
-def test_a_429_is_repeated_after_its_retry_after(ask, emulator: RunningEmulator) -> None:
-    limited = {"kind": "429", "match": "usecases", "times": 2, "retry_after": 5}
-    emulator.state.faults.inject(Fault.from_json(limited))
+def test_a_429_is_repeated_after_its_retry_after(ask, fault, emulator: RunningEmulator) -> None:
+    fault(kind="429", match="usecases", times=2, retry_after=5)
     before = emulator.state.clock()
     assert "`use_cases_path` is right." in ask("--only", "use-cases")
     assert emulator.state.clock() - before >= 10
@@ -565,9 +539,7 @@ def test_a_host_that_does_not_answer(ask, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("said", ["n", ""])
-def test_nothing_is_sent_without_a_yes(
-    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], said: str
-) -> None:
+def test_nothing_is_sent_without_a_yes(emulator, monkeypatch, capsys, said: str) -> None:
     monkeypatch.setattr("builtins.input", lambda: said)
     assert check.main(["--only", "rate"]) == 1
     report, prompt = capsys.readouterr()
@@ -576,17 +548,16 @@ def test_nothing_is_sent_without_a_yes(
     assert len(emulator.state.log) == 0
 
 
-def test_a_connection_that_cannot_be_used(
-    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_connection_that_cannot_be_used(emulator, monkeypatch, capsys) -> None:
     change_connection(monkeypatch, login="")
     assert check.main(["--yes"]) == 1
     assert "login (Client ID) is missing" in capsys.readouterr().err
+    assert check.main(["--yes", "--conn-id", "no_such_connection"]) == 2
+    undefined = "The connection 'no_such_connection' is not defined; --conn-id names another.\n"
+    assert capsys.readouterr() == ("", undefined)
 
 
-def test_an_error_of_a_question_leaves_the_report(
-    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_error_of_a_question_leaves_the_report(emulator, monkeypatch, capsys) -> None:
     [secret] = emulator.state.settings.clients.values()
 
     def broken(service: object) -> Iterator[check.Finding]:
@@ -602,36 +573,18 @@ def test_an_error_of_a_question_leaves_the_report(
     assert noted.endswith("\nin ***\n")
 
 
-def test_a_host_that_contains_the_client_id_is_masked_as_a_whole(
-    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def broken(service: object) -> Iterator[check.Finding]:
-        yield check.Finding(emulator.url, "127.0.0.1", "A fact.")
-
+def test_a_host_that_contains_the_client_id_is_masked_as_a_whole(emulator, monkeypatch, capsys) -> None:
+    found = [check.Finding(emulator.url, "127.0.0.1", "A fact.")]
     change_connection(monkeypatch, login="127.0.0.1")
-    monkeypatch.setattr(check, "QUESTIONS", [check.QUESTIONS[1]._replace(ask=broken)])
+    monkeypatch.setattr(check, "QUESTIONS", [check.QUESTIONS[1]._replace(ask=lambda _: iter(found))])
     assert check.main(["--yes"]) == 0
     assert "* Tested: ***. Received: ***. **A fact.**" in capsys.readouterr().out
 
 
-def test_a_connection_that_is_not_defined(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert check.main(["--yes", "--conn-id", "no_such_connection"]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err == "The connection 'no_such_connection' is not defined; --conn-id names another.\n"
-
-
 def test_a_redirected_output_has_the_report_alone(emulator: RunningEmulator) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "lucidworks_provider.check", "--only", "use-cases"],
-        input="y\n",
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "NO_PROXY": "127.0.0.1"},
-    )
+    command = [sys.executable, "-m", "lucidworks_provider.check", "--only", "use-cases"]
+    env = {**os.environ, "NO_PROXY": "127.0.0.1"}
+    done = subprocess.run(command, input="y\n", capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("# Check of Lucidworks AI")
     assert "`use_cases_path` is right." in done.stdout

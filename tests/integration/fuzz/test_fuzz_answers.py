@@ -6,8 +6,6 @@ Answers are made from documented ones: a value replaced, a name repeated, bytes 
 ``FUZZ_EXAMPLES`` as many for each reader (``make fuzz`` makes 200,000 in all); 100 by default.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
@@ -59,61 +57,46 @@ TEXT = "First sentence. Second sentence."
 JOB = "4f10a8a7-52a4-440d-a015-70d00483ac5e"
 
 USED = {"promptTokens": 48, "completionTokens": 11, "totalTokens": 59, "inputTokens": 7}
-CHUNKS = {
-    "chunkingId": JOB,
-    "status": "READY",
-    "chunkedData": [
-        {
-            "chunks": ["First sentence.", "Second sentence."],
-            "spans": [{"start": 0, "end": 15}, {"start": 16, "end": 32}],
-            "vectors": [{"tokensUsed": {"inputTokens": 7}, "vector": [0.25, -1.0]}] * 2,
-        }
-    ],
+CHUNKED = {
+    "chunks": ["First sentence.", "Second sentence."],
+    "spans": [{"start": 0, "end": 15}, {"start": 16, "end": 32}],
+    "vectors": [{"tokensUsed": {"inputTokens": 7}, "vector": [0.25, -1.0]}] * 2,
 }
+CHUNKS = {"chunkingId": JOB, "status": "READY", "chunkedData": [CHUNKED]}
 MODEL = {
-    "id": JOB,
-    "name": "shop",
-    "state": "AVAILABLE",
-    "modelType": "ecommerce-rnn",
-    "region": "us",
-    "vectorSize": "256",
-    "trainingData": {"catalog": "gs://a/b", "signals": "gs://a/c"},
-    "config": {"a": 1},
-    "deployments": [{"id": "d", "state": "DEPLOYED"}],
-    "metrics": {"ndcg": 0.5},
-    "trainingStarted": "2026-01-01T00:00:00Z",
+    **{"id": JOB, "name": "shop", "state": "AVAILABLE", "modelType": "ecommerce-rnn", "region": "us"},
+    **{"vectorSize": "256", "trainingData": {"catalog": "gs://a/b", "signals": "gs://a/c"}},
+    **{"config": {"a": 1}, "deployments": [{"id": "d", "state": "DEPLOYED"}], "metrics": {"ndcg": 0.5}},
+    **{"trainingStarted": "2026-01-01T00:00:00Z"},
 }
 DEPLOYMENT = {"id": "d", "modelId": JOB, "state": "DEPLOYED", "region": "us", "deployedAt": "2026-01-01"}
-PREDICTIONS: dict[str, dict[str, Any]] = {
-    "embedding": {"tokensUsed": USED, "vector": [0.25, -1.0]},
-    "classification": {"labels": {"shoes": 0.75, "hats": 0.25}, "tokensUsed": USED},
-    "passthrough": {"response": "Yes.", "tokensUsed": USED},
-    "rag": {
-        "answer": "Yes.",
-        "answerFound": True,
-        "sources": ["a"],
-        "memoryUuid": JOB,
-        "tokensUsed": USED,
-        "response": '{"ANSWER": "Yes.", "SOURCES": ["a"]}',
-    },
-    "summarization": {"summary": "Short.", "response": "Short.", "tokensUsed": USED},
-    "keyword_extraction": {"keywords": ["a"], "response": '{"keywords": ["a"]}', "tokensUsed": USED},
-    "faq_enrichment": {"response": '[{"question": "Who?", "answer": "Ada."}]', "tokensUsed": USED},
-    "standalone_query_rewriter": {"response": "Who is Ada?", "tokensUsed": USED},
-    "ner": {"entities": {"PERSON": ["Ada"]}, "response": '{"PERSON": ["Ada"]}', "tokensUsed": USED},
-}
-
-
-OPTIONS: dict[str, Any] = {
-    "embedding": use_cases.embedding("m"),
-    "classification": use_cases.classification("m", labels=["shoes"]),
-    "passthrough": use_cases.passthrough("m"),
-    "rag": use_cases.rag("m"),
-    "summarization": use_cases.summarization("m"),
-    "keyword_extraction": use_cases.keyword_extraction("m"),
-    "ner": use_cases.ner("m"),
-    "faq_enrichment": use_cases.faq_enrichment("m"),
-    "standalone_query_rewriter": use_cases.standalone_query_rewriter("m", memory_uuid=JOB),
+RAG = '{"ANSWER": "Yes.", "SOURCES": ["a"]}'
+# By use case: its options, and a prediction.
+PREDICTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "embedding": (use_cases.embedding("m"), {"vector": [0.25, -1.0]}),
+    "classification": (
+        use_cases.classification("m", labels=["shoes"]),
+        {"labels": {"shoes": 0.75, "hats": 0.25}},
+    ),
+    "passthrough": (use_cases.passthrough("m"), {"response": "Yes."}),
+    "rag": (
+        use_cases.rag("m"),
+        {"answer": "Yes.", "answerFound": True, "sources": ["a"], "memoryUuid": JOB, "response": RAG},
+    ),
+    "summarization": (use_cases.summarization("m"), {"summary": "Short.", "response": "Short."}),
+    "keyword_extraction": (
+        use_cases.keyword_extraction("m"),
+        {"keywords": ["a"], "response": '{"keywords": ["a"]}'},
+    ),
+    "faq_enrichment": (
+        use_cases.faq_enrichment("m"),
+        {"response": '[{"question": "Who?", "answer": "Ada."}]'},
+    ),
+    "standalone_query_rewriter": (
+        use_cases.standalone_query_rewriter("m", memory_uuid=JOB),
+        {"response": "Who is Ada?"},
+    ),
+    "ner": (use_cases.ner("m"), {"entities": {"PERSON": ["Ada"]}, "response": '{"PERSON": ["Ada"]}'}),
 }
 
 
@@ -130,8 +113,7 @@ def write_chunks(body: bytes) -> object:
 
 def write_predictions(use_case: str) -> Callable[[Response], object]:
     """The same of predictions."""
-    options = OPTIONS[use_case]
-
+    options, _ = PREDICTIONS[use_case]
     given: Any = {"text": "A text.", "documents": [{"body": "b", "source": "a"}]}
     items = read_items([given if use_case == "rag" else "A text."], options)
 
@@ -172,7 +154,7 @@ READERS: dict[str, tuple[Any, Read]] = {
     "poll": (CHUNKS, lambda answer: parse_poll(answer.body, CHUNKING)),
     "chunks": (CHUNKS, lambda answer: write_chunks(answer.body)),
     "job of predictions": (
-        {"predictionId": JOB, "status": "READY", "predictions": [PREDICTIONS["passthrough"]]},
+        {"predictionId": JOB, "status": "READY", "predictions": [{"response": "Yes.", "tokensUsed": USED}]},
         lambda answer: read_prediction_result(parse_object(answer.body, "Job"), JOB, inputs=1),
     ),
     "error": (
@@ -194,8 +176,8 @@ READERS: dict[str, tuple[Any, Read]] = {
         read_use_cases,
     ),
     **{
-        f"predict {name}": ({"predictions": [one]}, write_predictions(name))
-        for name, one in PREDICTIONS.items()
+        f"predict {name}": ({"predictions": [one | {"tokensUsed": USED}]}, write_predictions(name))
+        for name, (_, one) in PREDICTIONS.items()
     },
 }
 
@@ -206,16 +188,9 @@ DEEPER = '{"a":' * 100_000
 HOSTILE = [
     *("null", "true", "[]", "{}", '""', "0", "-1", "1e999", "-1e999", "NaN", "Infinity", "1.5", "2" * 5000),
     *("9" * 400, "1e-400", '"0"', '"12"', '" "', "[[]]", "[null]", '[""]', '{"":null}', DEEP),
-    *(
-        r'"\u0000"',
-        r'"\ud800"',
-        r'"\udfff\ud800"',
-        r'"\u202e\u001b[2J\r\n"',
-        '"../../../etc/passwd"',
-        '"/"',
-        '".."',
-    ),
-    *('"a\\u0000b"', '"%2e%2e%2f"', json.dumps("x" * 20_000), '"\\\\server\\share"', '"s3://other/bucket"'),
+    *(r'"\u0000"', r'"\ud800"', r'"\udfff\ud800"', r'"\u202e\u001b[2J\r\n"'),
+    *('"../../../etc/passwd"', '"/"', '".."', '"a\\u0000b"', '"%2e%2e%2f"', json.dumps("x" * 20_000)),
+    *('"\\\\server\\share"', '"s3://other/bucket"'),
 ]
 
 
@@ -262,38 +237,18 @@ def bodies(draw: st.DrawFn, sample: Any) -> bytes:
             place = draw(st.integers(0, len(body) - 1))
             body = body[:place] + draw(st.binary(min_size=1, max_size=3)) + body[place + 1 :]
         case 2:
-            body = draw(
-                st.sampled_from(
-                    [
-                        b"",
-                        b"\xef\xbb\xbf" + body,
-                        body + body,
-                        b"<html>503</html>",
-                        DEEPER.encode(),
-                        b"\x00" * 64,
-                    ]
-                )
-            )
+            pages = [b"", b"\xef\xbb\xbf" + body, body + body, b"<html>503</html>", DEEPER.encode()]
+            body = draw(st.sampled_from([*pages, b"\x00" * 64]))
         case 3:
             body = body.decode().encode(draw(st.sampled_from(["utf-16", "utf-32", "cp1252"])), "replace")
     return body
 
 
+TIMES = ["5", "-5", "1e3", "NaN", "9" * 400, "\u00b2"]
+TIMES += ["Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 99 Foo 9999 99:99:99"]
 HEADERS = st.dictionaries(
     st.sampled_from(["retry-after", "date", "content-type", "location", "www-authenticate"]),
-    st.sampled_from(
-        [
-            "5",
-            "-5",
-            "1e3",
-            "NaN",
-            "9" * 400,
-            "Wed, 21 Oct 2026 07:28:00 GMT",
-            "Wed, 99 Foo 9999 99:99:99",
-            "\u00b2",
-        ]
-    )
-    | st.text(max_size=20),
+    st.sampled_from(TIMES) | st.text(max_size=20),
     max_size=3,
 )
 STATUSES = st.sampled_from(

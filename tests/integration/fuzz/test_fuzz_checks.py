@@ -6,8 +6,6 @@ A right answer with one thing changed: what is written without a word are the ro
 all); 50,000 in all by default. A failure names its batch and answer, which come again.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import os
@@ -46,22 +44,8 @@ CHUNKS = ChunkingOptions("sentence", "m", model_config={"dimReductionSize": 4})
 EMBEDDING = use_cases.embedding("m", dimensions=4)
 DELETED, TWICE = object(), object()
 STRANGE = [
-    DELETED,
-    TWICE,
-    None,
-    [],
-    {},
-    "",
-    " ",
-    0,
-    -1,
-    7,
-    0.5,
-    True,
-    "x",
-    "FAILED",
-    "Of pancakes.",
-    "b" * 5000,
+    *(DELETED, TWICE, None, [], {}, "", " ", 0, -1, 7, 0.5, True, "x"),
+    *("FAILED", "Of pancakes.", "b" * 5000),
 ]
 
 
@@ -71,10 +55,8 @@ def vector(rng: random.Random) -> list[float]:
 
 def chunking(rng: random.Random) -> tuple[str, dict[str, Any]]:
     """A text of sentences that all differ, and the right answer."""
-    chunks = [
-        f"{' '.join(rng.choices(WORDS, k=rng.randint(3, 6)))} {n}{n}.".capitalize()
-        for n in range(rng.randint(1, 5))
-    ]
+    words = [rng.choices(WORDS, k=rng.randint(3, 6)) for _ in range(rng.randint(1, 5))]
+    chunks = [f"{' '.join(some)} {n}{n}.".capitalize() for n, some in enumerate(words)]
     spans, at = [], 0
     for chunk in chunks:
         spans.append([at, at + len(chunk)])

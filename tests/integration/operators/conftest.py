@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The service, one task instance, and waits of milliseconds, for all operators."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from operator_service import Service, new_context
 
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.jobs import decisions
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls whose results are made up, in place of those of the client."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models and deployments of the emulator, and the operators for them as every attempt makes them."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time
@@ -18,6 +16,7 @@ from made_up_calls import then
 from operator_service import Death, Service, die
 
 from lucidworks_provider.client import models
+from lucidworks_provider.operators import models as model_operators
 from lucidworks_provider.operators.models import (
     LucidworksDeployModelOperator,
     LucidworksTrainModelOperator,
@@ -69,6 +68,18 @@ class ModelService(Service):
             registry.forget(resource_id)
         else:
             (registry.model(resource_id) or registry.deployment(resource_id)).forced = state  # type: ignore[union-attr]
+
+
+def model_service(service: Service, monkeypatch: pytest.MonkeyPatch, *, seconds: float) -> ModelService:
+    """
+    The emulator for models, which is searched after milliseconds.
+
+    :param seconds: how long trainings, deployments and deletions take.
+    """
+    monkeypatch.setattr(model_operators, "SEARCH_WAIT", 0.01)
+    made = ModelService(service.emulator, service.env, service.servers)
+    made.settings(training_seconds=seconds, deploy_seconds=seconds, undeploy_seconds=seconds)
+    return made
 
 
 def attempt(number: int = 1, store: Store | None = None) -> Any:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the operators run against: the emulator, or a server that a test scripts; and the attempts of one task."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import json
@@ -18,7 +16,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.providers.common.compat.sdk import DAG, TaskDeferred
 
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.jobs import JobState
@@ -38,6 +36,60 @@ both_stores = pytest.mark.parametrize(
 )
 LLAMA = "llama-3-8b-instruct"
 MEMORY = "53417d2f-6b0e-47e4-8610-e6842b84a87b"
+
+
+Reply = Callable[[str, dict[str, Any]], tuple[int, Any]]
+
+
+@dataclass
+class Scripted:
+    """A server that answers what a function says; ``heard`` are the bodies of its POSTs."""
+
+    url: str
+    heard: list[dict[str, Any]] = field(default_factory=list)
+
+
+@contextmanager
+def scripted(reply: Reply) -> Iterator[Scripted]:
+    """
+    Serve ``/ai/*`` where the emulator is too kind.
+
+    :param reply: gets path and decoded body, gives a status and what is the body (JSON unless bytes).
+    """
+    script = Scripted("")
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1
+        disable_nagle_algorithm = True
+
+        def _answer(self) -> None:
+            data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = json.loads(data) if data else {}
+            if self.command == "POST":
+                script.heard.append(body)
+            status, answer = reply(self.path, body)
+            content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            self.send_response_only(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = _answer
+
+        def log_message(self, *args: Any) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            script.url = f"http://127.0.0.1:{server.server_address[1]}"
+            yield script
+        finally:
+            server.shutdown()
+            thread.join(5)
 
 
 @dataclass
@@ -131,7 +183,7 @@ def die(*_: Any, **__: Any) -> Any:
 
 def new_context(*, state_store: bool = True) -> dict[str, Any]:
     """A task instance; its attempts share it."""
-    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=2)
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=2, try_number=1)
     return {"ti": ti} | ({"task_state_store": TaskStateStore()} if state_store else {})
 
 
@@ -214,6 +266,13 @@ class Attempts:
             self.resume(deferred, event)
         return again.value
 
+    def die(self, place: Any, name: str, ending: Any = die) -> None:
+        """An attempt that ends with its process, in a function that is replaced."""
+        with pytest.MonkeyPatch.context() as dying:
+            dying.setattr(place, name, ending)
+            with pytest.raises(Death):
+                self.run()
+
     def clear(self) -> None:
         self.context["ti"].max_tries += 3
 
@@ -239,60 +298,15 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def serialized(dag: DAG) -> str:
+    """What Airflow stores of a DAG file."""
+    try:
+        from airflow.serialization.serialized_objects import DagSerialization as Serialized
+    except ImportError:  # Airflow below 3.2
+        from airflow.serialization.serialized_objects import SerializedDAG as Serialized
+    return json.dumps(Serialized.to_dict(dag))
+
+
 def hash_of(*texts: str) -> str:
     """As the emulator's log shows a batch."""
     return hashlib.sha256("".join(texts).encode()).hexdigest()
-
-
-Reply = Callable[[str, dict[str, Any]], tuple[int, Any]]
-
-
-@dataclass
-class Scripted:
-    """A server that answers what a function says; ``heard`` are the bodies of its POSTs."""
-
-    url: str
-    heard: list[dict[str, Any]] = field(default_factory=list)
-
-
-@contextmanager
-def scripted(reply: Reply) -> Iterator[Scripted]:
-    """
-    Serve ``/ai/*`` where the emulator is too kind.
-
-    :param reply: gets path and decoded body, gives a status and what is the body (JSON unless bytes).
-    """
-    script = Scripted("")
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = -1
-        disable_nagle_algorithm = True
-
-        def _answer(self) -> None:
-            data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            body = json.loads(data) if data else {}
-            if self.command == "POST":
-                script.heard.append(body)
-            status, answer = reply(self.path, body)
-            content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-            self.send_response_only(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_GET = do_POST = _answer
-
-        def log_message(self, *args: Any) -> None:
-            """Quiet."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            script.url = f"http://127.0.0.1:{server.server_address[1]}"
-            yield script
-        finally:
-            server.shutdown()
-            thread.join(5)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of a table in every form that the operators take, and keys of many types."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import json

@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The corpus operator against the emulator over real sockets: its parameters, and what the service does to it."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import UserList
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import Asset
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
+from operator_service import Service, new_context, rows_of
 
 from lucidworks_provider.corpus import open_dataset
 from lucidworks_provider.corpus.shards import write_listings
@@ -32,9 +31,6 @@ from lucidworks_provider.operators.corpus import (
     LucidworksPublishShardsOperator,
 )
 
-if TYPE_CHECKING:
-    from operator_service import Service
-
 
 @dataclass
 class Run:
@@ -48,22 +44,9 @@ class Run:
     def posts(self) -> int:
         return len(self.service.calls("submit"))
 
-    def write(self, count: int) -> None:
-        for number in range(count):
-            path = self.root / "source" / f"{number:03}.txt"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(f"Document {number}. " + "It has a sentence. " * 8)
-
     def execute(self, **options: Any) -> dict[str, Any]:
-        self.runs += 1
-        given = {
-            "source": str(self.root / "source"),
-            "output_uri": f"file://{self.root}/dataset",
-            "chunker": "dynamic-sentence",
-            "model_id": "gte-small",
-            **options,
-        }
-        return self._execute(LucidworksChunkCorpusOperator(task_id="chunk", **given))
+        given = {"source": str(self.root / "source"), "chunker": "dynamic-sentence", "model_id": "gte-small"}
+        return self._execute(LucidworksChunkCorpusOperator, given | options)
 
     def stage(self, shards: int = 3, **options: Any) -> list[dict[str, Any]]:
         """A task for each shard."""
@@ -74,22 +57,17 @@ class Run:
         self, staged: Any, *, context: dict[str, Any] | None = None, **options: Any
     ) -> dict[str, Any]:
         """The task that commits all shards."""
-        self.runs += 1
-        given = {"staged": staged, "output_uri": f"file://{self.root}/dataset", **options}
-        return self._execute(LucidworksPublishShardsOperator(task_id="publish", **given), **context or {})
+        return self._execute(LucidworksPublishShardsOperator, {"staged": staged, **options}, context)
 
-    def _execute(self, operator: Any, **context: Any) -> dict[str, Any]:
-        ti = SimpleNamespace(
-            dag_id="dag",
-            run_id=f"run {self.runs}",
-            task_id=operator.task_id,
-            map_index=-1,
-            try_number=1,
-            max_tries=0,
-            task=operator,
-            xcom_push=lambda key, value: self.pushed.update({key: value}),
-        )
-        delta = operator.execute({"ti": ti, **context})
+    def _execute(
+        self, kind: Any, given: dict[str, Any], context: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        self.runs += 1
+        operator = kind(**{"task_id": "t", "output_uri": f"file://{self.root}/dataset"} | given)
+        ti = new_context()["ti"]
+        ti.run_id, ti.try_number, ti.max_tries, ti.task = f"run {self.runs}", 1, 0, operator
+        ti.xcom_push = lambda key, value: self.pushed.update({key: value})
+        delta: dict[str, Any] = operator.execute({"ti": ti, **(context or {})})
         if AIRFLOW_V_3_0_PLUS:
             links = {one.xcom_key: one.get_link(operator, ti_key=ti) for one in operator.operator_extra_links}
             self.pushed = {key: address for key, address in links.items() if address}
@@ -103,18 +81,21 @@ class Run:
         return {path.parent.name for path in (self.root / "dataset").glob("*/_delta_log")}
 
 
+IDS = {f"{number:03}.txt" for number in range(10)}
+
+
 @pytest.fixture
 def corpus(service: Service, short_corpus_waits: None, tmp_path: Path) -> Run:
     service.settings(pending_polls=0)
-    run = Run(service, tmp_path)
-    run.write(10)
-    return run
+    (tmp_path / "source").mkdir()
+    for name in IDS:
+        (tmp_path / "source" / name).write_text(f"Document {name}. " + "It has a sentence. " * 8)
+    return Run(service, tmp_path)
 
 
 def test_a_folder_becomes_a_dataset(corpus: Run) -> None:
     delta = corpus.execute()
-
-    assert corpus.ids() == {f"{number:03}.txt" for number in range(10)}
+    assert corpus.ids() == IDS
     assert delta["dataset"] == f"file://{corpus.root}/dataset"
     assert (delta["added"], corpus.posts()) == (10, 10)
     assert (delta["written"], delta["dimension"]) == (delta["chunks"], 384)
@@ -122,7 +103,6 @@ def test_a_folder_becomes_a_dataset(corpus: Run) -> None:
     assert (again["written"], again["chunks"]) == (0, delta["chunks"])
     assert (delta["version"], delta["since"], delta["documents_version"]) == (0, None, 0)
     assert (again["version"], again["since"], again["documents_version"]) == (0, 0, 0)
-    assert json.dumps(delta)
     assert len(json.dumps(delta)) < 2000
 
 
@@ -144,13 +124,8 @@ def test_tables_as_csv(corpus: Run) -> None:
     folder.mkdir()
     (folder / "a.csv").write_bytes('sku;body\n1;"One;\nGröße."\n2;Two.\n3;\n4\n'.encode("cp1252"))
     (folder / "b.csv.gz").write_bytes(gzip.compress(b"sku;body\r\n5;Five.\r\n"))
-    how = {
-        "source": str(folder),
-        "csv_delimiter": ";",
-        "encoding": "cp1252",
-        "text_column": "body",
-        "max_reject_ratio": 0.5,
-    }
+    how: dict[str, Any] = {"source": str(folder), "text_column": "body", "max_reject_ratio": 0.5}
+    how |= {"csv_delimiter": ";", "encoding": "cp1252"}
     with pytest.raises(InputError, match=r"has no column 'id'; it has 'sku', 'body'"):
         corpus.execute(**how)
     assert corpus.posts() == 0
@@ -159,10 +134,11 @@ def test_tables_as_csv(corpus: Run) -> None:
     rows = open_dataset(str(corpus.root / "dataset")).to_table().to_pylist()
     texts = {row["document_id"]: row["text"] for row in rows}
     assert texts == {"1": "One;\nGröße.", "2": "Two.", "5": "Five."}
-    rejects = map(json.loads, Path(returned["rejects"].removeprefix("file://")).read_text().splitlines())
+    rejects = rows_of(Path(returned["rejects"].removeprefix("file://")))
+    short = "Its number of fields is 1 instead of 2."
     assert {one["document_id"]: one["detail"] for one in rejects} == {
         "3": "It has no text.",
-        "a.csv:6": "Its number of fields is 1 instead of 2.",
+        "a.csv:6": short,
     }
 
 
@@ -184,11 +160,14 @@ def test_plan_only_writes_and_sends_nothing(corpus: Run, switch: Any) -> None:
     assert not (corpus.root / "dataset").exists()
 
 
-def test_the_report_has_a_link_where_people_find_it(corpus: Run) -> None:
-    corpus.execute(report_url="https://reports.example.com/catalogue")
-    assert corpus.pushed == {
-        LucidworksReportLink.xcom_key: "https://reports.example.com/catalogue/report.html"
-    }
+@pytest.mark.parametrize("shards", [False, True])
+def test_the_report_has_a_link_where_people_find_it(corpus: Run, shards: bool) -> None:
+    where = {"report_url": "https://reports.example.com/catalogue"}
+    if shards:
+        corpus.publish(corpus.stage(2), **where)
+    else:
+        corpus.execute(**where)
+    assert corpus.pushed == {LucidworksReportLink.xcom_key: f"{where['report_url']}/report.html"}
     assert "<html" in (corpus.root / "dataset" / "report.html").read_text()
 
 
@@ -199,17 +178,9 @@ def test_a_rate_limit_is_waited_for(corpus: Run) -> None:
     assert corpus.posts() >= 10
 
 
-def test_results_that_are_gone_are_submitted_again(corpus: Run) -> None:
-    corpus.service.settings(retrieved="404")
-    delta = corpus.execute()
-    assert (delta["added"], delta["resubmitted"]) == (10, 0)
-
-
 def test_an_unknown_model_stops_the_run(corpus: Run) -> None:
-    with pytest.raises(
-        LucidworksError,
-        match=r"10 of 10 .*'lucidworks_default'.*deployment 'no-such-model'",
-    ):
+    words = r"10 of 10 .*'lucidworks_default'.*deployment 'no-such-model'"
+    with pytest.raises(LucidworksError, match=words):
         corpus.execute(model_id="no-such-model")
 
 
@@ -247,11 +218,8 @@ assert not {"pyarrow", "numpy"} & set(sys.modules)
 
 def test_secrets_are_in_no_file(corpus: Run) -> None:
     corpus.execute(keep_raw=True)
-    everything = b"".join(
-        path.read_bytes() for path in (corpus.root / "dataset").rglob("*") if path.is_file()
-    )
-    assert b"demo-secret" not in everything
-    assert not re.search(rb"eyJ[\w-]+\.", everything)
+    files = [path for path in (corpus.root / "dataset").rglob("*") if path.is_file()]
+    assert not re.search(rb"eyJ[\w-]+\.|demo-secret", b"".join(path.read_bytes() for path in files))
 
 
 @pytest.mark.parametrize(
@@ -264,13 +232,10 @@ def test_secrets_are_in_no_file(corpus: Run) -> None:
         ({"source": [{"id": "a", "text": "x"}, {"id": "a", "text": "y"}]}, "'a', which another"),
         ({"source": []}, "no document"),
         ({"output_uri": "relative"}, "output_uri is 'relative'"),
-        ({"chunker": "sentences"}, "chunker is 'sentences'"),
         ({"chunker_config": {"chunkSize": 2}}, "chunkSize"),
         ({"max_requests": "many"}, "max_requests is 'many'"),
         ({"max_tokens": -1}, "max_tokens is -1"),
-        ({"max_reject_ratio": 5}, "max_reject_ratio is 5"),
         ({"on_truncated": "ignore"}, "on_truncated is 'ignore'"),
-        ({"on_busy": "kill"}, "on_busy is 'kill'"),
         ({"on_missing_chunks": "keep"}, "on_missing_chunks is 'keep'"),
         ({"deletion_vectors": "some"}, "deletion_vectors is 'some'"),
         ({"retention": "a week"}, "retention is 'a week'"),
@@ -280,7 +245,6 @@ def test_secrets_are_in_no_file(corpus: Run) -> None:
         ({"max_text_bytes": 3}, "max_text_bytes is 3"),
         ({"timeout": -1}, "timeout is -1"),
         ({"full_refresh": "perhaps"}, "full_refresh is 'perhaps'"),
-        ({"encoding": "klingon"}, "klingon"),
         ({"report_url": "ftp://x"}, "report_url"),
         ({"listing": "file:///no/such.jsonl"}, "no/such.jsonl"),
     ],
@@ -309,79 +273,38 @@ def test_shards_become_one_version(corpus: Run) -> None:
     assert (corpus.tables(), corpus.posts()) == (set(), 10)
     assert {delta["version"] for delta in staged} == {None}
     assert all(delta["staged"].startswith(f"file://{corpus.root}/dataset/shards/") for delta in staged)
-
     delta = corpus.publish(staged)
-
-    assert corpus.ids() == {f"{number:03}.txt" for number in range(10)}
-    assert corpus.tables() == {"chunks", "documents"}
-    assert delta["dataset"] == f"file://{corpus.root}/dataset"
-    assert (delta["version"], delta["since"], delta["documents_version"]) == (0, None, 0)
-    assert (delta["added"], delta["documents"], delta["submitted"], delta["shards"]) == (10, 10, 10, 3)
-    assert (delta["written"], delta["dimension"]) == (delta["chunks"], 384)
+    assert (corpus.ids(), corpus.tables()) == (IDS, {"chunks", "documents"})
+    wanted = {"dataset": f"file://{corpus.root}/dataset", "version": 0, "since": None, "documents_version": 0}
+    wanted |= {"added": 10, "documents": 10, "submitted": 10, "shards": 3, "dimension": 384}
+    assert wanted.items() <= delta.items()
+    assert delta["written"] == delta["chunks"]
     assert "<html" in (corpus.root / "dataset" / "report.html").read_text()
     assert len(json.dumps(delta)) < 2000
 
 
-def test_another_number_of_shards_sends_nothing_again(corpus: Run) -> None:
-    corpus.publish(corpus.stage(3))
-    corpus.write(11)
-
-    delta = corpus.publish(corpus.stage(4))
-
-    assert corpus.posts() == 11
-    assert (delta["added"], delta["changed"], delta["documents"], delta["shards"]) == (1, 0, 11, 4)
-    assert (delta["version"], delta["since"]) == (1, 0)
-
-
-@pytest.mark.parametrize("form", ["returned", "addresses", "lazy"])
+@pytest.mark.parametrize("form", ["returned", "addresses", "lazy", "one address"])
 def test_what_was_staged_comes_as_results_or_as_addresses(corpus: Run, form: str) -> None:
-    returned = corpus.stage(2)
-    staged: Any = {
-        "returned": returned,
-        "addresses": [delta["staged"] for delta in returned],
-        # As Airflow hands over what mapped tasks have returned.
-        "lazy": _Lazy(returned),
-    }[form]
-    assert corpus.publish(staged)["documents"] == 10
-
-
-class _Lazy:
-    """A sequence that is no list."""
-
-    def __init__(self, values: list[Any]) -> None:
-        self._values = values
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._values)
-
-
-def test_one_shard_alone(corpus: Run) -> None:
-    (staged,) = corpus.stage(1)
-    assert corpus.publish(staged["staged"])["documents"] == 10
+    returned = corpus.stage(1 if form == "one address" else 2)
+    addresses = [delta["staged"] for delta in returned]
+    forms: dict[str, Any] = {"returned": returned, "addresses": addresses, "one address": addresses[0]}
+    # Airflow hands over what mapped tasks have returned as a sequence that is no list.
+    assert corpus.publish(forms.get(form, UserList(returned)))["documents"] == 10
 
 
 def test_its_counts_go_with_the_asset_event(corpus: Run) -> None:
     asset = Asset("catalogue")
     events = {asset: SimpleNamespace(extra={})}
-
     delta = corpus.publish(corpus.stage(2), outlets=[asset], context={"outlet_events": events})
-
+    counts = {"dataset", "version", "documents_version", "documents", "chunks", "added", "rejected", "shards"}
     said = events[asset].extra
-    counts = ("dataset", "version", "documents_version", "documents", "chunks", "added", "rejected", "shards")
     assert {name: said[name] for name in counts} == {name: delta[name] for name in counts}
 
 
-def test_the_link_to_the_report_of_all_shards(corpus: Run) -> None:
-    corpus.publish(corpus.stage(2), report_url="https://reports.example.com/catalogue")
-    assert corpus.pushed == {
-        LucidworksReportLink.xcom_key: "https://reports.example.com/catalogue/report.html"
-    }
-
-
 def test_without_deletion_vectors(corpus: Run) -> None:
-    corpus.publish(corpus.stage(2, deletion_vectors=False))
-    (corpus.root / "source" / "003.txt").write_text("Another text by now.")
-    corpus.publish(corpus.stage(2, deletion_vectors=False))
+    for text in ("A text.", "Another text by now."):
+        (corpus.root / "source" / "003.txt").write_text(text)
+        corpus.publish(corpus.stage(2, deletion_vectors=False))
     table = read_table(str(corpus.root / "dataset" / "chunks"))
     assert table is not None
     assert "deletionVectors" not in table.writer_features
@@ -410,18 +333,3 @@ def test_what_cannot_be_published_is_refused(corpus: Run, options: dict[str, Any
     with pytest.raises(InputError, match=words):
         corpus.publish(staged, **options)
     assert corpus.tables() == set()
-
-
-def test_a_shard_that_is_missing_is_named(corpus: Run) -> None:
-    staged = corpus.stage(3)
-    with pytest.raises(InputError, match="has the shards 000-of-003, 002-of-003, but needs each of 3 once"):
-        corpus.publish([staged[0], staged[2]])
-    assert corpus.tables() == set()
-
-
-def test_shards_are_published_once(corpus: Run) -> None:
-    staged = corpus.stage(2)
-    corpus.publish(staged)
-    with pytest.raises(InputError, match="was published before"):
-        corpus.publish(staged)
-    assert corpus.ids() == {f"{number:03}.txt" for number in range(10)}

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """``@task.lucidworks_predict`` and ``@task.lucidworks_chunk``: what a function returns is what is asked."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections import UserList
+from collections.abc import Callable
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG
@@ -15,10 +15,6 @@ from sqlalchemy import create_engine, text
 from lucidworks_provider.decorators.chunk import lucidworks_chunk_task
 from lucidworks_provider.decorators.predict import lucidworks_predict_task
 from lucidworks_provider.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 
 def made(decorated: Callable[..., Any], *arguments: Any) -> Any:
@@ -47,13 +43,10 @@ def test_the_inputs_of_a_prediction_come_from_the_function(service: Service) -> 
 
 
 def test_what_the_function_returns_is_not_rendered() -> None:
-    operator = made(
-        lucidworks_predict_task(use_case="passthrough", model_id="{{ params.model }}", task_id="t")(
-            lambda: []
-        )
-    )
-    assert {"model_id", "op_args", "op_kwargs"} <= set(operator.template_fields)
-    assert not {"inputs", "text", "documents"} & set(operator.template_fields)
+    given = {"use_case": "passthrough", "model_id": "{{ params.model }}", "task_id": "t"}
+    fields = set(made(lucidworks_predict_task(**given)(lambda: [])).template_fields)
+    assert {"model_id", "op_args", "op_kwargs"} <= fields
+    assert not {"inputs", "text", "documents"} & fields
 
 
 def sql_rows() -> Any:
@@ -62,25 +55,13 @@ def sql_rows() -> Any:
         return connection.execute(text("SELECT 7 AS id, 'One. Two.' AS text")).mappings().all()
 
 
-class Lazy(Sequence[Any]):
-    """The XComs of mapped tasks: a sequence that is no list, and that JSON does not know."""
-
-    def __init__(self, *values: Any) -> None:
-        self._values = values
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._values[index]
-
-
 RETURNED = {
     "text": "One. Two.",
     "list": [{"id": "a", "text": "One. Two."}],
     "tuple": ({"id": "a", "text": "One. Two."},),
     "sql rows": sql_rows(),
-    "mapped tasks": Lazy(MappingProxyType({"id": "a", "text": "One. Two."})),
+    # As the XComs of mapped tasks: a sequence that is no list, and that JSON does not know.
+    "mapped tasks": UserList([MappingProxyType({"id": "a", "text": "One. Two."})]),
 }
 
 
@@ -91,9 +72,8 @@ def chunking(service: Service, context: dict[str, Any], tmp_path: Path) -> Attem
 
     def make(returned: Any, **changes: Any) -> Any:
         given = {"chunker": "sentence", "model_id": "gte-small", "chunker_config": {"chunkSize": 1}}
-        task = lucidworks_chunk_task(
-            task_id="t", **given, result_path=str(path), poll_interval=0.05, **changes
-        )
+        given |= {"task_id": "t", "result_path": str(path), "poll_interval": 0.05}
+        task = lucidworks_chunk_task(**given, **changes)
         return made(task(returned if callable(returned) else lambda: returned))
 
     return Attempts(make, path, context)
@@ -112,8 +92,8 @@ def test_inputs_of_a_prediction_are_any_sequence_of_mappings(service: Service, k
 
 
 def test_the_documents_of_a_question_are_any_sequence_of_mappings(service: Service) -> None:
-    documents = Lazy(MappingProxyType({"body": "To the Oktoberfest.", "source": "a"}))
-    assert len(predicted(Lazy({"text": "Why?", "documents": documents}), use_case="rag")) == 1
+    documents = UserList([MappingProxyType({"body": "To the Oktoberfest.", "source": "a"})])
+    assert len(predicted(UserList([{"text": "Why?", "documents": documents}]), use_case="rag")) == 1
 
 
 def test_what_json_does_not_know_is_refused_before_anything_is_sent(service: Service) -> None:

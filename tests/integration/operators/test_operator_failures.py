@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """An error that no retry can cure ends a task at once, unless a retry policy decides."""
 
-from __future__ import annotations
-
 import inspect
 from importlib import import_module
 from pkgutil import walk_packages
@@ -36,13 +34,10 @@ def subclasses(kind: type) -> set[type]:
     return {kind}.union(*(subclasses(one) for one in kind.__subclasses__()))
 
 
+# Without CallingOperator, the base of the decorated operators, which come with an operator.
 TASKS = sorted(
-    (
-        one
-        for one in subclasses(BaseOperator)
-        # Without CallingOperator, the base of the decorated operators, which come with an operator.
-        if one.__module__.startswith("lucidworks_provider.") and one is not CallingOperator
-    ),
+    {one for one in subclasses(BaseOperator) if one.__module__.startswith("lucidworks_provider.")}
+    - {CallingOperator},
     key=lambda kind: kind.__name__,
 )
 
@@ -91,12 +86,11 @@ def test_it_keeps_its_class_its_words_and_its_attributes() -> None:
     seen = raised(error)
     assert isinstance(seen, RequestRefusedError)
     assert (str(seen), seen.status, seen.retryable) == ("HTTP 400: no such option", 400, False)
-    assert seen.__notes__ == ["of a user"]
-    assert seen.__cause__ is error
-    assert (
-        f"{type(seen).__module__}.{type(seen).__qualname__}"
-        == "lucidworks_provider.errors.RequestRefusedError"
-    )
+    assert (seen.__notes__, seen.__cause__) == (["of a user"], error)
+    assert f"{type(seen).__module__}.{type(seen).__qualname__}" == f"{errors.__name__}.RequestRefusedError"
+    # Made once, and of one class.
+    assert non_retryable(seen) is seen
+    assert type(raised(RequestRefusedError("another", status=400))) is type(seen)
 
 
 def test_an_instance_may_know_better_than_its_class() -> None:
@@ -129,20 +123,10 @@ def test_an_override_may_still_catch_it_by_its_class() -> None:
     assert Catching(error=InputError("refused")).execute({}) == "caught"
 
 
-def test_it_is_made_once() -> None:
-    first = non_retryable(InputError("refused"))
-    assert non_retryable(first) is first
-    assert type(non_retryable(InputError("other"))) is type(first)
-
-
-@pytest.mark.parametrize("kind", TASKS, ids=lambda kind: kind.__name__)
-def test_every_operator_sensor_and_decorator_has_the_rule(kind: type) -> None:
-    assert issubclass(kind, NonRetryableErrorsMixin)
-
-
-def test_there_are_tasks() -> None:
-    assert len(TASKS) >= 10
+def test_every_operator_sensor_and_decorator_has_the_rule() -> None:
     assert {"_PredictDecoratedOperator", "_ChunkDecoratedOperator"} <= {kind.__name__ for kind in TASKS}
+    assert len(TASKS) >= 10
+    assert [kind for kind in TASKS if not issubclass(kind, NonRetryableErrorsMixin)] == []
 
 
 @pytest.mark.parametrize("deferrable", [True, False])

@@ -1,32 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """A sensor of a job that somebody else has submitted: it hands over the body that it got, once and whole."""
 
-from __future__ import annotations
-
 import json
+import re
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
+from made_up_calls import then
 from operator_service import Attempts, Service
 
 from lucidworks_provider.client import use_cases
 from lucidworks_provider.client.chunking import submit_chunking
-from lucidworks_provider.client.http.messages import Call, endpoint
-from lucidworks_provider.client.jobs import poll_request
+from lucidworks_provider.client.jobs import poll_job
 from lucidworks_provider.client.predictions import submit_prediction
 from lucidworks_provider.errors import InputError, MalformedResponseError, StorageError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.jobs import record
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
 from lucidworks_provider.storage import write_file
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from lucidworks_provider.client.jobs import JobKind
 
 KINDS = ("chunking", "prediction")
 
@@ -50,9 +45,9 @@ def sensor(service: Service, context: dict[str, Any], tmp_path: Path) -> Attempt
     return Attempts(make, path, context)
 
 
-def body_of(sensor: Attempts) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(sensor.path.read_bytes())
-    return body
+def read(sensor: Attempts, returned: Any, where: dict[str, Any]) -> Any:
+    """The body, as it was returned or written."""
+    return returned if where else json.loads(sensor.path.read_bytes())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -73,7 +68,7 @@ def test_the_body_goes_to_a_file(sensor: Attempts, kind: str, deferrable: bool) 
     assert sensor.run() == {"uri": str(sensor.path), "job_id": job_id}
     facets = made[-1].get_openlineage_facets_on_complete(None)
     assert [one.name for one in facets.outputs] == [str(sensor.path)]
-    assert body_of(sensor)[f"{kind}Id"] == job_id
+    assert read(sensor, None, {})[f"{kind}Id"] == job_id
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -150,7 +145,7 @@ def test_a_result_that_is_handed_out_once_waits_for_its_storage(
     monkeypatch.setattr(record, "write_file", fails)
     sensor.run(job_id=submit("chunking"))
     assert failures == []
-    assert body_of(sensor)["status"] == "READY"
+    assert read(sensor, None, {})["status"] == "READY"
 
 
 def test_a_place_that_cannot_be_written_is_found_out_before_the_result_is_read(
@@ -163,57 +158,46 @@ def test_a_place_that_cannot_be_written_is_found_out_before_the_result_is_read(
     assert service.calls("poll") == []
 
 
-def rewritten(change: Callable[[bytes], bytes]) -> Callable[[JobKind, str], Call[bytes]]:
-    """A poll whose body is another one."""
-
-    def poll(kind: JobKind, job_id: str) -> Call[bytes]:
-        return endpoint(
-            lambda settings: poll_request(settings.application_base, kind, job_id),
-            lambda answer: change(answer.body),
-        )
-
-    return poll
+with_path = pytest.mark.parametrize("where", [{}, {"result_path": None}], ids=["file", "returned"])
 
 
-@pytest.mark.parametrize("with_path", [False, True])
+def rewrite(patch: pytest.MonkeyPatch, change: Callable[[bytes], bytes]) -> None:
+    """Polls get another body."""
+    patch.setattr("lucidworks_provider.client.jobs.poll_job", then(poll_job, change))
+
+
+@with_path
 def test_a_payload_with_an_unknown_status_is_returned_and_not_lost(
-    sensor: Attempts, monkeypatch: pytest.MonkeyPatch, with_path: bool
+    sensor: Attempts, monkeypatch: pytest.MonkeyPatch, where: dict[str, Any]
 ) -> None:
-    odd = rewritten(lambda body: body.replace(b'"READY"', b'"ODD"').replace(b'"RETRIEVED"', b'"ODD"'))
-    monkeypatch.setattr("lucidworks_provider.client.jobs.poll_job", odd)
-    returned = sensor.run(job_id=submit("chunking"), **({} if with_path else {"result_path": None}))
-    body = body_of(sensor) if with_path else returned
+    rewrite(monkeypatch, lambda body: re.sub(b'"(READY|RETRIEVED)"', b'"ODD"', body))
+    body = read(sensor, sensor.run(job_id=submit("chunking"), **where), where)
     assert (body["status"], bool(body["chunkedData"])) == ("ODD", True)
 
 
-@pytest.mark.parametrize("with_path", [False, True])
+@with_path
 def test_the_result_of_another_job_is_an_error(
-    sensor: Attempts, monkeypatch: pytest.MonkeyPatch, with_path: bool
+    sensor: Attempts, monkeypatch: pytest.MonkeyPatch, where: dict[str, Any]
 ) -> None:
     other, job_id = submit("chunking"), submit("chunking")
-    mixed_up = rewritten(lambda body: body.replace(job_id.encode(), other.encode()))
-    monkeypatch.setattr("lucidworks_provider.client.jobs.poll_job", mixed_up)
+    rewrite(monkeypatch, lambda body: body.replace(job_id.encode(), other.encode()))
     with pytest.raises(MalformedResponseError, match=f"about job {other}"):
-        sensor.run(job_id=job_id, **({} if with_path else {"result_path": None}))
+        sensor.run(job_id=job_id, **where)
     assert not sensor.path.exists()
-    if with_path:
+    if not where:
         (kept,) = sensor.path.parent.rglob("*.unusable")
         assert json.loads(kept.read_bytes())["chunkedData"]
 
 
-@pytest.mark.parametrize("with_path", [False, True])
+@with_path
 def test_one_response_about_another_job_is_not_the_result(
-    service: Service, sensor: Attempts, monkeypatch: pytest.MonkeyPatch, with_path: bool
+    service: Service, sensor: Attempts, monkeypatch: pytest.MonkeyPatch, where: dict[str, Any]
 ) -> None:
     service.settings(pending_polls=2)
     job_id = submit("chunking")
     others = [b'{"chunkingId": "another", "status": "READY", "chunkedData": [{"chunks": ["a"]}]}']
-    monkeypatch.setattr(
-        "lucidworks_provider.client.jobs.poll_job",
-        rewritten(lambda body: others.pop() if others else body),
-    )
-    returned = sensor.run(job_id=job_id, **({} if with_path else {"result_path": None}))
-    assert (body_of(sensor) if with_path else returned)["chunkingId"] == job_id
+    rewrite(monkeypatch, lambda body: others.pop() if others else body)
+    assert read(sensor, sensor.run(job_id=job_id, **where), where)["chunkingId"] == job_id
 
 
 def test_a_service_that_is_down_does_not_fail_a_sensor(service: Service, sensor: Attempts) -> None:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What operators say to OpenLineage, by values; ``tests/system/live/test_live_lineage.py`` reads real events."""
 
-from __future__ import annotations
-
 import copy
 import json
 import pickle
@@ -39,6 +37,10 @@ except ImportError:  # Airflow 2
 CHUNKING: dict[str, Any] = {"task_id": "t", "chunker": "sentence", "model_id": "gte-small"}
 
 
+AZURE = "account.dfs.core.windows.net"
+DATA = {"catalog": "gs://b/c"}
+
+
 @pytest.mark.parametrize(
     ("uri", "namespace", "name"),
     [
@@ -47,22 +49,19 @@ CHUNKING: dict[str, Any] = {"task_id": "t", "chunker": "sentence", "model_id": "
         ("local:///data/a", "file", "/data/a"),
         ("/", "file", "/"),
         ("s3://bucket/a/b.parquet", "s3://bucket", "a/b.parquet"),
+        ("s3://bucket/[a]/b?.parquet", "s3://bucket", "[a]/b?.parquet"),  # what is written is no glob
         ("s3a://my_conn@bucket/a/", "s3://bucket", "a"),
         ("s3://bucket", "s3://bucket", "/"),
         ("gs://bucket/a", "gs://bucket", "a"),
         ("gcs://bucket/a", "gs://bucket", "a"),
-        (
-            "abfs://container@account.dfs.core.windows.net/a/b",
-            "abfss://container@account.dfs.core.windows.net",
-            "a/b",
-        ),
+        (f"abfs://container@{AZURE}/a/b", f"abfss://container@{AZURE}", "a/b"),
         ("abfs://my_conn@container/a/b", "abfss://container", "a/b"),
         ("hdfs://namenode:8020/a/b", "hdfs://namenode:8020", "a/b"),
         # Passwords and signatures are no names.
         ("https://user:secret@host/a/b.txt?sig=secret#secret", "https://host", "a/b.txt"),
         ("https://host/a?token=secret&then=https://other/b", "https://host", "a"),
         ("sftp://user:secret@host/a", "sftp://host", "a"),
-        ("abfs://user:secret@account.dfs.core.windows.net/a", "abfss://account.dfs.core.windows.net", "a"),
+        (f"abfs://user:secret@{AZURE}/a", f"abfss://{AZURE}", "a"),
         ("https://user:secret@account.blob.core.windows.net/a", "https://account.blob.core.windows.net", "a"),
     ],
 )
@@ -101,22 +100,16 @@ def test_a_folder_of_a_store_that_looks_like_a_glob_has_its_own_name_once_it_was
     assert dataset_name("memory://lineage/a[1]/", glob=True) == ("memory://lineage", "a[1]")
 
 
-def test_what_is_written_is_no_glob() -> None:
-    assert dataset_name("s3://bucket/[a]/b?.parquet") == ("s3://bucket", "[a]/b?.parquet")
-
-
-@pytest.mark.parametrize("scheme", ["s3", "gs", "hdfs", "file"])
-def test_names_are_those_of_openlineage(scheme: str) -> None:
+def test_names_are_those_of_openlineage() -> None:
     from openlineage.client.naming import dataset
 
-    expected: Any = {
-        "s3": dataset.S3("bucket", "a/b"),
-        "gs": dataset.GCS("bucket", "a/b"),
-        "hdfs": dataset.HDFS("bucket", "8020", "a/b"),
-        "file": dataset.LocalFileSystem("/bucket/a/b"),
-    }[scheme]
-    authority = {"hdfs": "bucket:8020", "file": "/bucket"}.get(scheme, "bucket")
-    assert dataset_name(f"{scheme}://{authority}/a/b") == (expected.get_namespace(), expected.get_name())
+    for uri, named in {
+        "s3://bucket/a/b": dataset.S3("bucket", "a/b"),
+        "gs://bucket/a/b": dataset.GCS("bucket", "a/b"),
+        "hdfs://bucket:8020/a/b": dataset.HDFS("bucket", "8020", "a/b"),
+        "file:///bucket/a/b": dataset.LocalFileSystem("/bucket/a/b"),
+    }.items():
+        assert dataset_name(uri) == (named.get_namespace(), named.get_name())
 
 
 def of(operator: Any, manifest: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -125,6 +118,18 @@ def of(operator: Any, manifest: dict[str, Any] | None = None) -> dict[str, Any]:
     said = operator.get_openlineage_facets_on_complete(SimpleNamespace())
     assert said is not None
     return json.loads(Serde.to_json(said))
+
+
+def named(datasets: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(one["namespace"], one["name"]) for one in datasets]
+
+
+def corpus(source: Any = "s3://b/raw", output_uri: str = "s3://b/chunks", **more: Any) -> Any:
+    return LucidworksChunkCorpusOperator(**CHUNKING, source=source, output_uri=output_uri, **more)
+
+
+def shards() -> Any:
+    return LucidworksPublishShardsOperator(task_id="t", staged=["s3://b/staged"], output_uri="s3://b/chunks")
 
 
 def test_nothing_is_said_where_the_provider_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,47 +154,30 @@ def test_a_file_has_the_columns_that_were_written(tmp_path: Path) -> None:
     assert output["outputFacets"]["outputStatistics"]["rowCount"] == 1
 
 
-def test_a_corpus_tells_what_this_run_has_written() -> None:
-    given = {
-        "dataset": "s3://b/chunks",
-        "version": 4,
-        "since": 3,
-        "chunks": 900,
-        "written": 7,
-        "dimension": 384,
-    }
-    said = of(
-        LucidworksChunkCorpusOperator(source="s3://b/raw", output_uri="s3://b/chunks", **CHUNKING), given
-    )
+@pytest.mark.parametrize(("make", "inputs"), [(corpus, [("s3://b", "raw")]), (shards, None)])
+@pytest.mark.parametrize("version", [0, 4])
+def test_a_dataset_has_its_version_and_the_rows_of_this_run(make: Any, inputs: Any, version: int) -> None:
+    counts = {"version": version, "since": 3, "chunks": 900, "written": 7, "dimension": 384}
+    said = of(make(), {"dataset": "s3://b/chunks"} | counts)
     [output] = said["outputs"]
+    assert named([output]) == [("s3://b", "chunks")]
     assert output["outputFacets"]["outputStatistics"]["rowCount"] == 7
-    assert output["facets"]["version"]["datasetVersion"] == "4"
-    assert [(one["namespace"], one["name"]) for one in said["inputs"]] == [("s3://b", "raw")]
+    assert output["facets"]["version"]["datasetVersion"] == str(version)
+    assert inputs is None or named(said["inputs"]) == inputs
+    # Nothing is written before it has ended well.
+    assert of(make())["outputs"] == []
 
 
 def test_the_event_on_the_page_is_the_one_that_is_sent() -> None:
     page = (Path(__file__).parents[3] / "docs/lineage.md").read_text()
     [shown] = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", page, re.M | re.S)]
-    operator = LucidworksChunkCorpusOperator(
-        **CHUNKING,
-        source="s3://shop/catalogue",
-        output_uri="s3://search/chunks",
-        chunker_config={"chunkSize": 1},
-        model_config={"dimReductionSize": 256, "vectorQuantizationMethod": "max-scale"},
-    )
-    manifest = {
-        "dataset": "s3://search/chunks",
-        "version": 42,
-        "written": 18,
-        "chunks": 900,
-        "dimension": 256,
-    }
-    sent = of(operator, manifest)
+    config = {"dimReductionSize": 256, "vectorQuantizationMethod": "max-scale"}
+    places = ("s3://shop/catalogue", "s3://search/chunks")
+    operator = corpus(*places, chunker_config={"chunkSize": 1}, model_config=config)
+    counts = {"version": 42, "written": 18, "chunks": 900, "dimension": 256}
+    sent = of(operator, {"dataset": "s3://search/chunks"} | counts)
     sent["run"] = {"facets": sent.pop("run_facets")}
-    assert without_producers(sent) == {
-        **{name: shown[name] for name in ("inputs", "outputs")},
-        "run": shown["run"],
-    }
+    assert without_producers(sent) == {name: shown[name] for name in ("inputs", "outputs", "run")}
 
 
 def without_producers(value: Any) -> Any:
@@ -202,25 +190,9 @@ def without_producers(value: Any) -> Any:
     return f"{value[:12]}…" if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) else value
 
 
-def test_shards_are_published_as_a_version() -> None:
-    def operator() -> LucidworksPublishShardsOperator:
-        return LucidworksPublishShardsOperator(
-            task_id="t", staged=["s3://b/staged"], output_uri="s3://b/chunks"
-        )
-
-    said = of(operator(), {"dataset": "s3://b/chunks", "version": 0, "written": 7, "chunks": 900})
-    [output] = said["outputs"]
-    assert (output["namespace"], output["name"]) == ("s3://b", "chunks")
-    assert output["outputFacets"]["outputStatistics"]["rowCount"] == 7
-    assert output["facets"]["version"]["datasetVersion"] == "0"
-    # Nothing is written before it has ended well.
-    assert of(operator())["outputs"] == []
-
-
 @pytest.mark.parametrize("source", [[{"id": "a", "text": "Secret."}], '[{"id": "a", "text": "Secret."}]'])
 def test_handed_over_documents_are_no_input(source: Any) -> None:
-    operator = LucidworksChunkCorpusOperator(source=source, output_uri="s3://b/chunks", **CHUNKING)
-    said = of(operator)
+    said = of(corpus(source))
     assert (said["inputs"], said["outputs"]) == ([], [])
     assert "Secret." not in json.dumps(said)
 
@@ -244,18 +216,14 @@ def test_wrong_arguments_are_for_the_task_to_tell() -> None:
 
 def test_a_configuration_has_another_fingerprint_and_no_key() -> None:
     def parameters(**options: Any) -> dict[str, str]:
+        given = {"use_case": "summarization", "model_id": "m", "inputs": ["A text"]}
         with pytest.warns(UserWarning, match="was given a key"):
             operator = LucidworksPredictionOperator(
-                task_id="t",
-                use_case="summarization",
-                model_id="m",
-                inputs=["A text"],
-                model_config={"apiKey": "the-third-party-key", **options},
+                task_id="t", model_config={"apiKey": "the-third-party-key", **options}, **given
             )
         said = of(operator)
         assert "the-third-party-key" not in json.dumps(said)
-        facet = said["run_facets"]["executionParameters"]
-        return {one["key"]: one["value"] for one in facet["parameters"]}
+        return {one["key"]: one["value"] for one in said["run_facets"]["executionParameters"]["parameters"]}
 
     cold, warm = parameters(temperature=0.1), parameters(temperature=0.9)
     assert cold.pop("lucidworks.fingerprint") != warm.pop("lucidworks.fingerprint")
@@ -263,14 +231,9 @@ def test_a_configuration_has_another_fingerprint_and_no_key() -> None:
 
 
 def test_training_data_is_what_is_read() -> None:
-    operator = LucidworksTrainModelOperator(
-        task_id="t",
-        name="n",
-        model_type="ecommerce-rnn",
-        training_data='{"catalog": "gs://b/catalogue.parquet", "signals": "none"}',
-    )
-    said = of(operator)
-    assert [(one["namespace"], one["name"]) for one in said["inputs"]] == [("gs://b", "catalogue.parquet")]
+    data = '{"catalog": "gs://b/catalogue.parquet", "signals": "none"}'
+    training = LucidworksTrainModelOperator(task_id="t", name="n", model_type="m", training_data=data)
+    assert named(of(training)["inputs"]) == [("gs://b", "catalogue.parquet")]
 
 
 def test_the_standard_facets_are_named_as_the_standard_does() -> None:
@@ -291,15 +254,11 @@ def test_all_attributes_of_an_operator_show_no_key() -> None:
     from airflow.providers.openlineage.utils.utils import TaskInfoComplete
 
     keys = {"apiKey": "the-api-key", "serviceAccountKey": "the-account-key"}
-    with pytest.warns(UserWarning, match="was given a key"):
-        asking = LucidworksPredictionOperator(
-            task_id="t", use_case="rag", model_id="m", inputs=["A text"], model_config=keys
-        )
-    trained = {"task_id": "t", "name": "n", "model_type": "m", "training_data": {"catalog": "gs://b/c"}}
-    with pytest.warns(UserWarning, match="was given a key"):
-        training = LucidworksTrainModelOperator(training_data_credentials=keys, **trained)
-    for operator in (asking, training):
-        sent = Serde.to_json(TaskInfoComplete(operator))
+    asked = {"use_case": "rag", "model_id": "m", "inputs": ["A text"], "model_config": keys}
+    trained = {"name": "n", "model_type": "m", "training_data": DATA, "training_data_credentials": keys}
+    for kind, given in ((LucidworksPredictionOperator, asked), (LucidworksTrainModelOperator, trained)):
+        with pytest.warns(UserWarning, match="was given a key"):
+            sent = Serde.to_json(TaskInfoComplete(kind(task_id="t", **given)))
         assert '"task_id"' in sent
         assert "the-a" not in sent
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The button to the folder of a result; that to the report has a file of its own."""
 
-from __future__ import annotations
-
 import logging
 import re
 from pathlib import Path

@@ -5,19 +5,17 @@ What typical mistakes get: each message names what was given, what is expected, 
 ``mistakes.txt`` is the table, to be read by people. A message that changes is changed there, too.
 """
 
-from __future__ import annotations
-
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowSensorTimeout
+from operator_service import new_context
 
 from lucidworks_provider.decorators.chunk import lucidworks_chunk_task
 from lucidworks_provider.decorators.predict import lucidworks_predict_task
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
@@ -37,71 +35,55 @@ from lucidworks_provider.operators.prediction import (
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
 from lucidworks_provider.sensors.models import LucidworksDeploymentSensor, LucidworksModelSensor
 
-if TYPE_CHECKING:
-    from lucidworks_provider.emulator.server import RunningEmulator
-
 TABLE = Path(__file__).with_name("mistakes.txt")
 CHUNKING = {"chunker": "sentence", "model_id": "gte-small"}
 POKING = {"poke_interval": 0.05, "timeout": 0.1, "deferrable": False}
 
 
-def chunked(task_id: str, returned: Any = "One.", **arguments: Any) -> Any:
-    """The operator of a decorated function."""
-    with DAG("d", schedule=None):
-        return lucidworks_chunk_task(task_id=task_id, **arguments)(lambda: returned)().operator
+def decorated(decorator: Any) -> Any:
+    """Makes the operator of a function that returns what is given."""
 
+    def make(task_id: str, returned: Any, **arguments: Any) -> Any:
+        with DAG("d", schedule=None):
+            return decorator(task_id=task_id, **arguments)(lambda: returned)().operator
 
-def predicted(task_id: str, returned: Any = ("One.",), **arguments: Any) -> Any:
-    """The operator of a decorated function."""
-    with DAG("d", schedule=None):
-        return lucidworks_predict_task(task_id=task_id, **arguments)(lambda: returned)().operator
+    return make
 
 
 # An operator, and arguments with which it works.
+MODEL = {"model_id": "gte-small"}
+CHUNKS = {"result_path": "file://TMP/chunks.jsonl"}
+RETURNED = {"returned": ["One."]}
+WAIT = {"deferrable": False}
+TRAINING = {"name": "ranking", "model_type": "ecommerce-rnn", "credentials_conn_id": "key"}
+LLAMA = {"use_case": "passthrough", "model_id": "llama-3-8b-instruct", "inputs": ["One."]}
+# An operator, and arguments with which it works.
 WORKING: dict[str, tuple[Any, dict[str, Any]]] = {
-    "Chunk": (
-        LucidworksChunkOperator,
-        CHUNKING | {"text": "One.", "result_path": "file://TMP/chunks.jsonl", "deferrable": False},
-    ),
+    "Chunk": (LucidworksChunkOperator, CHUNKING | CHUNKS | WAIT | {"text": "One."}),
     "Corpus": (
         LucidworksChunkCorpusOperator,
         CHUNKING | {"source": "file://TMP/source", "output_uri": "file://TMP/tables"},
     ),
-    "Predict": (
-        LucidworksPredictionOperator,
-        {"use_case": "embedding", "model_id": "gte-small", "inputs": ["One."]},
-    ),
+    "Predict": (LucidworksPredictionOperator, MODEL | {"use_case": "embedding", "inputs": ["One."]}),
     "Train": (
         LucidworksTrainModelOperator,
-        {
-            "name": "ranking",
-            "model_type": "ecommerce-rnn",
-            "training_data": {"catalog": "gs://b/c", "signals": "gs://b/s"},
-            "credentials_conn_id": "key",
-            "deferrable": False,
-        },
+        TRAINING | WAIT | {"training_data": {"catalog": "gs://b/c", "signals": "gs://b/s"}},
     ),
-    "Deploy": (LucidworksDeployModelOperator, {"model_id": "ranking-1", "deferrable": False}),
-    "Async": (
-        LucidworksAsyncPredictionOperator,
-        {
-            "use_case": "passthrough",
-            "model_id": "llama-3-8b-instruct",
-            "inputs": ["One."],
-            "result_path": "file://TMP/rows.jsonl",
-            "deferrable": False,
-        },
-    ),
+    "Deploy": (LucidworksDeployModelOperator, {"model_id": "ranking-1"} | WAIT),
+    "Async": (LucidworksAsyncPredictionOperator, LLAMA | WAIT | {"result_path": "file://TMP/rows.jsonl"}),
     "Shards": (LucidworksPublishShardsOperator, {"staged": [], "output_uri": "file://TMP/tables"}),
-    "Undeploy": (LucidworksUndeployModelOperator, {"deployment_id": "a", "deferrable": False}),
+    "Undeploy": (LucidworksUndeployModelOperator, {"deployment_id": "a"} | WAIT),
     "JobSensor": (
         LucidworksJobSensor,
         {"job_id": "a", "kind": "chunking", "result_path": "file://TMP/job.json"},
     ),
     "ModelSensor": (LucidworksModelSensor, {"model_id": "ranking-1", **POKING}),
     "DeploymentSensor": (LucidworksDeploymentSensor, {"deployment_id": "a", **POKING}),
-    "task.lucidworks_chunk": (chunked, CHUNKING | {"result_path": "file://TMP/chunks.jsonl"}),
-    "task.lucidworks_predict": (predicted, {"use_case": "embedding", "model_id": "gte-small"}),
+    "task.lucidworks_chunk": (decorated(lucidworks_chunk_task), CHUNKING | CHUNKS | RETURNED),
+    "task.lucidworks_predict": (
+        decorated(lucidworks_predict_task),
+        MODEL | RETURNED | {"use_case": "embedding"},
+    ),
 }
 MISTAKES: list[tuple[str, dict[str, Any]]] = [
     ("Chunk", {"chunker": "sentance"}),
@@ -210,11 +192,10 @@ def expected() -> dict[str, str]:
 
 
 @pytest.fixture
-def world(emulator: RunningEmulator, tmp_path: Path) -> Iterator[RunningEmulator]:
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "a.csv").write_text("ticket,description\n1,One.\n")
-    (source / "semicolons.csv").write_text("id;text\n1;One.\n")
+def world(emulator: RunningEmulator, tmp_path: Path) -> RunningEmulator:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "a.csv").write_text("ticket,description\n1,One.\n")
+    (tmp_path / "source" / "semicolons.csv").write_text("id;text\n1;One.\n")
     return emulator
 
 
@@ -224,9 +205,8 @@ def message(name: str, given: dict[str, Any], tmp_path: Path) -> str:
         key: value.replace("TMP", str(tmp_path)) if isinstance(value, str) else value
         for key, value in (working | given).items()
     }
-    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=2, try_number=1)
     with pytest.raises((LucidworksError, AirflowSensorTimeout)) as caught:
-        operator(task_id="t", **arguments).execute({"ti": ti})
+        operator(task_id="t", **arguments).execute(new_context(state_store=False))
     return f"{type(caught.value).__name__}: {caught.value}".replace(str(tmp_path), "TMP")
 
 

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Texts of another task in a DAG with ``render_template_as_native_obj``: as a task's output, and in templates."""
 
-from __future__ import annotations
-
-import hashlib
 from datetime import datetime
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, BaseOperator
+from operator_service import hash_of, new_context
+from test_operator_templates import Output
 
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import InputError
@@ -22,21 +20,10 @@ PULLED = "{{ ti.xcom_pull('read') }}"
 AS_JSON = "{{ ti.xcom_pull('read') | tojson }}"
 
 
-class Output:
-    """As XComArg: the value that another task returned."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def resolve(self, context: Any) -> Any:
-        return self.value
-
-
 def run(operator: type[BaseOperator], returned: Any, *, native: bool, **arguments: Any) -> Any:
     """Render and execute a task; another one has returned a value."""
-    names = {"dag_id": "d", "task_id": "t", "run_id": "r", "map_index": -1, "try_number": 1, "max_tries": 0}
-    ti: Any = SimpleNamespace(xcom_pull=lambda *_, **__: returned, xcom_push=lambda *_, **__: None, **names)
-    context: Any = {"ti": ti, "task_instance": ti}
+    context: Any = new_context(state_store=False)
+    vars(context["ti"]).update(xcom_pull=lambda *_, **__: returned, xcom_push=lambda *_, **__: None)
     with DAG("d", schedule=None, start_date=datetime(2026, 1, 1), render_template_as_native_obj=native):
         task: Any = operator(task_id="t", **arguments)
     task.render_template_fields(context)
@@ -45,37 +32,27 @@ def run(operator: type[BaseOperator], returned: Any, *, native: bool, **argument
 
 def predicted(emulator: RunningEmulator, returned: Any, inputs: Any, *, native: bool) -> str | None:
     """The hash of the texts that were sent."""
-    run(
-        LucidworksPredictionOperator,
-        returned,
-        native=native,
-        use_case="embedding",
-        model_id="gte-small",
-        inputs=inputs,
-    )
+    given = {"use_case": "embedding", "model_id": "gte-small", "inputs": inputs}
+    run(LucidworksPredictionOperator, returned, native=native, **given)
     [record] = [one for one in emulator.state.log if one.endpoint == "predict"]
     return record.text_sha256
-
-
-def hashed(texts: list[str]) -> str:
-    return hashlib.sha256("".join(texts).encode()).hexdigest()
 
 
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("inputs", [Output(TEXTS), AS_JSON], ids=["output", "tojson"])
 def test_a_list_of_texts(emulator: RunningEmulator, inputs: Any, native: bool) -> None:
-    assert predicted(emulator, TEXTS, inputs, native=native) == hashed(TEXTS)
+    assert predicted(emulator, TEXTS, inputs, native=native) == hash_of(*TEXTS)
 
 
 def test_a_list_without_tojson(emulator: RunningEmulator) -> None:
-    assert predicted(emulator, TEXTS, PULLED, native=True) == hashed(TEXTS)
+    assert predicted(emulator, TEXTS, PULLED, native=True) == hash_of(*TEXTS)
     with pytest.raises(InputError, match=r"use `\| tojson`"):
         predicted(emulator, TEXTS, PULLED, native=False)
 
 
 @pytest.mark.parametrize("inputs", [Output(TEXTS), [Output(one) for one in TEXTS]], ids=["list", "elements"])
 def test_outputs_are_right_in_every_dag(emulator: RunningEmulator, inputs: Any) -> None:
-    assert predicted(emulator, None, inputs, native=True) == hashed(TEXTS)
+    assert predicted(emulator, None, inputs, native=True) == hash_of(*TEXTS)
 
 
 @pytest.mark.parametrize(
@@ -114,13 +91,13 @@ def test_one_text(
     emulator.state.settings = emulator.state.settings.patched({"pending_polls": 0})
     run(LucidworksChunkOperator, text, native=native, **arguments)
     [record] = [one for one in emulator.state.log if one.endpoint == "submit"]
-    assert record.text_sha256 == hashed([text])
+    assert record.text_sha256 == hash_of(text)
 
 
 def test_an_element_that_native_rendering_has_decoded(emulator: RunningEmulator) -> None:
     with pytest.raises(InputError, match=r"^inputs\[1\] is 2024 \(int\), which is not text; .* `\| tojson`"):
         predicted(emulator, "2024", ["a", PULLED], native=True)
-    assert predicted(emulator, "2024", ["a", AS_JSON], native=True) == hashed(["a", "2024"])
+    assert predicted(emulator, "2024", ["a", AS_JSON], native=True) == hash_of("a", "2024")
 
 
 def test_pairs_are_joined_and_halves_are_left() -> None:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What stands beside the asset event of a task that has written."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from airflow.providers.common.compat.sdk import Asset, AssetAlias
@@ -20,10 +18,15 @@ MANIFEST = {
 }
 
 
-def test_numbers_and_words_go_with_each_asset() -> None:
+def added(outlets: list[Any]) -> OutletEventAccessors:
     events = OutletEventAccessors()
+    add_asset_extra({"outlet_events": events}, outlets, MANIFEST)  # type: ignore[arg-type, typeddict-item]
+    return events
+
+
+def test_numbers_and_words_go_with_each_asset() -> None:
     one, other = Asset("one"), Asset("s3://bucket/other")
-    add_asset_extra({"outlet_events": events}, [one, other], MANIFEST)  # type: ignore[arg-type, typeddict-item]
+    events = added([one, other])
     for asset in (one, other):
         assert events[asset].extra == {"documents": 3, "path": "file:///x", "complete": True}
 
@@ -35,15 +38,7 @@ def test_what_the_task_has_said_itself_stays() -> None:
     assert events[asset].extra["documents"] == "three"
 
 
-def test_an_alias_is_left_alone() -> None:
-    events = OutletEventAccessors()
-    add_asset_extra({"outlet_events": events}, [AssetAlias("a"), "no asset"], MANIFEST)  # type: ignore[arg-type, typeddict-item]
-    assert len(events) == 0
-
-
-def test_without_events_or_outlets_nothing_happens() -> None:
+def test_without_events_or_assets_nothing_happens() -> None:
+    assert [len(added(outlets)) for outlets in ([AssetAlias("a"), "no asset"], [])] == [0, 0]
     context: Any = {}
     add_asset_extra(context, [Asset("one")], MANIFEST)
-    events = OutletEventAccessors()
-    add_asset_extra({"outlet_events": events}, [], MANIFEST)  # type: ignore[arg-type, typeddict-item]
-    assert len(events) == 0

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What of the connection the predictions use: where they go, and by which names."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from pathlib import Path
@@ -60,35 +58,23 @@ def test_a_segment_of_the_connection_stands_for_the_use_case_on_the_wire(
     service: Service, tmp_path: Path, segments: object, use_case: str
 ) -> None:
     service.connect(extra={"use_case_segments": segments})
-    options = use_cases.keyword_extraction(LLAMA)
-    LucidworksHook().call(predict(options, TEXTS))
-    asyncio.run(LucidworksHook().acall(predict(options, TEXTS)))
-    LucidworksHook().call(submit_prediction(options, TEXTS))
-    asyncio.run(LucidworksHook().acall(submit_prediction(options, TEXTS)))
+    hook, options = LucidworksHook(), use_cases.keyword_extraction(LLAMA)
+    for call in (predict(options, TEXTS), submit_prediction(options, TEXTS)):
+        hook.call(call)
+        asyncio.run(hook.acall(call))
     rows = direct(TEXTS, use_case=use_case).execute(new_context())
     assert [row["keywords"] for row in rows] == [[], []], "still read as keywords"
     by_jobs(TEXTS, tmp_path / "p.jsonl", use_case=use_case).execute(new_context())
-    asked = [path for path in paths(service) if path.endswith(LLAMA)]
-    segment = f"ner/{LLAMA}"
-    assert asked == [
-        f"/ai/prediction/{segment}",
-        f"/ai/prediction/{segment}",
-        f"/ai/async-prediction/{segment}",
-        f"/ai/async-prediction/{segment}",
-        f"/ai/prediction/{segment}",
-        f"/ai/async-prediction/{segment}",
-    ]
+    now, later = f"/ai/prediction/ner/{LLAMA}", f"/ai/async-prediction/ner/{LLAMA}"
+    assert [path for path in paths(service) if path.endswith(LLAMA)] == [now, now, later, later, now, later]
 
 
-def test_other_use_cases_keep_their_own_segments(service: Service) -> None:
+def test_segments_of_other_use_cases_and_of_the_older_pages(service: Service) -> None:
     service.connect(extra={"use_case_segments": {"ner": "entities"}})
-    direct(TEXTS).execute(new_context())
-    assert paths(service) == [f"/ai/prediction/passthrough/{LLAMA}"]
-
-
-def test_a_segment_of_the_older_pages(service: Service) -> None:
     service.settings(strict_segments=True)
+    direct(TEXTS).execute(new_context())
     direct(TEXTS, use_case="keyword_extraction").execute(new_context())
+    assert paths(service)[0] == f"/ai/prediction/passthrough/{LLAMA}"
     service.connect(extra={"use_case_segments": {"keyword-extraction": "keyword_extraction"}})
     with pytest.raises(UnknownResourceError, match="404"):
         direct(TEXTS, use_case="keyword-extraction").execute(new_context())
@@ -101,24 +87,24 @@ def test_a_segment_of_the_older_pages(service: Service) -> None:
         ({"password": None}, "Client Secret"),
         ({"host": "", "extra": {"application_url": None}}, "Application ID"),
         ({"host": "app.example.com", "extra": {"application_url": ""}}, "Application ID"),
-        ({"extra": {"use_cases_path": "ai/usecases"}}, "use_cases_path"),
-        ({"extra": {"use_cases_path": "/ai/../usecases"}}, "use_cases_path"),
-        ({"extra": {"use_cases_path": "/ai/{customer_id}"}}, "use_cases_path"),
-        ({"extra": {"use_case_segments": "ner=entities"}}, "use_case_segments"),
-        ({"extra": {"use_case_segments": ["ner"]}}, "use_case_segments"),
-        ({"extra": {"use_case_segments": {"ner": "a/b"}}}, "use_case_segments"),
-        ({"extra": {"use_case_segments": {"ner": 1}}}, "use_case_segments"),
+        *(
+            ({"extra": {"use_cases_path": path}}, "use_cases_path")
+            for path in ("ai/usecases", "/ai/../usecases", "/ai/{customer_id}")
+        ),
+        *(
+            ({"extra": {"use_case_segments": segments}}, "use_case_segments")
+            for segments in ("ner=entities", ["ner"], {"ner": "a/b"}, {"ner": 1})
+        ),
     ],
 )
-@pytest.mark.parametrize("result_path", [None, "p.jsonl", "jobs"])
+@pytest.mark.parametrize("form", ["rows", "file", "jobs"])
 def test_an_incomplete_connection_is_named_before_anything_is_sent_or_written(
-    service: Service, tmp_path: Path, result_path: str | None, parts: dict[str, Any], words: str
+    service: Service, tmp_path: Path, form: str, parts: dict[str, Any], words: str
 ) -> None:
     service.connect(**parts)
     path = tmp_path / "x" / "p.jsonl"
-    one: Any = direct(TEXTS, result_path=result_path and str(path))
-    if result_path == "jobs":
-        one = by_jobs(TEXTS, path)
+    where = {} if form == "rows" else {"result_path": str(path)}
+    one: Any = by_jobs(TEXTS, path) if form == "jobs" else direct(TEXTS, **where)
     with pytest.raises(ConfigurationError, match=f"'lucidworks_default'.*{words}"):
         one.execute(new_context())
     assert service.nothing_sent()
@@ -142,15 +128,12 @@ def test_wrong_credentials_give_the_services_words_and_no_secret(
 def test_another_connection_by_its_templated_name(service: Service) -> None:
     service.env.delenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT")
     service.connect("staging")
-    one = direct(
-        "{{ params.texts | tojson }}",
-        lucidworks_conn_id="{{ params.where }}",
-        use_case="{{ params.what }}",
-        model_id="{{ params.model }}",
-        use_case_config='{"maxWords": {{ params.words }}}',
-    )
-    texts = ["One is few.", "Two are more."]
-    params = {"texts": texts, "where": "staging", "what": "summarization", "model": LLAMA, "words": 1}
+    names = {"lucidworks_conn_id": "where", "use_case": "what", "model_id": "model"}
+    arguments = {name: f"{{{{ params.{value} }}}}" for name, value in names.items()}
+    config = '{"maxWords": {{ params.words }}}'
+    one = direct("{{ params.texts | tojson }}", use_case_config=config, **arguments)
+    params = {"where": "staging", "what": "summarization", "model": LLAMA, "words": 1}
+    params["texts"] = ["One is few.", "Two are more."]
     one.render_template_fields(new_context() | {"params": params})
     assert [row["response"] for row in one.execute(new_context())] == ["One", "Two"]
     assert json.loads(one.use_case_config) == {"maxWords": 1}

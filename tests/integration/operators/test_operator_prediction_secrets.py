@@ -4,8 +4,6 @@ Third parties' keys reach the service, and nothing else: no log, no XCom, no row
 no exception.
 """
 
-from __future__ import annotations
-
 import base64
 import copy
 import json
@@ -28,6 +26,7 @@ from operator_service import (
     direct,
     new_context,
     rows_of,
+    serialized,
     through_triggers,
     wait,
 )
@@ -116,15 +115,6 @@ def fields_of(operator: Any) -> str:
 
 def shown_by(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)) + repr(error) + repr(error.args)
-
-
-def serialized(dag: DAG) -> str:
-    """What Airflow stores of a DAG file."""
-    try:
-        from airflow.serialization.serialized_objects import DagSerialization as Serialized
-    except ImportError:  # Airflow below 3.2
-        from airflow.serialization.serialized_objects import SerializedDAG as Serialized
-    return json.dumps(Serialized.to_dict(dag))
 
 
 # Where the key comes from

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The button to the report: where it leads, and its way through Airflow's own machinery."""
 
-from __future__ import annotations
-
 import logging
 from types import SimpleNamespace
 from typing import Any
@@ -57,50 +55,26 @@ class Chunking(BaseOperator):
         push_report(context, "s3://bucket/chunks", "https://reports.example.com/catalogue")
 
 
-class Rows:
-    """Airflow's database of XComs, as far as a task sees it."""
-
-    def __init__(self) -> None:
-        self.rows: dict[tuple[Any, ...], Any] = {}
-
-    def set(self, *, key: str, value: Any, **where: Any) -> None:
-        self.rows[self._place(where), key] = value
-
-    def get(self, *, key: str, **where: Any) -> Any:
-        return self.rows.get((self._place(where), key))
-
-    @staticmethod
-    def _place(where: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(where[name] for name in ("dag_id", "task_id", "run_id", "map_index"))
-
-
 @pytest.fixture
-def xcoms(monkeypatch: pytest.MonkeyPatch) -> Rows:
-    rows = Rows()
-    monkeypatch.setattr(
-        XCom,
-        "get_value",
-        lambda *, ti_key, key, **_: rows.get(
-            key=key,
-            dag_id=ti_key.dag_id,
-            task_id=ti_key.task_id,
-            run_id=ti_key.run_id,
-            map_index=ti_key.map_index,
-        ),
-    )
+def xcoms(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[Any, ...], Any]:
+    """Airflow's database of XComs, as far as a task sees it."""
+    rows: dict[tuple[Any, ...], Any] = {}
+    monkeypatch.setattr(XCom, "get_value", lambda *, ti_key, key, **_: rows.get((*where(ti_key), key)))
     return rows
 
 
-def instance(task: BaseOperator, xcoms: Rows, map_index: int = -1) -> Any:
-    where = {"dag_id": "catalogue", "task_id": task.task_id, "run_id": "tonight", "map_index": map_index}
-
-    def push(key: str, value: Any) -> None:
-        xcoms.set(key=key, value=value, **where)
-
-    return SimpleNamespace(task=task, xcom_push=push, **where)
+def where(ti: Any) -> tuple[Any, ...]:
+    return (ti.dag_id, ti.task_id, ti.run_id, ti.map_index)
 
 
-def test_there_is_no_button_before_the_report(xcoms: Rows) -> None:
+def instance(task: BaseOperator, xcoms: dict[tuple[Any, ...], Any], map_index: int = -1) -> Any:
+    ti = SimpleNamespace(task=task, dag_id="catalogue", task_id=task.task_id, run_id="tonight")
+    ti.map_index = map_index
+    ti.xcom_push = lambda key, value: xcoms.update({(*where(ti), key): value})
+    return ti
+
+
+def test_there_is_no_button_before_the_report(xcoms: dict[tuple[Any, ...], Any]) -> None:
     task = Chunking(task_id="chunk")
     link = LucidworksReportLink()
     first = instance(task, xcoms, 0)
@@ -126,17 +100,17 @@ def test_a_link_asks_for_no_xcom(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(AIRFLOW_V_3_0_PLUS, reason="Airflow 3 does not ask this package for what was pushed")
 @pytest.mark.parametrize("pushed", ["javascript:alert(1)", "data:text/html,x", "", None, 7, {"url": ADDRESS}])
-def test_what_others_push_makes_no_script(xcoms: Rows, pushed: Any) -> None:
+def test_what_others_push_makes_no_script(xcoms: dict[tuple[Any, ...], Any], pushed: Any) -> None:
     task = Chunking(task_id="chunk")
     ti = instance(task, xcoms)
     ti.xcom_push(key=LucidworksReportLink.xcom_key, value=pushed)
     assert LucidworksReportLink().get_link(task, ti_key=ti) == ""
 
 
-def test_nothing_is_pushed_where_no_browser_gets_to(xcoms: Rows) -> None:
+def test_nothing_is_pushed_where_no_browser_gets_to(xcoms: dict[tuple[Any, ...], Any]) -> None:
     ti = instance(Chunking(task_id="chunk"), xcoms)
     assert push_report({"ti": ti}, "s3://bucket/chunks", None) == ""
-    assert xcoms.rows == {}
+    assert xcoms == {}
 
 
 def test_airflow_knows_them() -> None:
@@ -172,7 +146,7 @@ def test_the_server_reads_what_the_task_has_pushed(mapped: bool) -> None:
     assert link.xcom_key == "lucidworks_report"
 
 
-def test_the_end_of_a_task(xcoms: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_a_task(xcoms: dict[tuple[Any, ...], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Airflow 3 asks each link when a task ends, and stores what it says under the link's own key."""
     runner = pytest.importorskip("airflow.sdk.execution_time.task_runner")
     from airflow.sdk import TaskInstanceState
@@ -184,4 +158,4 @@ def test_the_end_of_a_task(xcoms: Rows, monkeypatch: pytest.MonkeyPatch) -> None
     task.execute({"ti": ti})
     context = {"ti": ti, "task": task}
     runner.finalize(ti, TaskInstanceState.SUCCESS, context, logging.getLogger(__name__))
-    assert list(xcoms.rows.values()) == [ADDRESS]
+    assert list(xcoms.values()) == [ADDRESS]

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions beside the key of a table: what is read, which types come back, which rows are not sent."""
-
-from __future__ import annotations
+"""Results beside the key of a table: what is read, which types come back, which rows are not sent."""
 
 import asyncio
 import gzip
@@ -13,7 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -32,6 +30,7 @@ import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowSkipException
 from operator_service import (
     LLAMA,
+    Attempts,
     Service,
     by_jobs,
     direct,
@@ -40,6 +39,7 @@ from operator_service import (
     new_context,
     rows_of,
     through_triggers,
+    wait,
 )
 from table_sources import (
     FILES,
@@ -56,20 +56,42 @@ from table_sources import (
 )
 
 from lucidworks_provider import retrying
+from lucidworks_provider.decorators.chunk import lucidworks_chunk_task
 from lucidworks_provider.decorators.predict import lucidworks_predict_task
 from lucidworks_provider.documents import tables
 from lucidworks_provider.documents.document import TableColumns
-from lucidworks_provider.errors import InputError, JobTimeoutError, ServiceError
+from lucidworks_provider.errors import (
+    InputError,
+    JobTimeoutError,
+    LucidworksError,
+    ServiceError,
+    StorageNotSharedError,
+)
 from lucidworks_provider.jobs import task
+from lucidworks_provider.jobs.chunk_task import ChunkTask
 from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
-from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
+from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 
 COLUMNS: dict[str, Any] = {"id_column": "sku", "columns": ["brand"]}
+CHUNKING: dict[str, Any] = {
+    **{"chunker": "sentence", "chunker_config": {"chunkSize": 1}, "model_id": "gte-small"},
+    **{"poll_interval": 0.05, "timeout": 20},
+}
+BRANDS = [row["brand"] for row in ROWS]
 
 
-def to_file(inputs: Any, path: Path, **arguments: Any) -> LucidworksPredictionOperator:
-    """A synchronous operator with the arguments of an asynchronous one."""
-    return direct(inputs, result_path=str(path), **arguments)
+def chunking(documents: Any, path: Path, **arguments: Any) -> LucidworksChunkOperator:
+    given = {"documents": documents, "result_path": str(path), "deferrable": False, **CHUNKING}
+    return LucidworksChunkOperator(**{"task_id": "t"} | given | arguments)
+
+
+# Kinds of tasks; an operator is made anew for each attempt.
+MAKE: dict[str, Callable[..., Any]] = {
+    "returned": lambda inputs, _, **arguments: direct(inputs, **arguments),
+    "file": lambda inputs, path, **arguments: direct(inputs, result_path=str(path), **arguments),
+    "jobs": by_jobs,
+    "chunks": chunking,
+}
 
 
 def predicted(inputs: Any, path: Path | None = None, **arguments: Any) -> list[dict[str, Any]]:
@@ -78,33 +100,50 @@ def predicted(inputs: Any, path: Path | None = None, **arguments: Any) -> list[d
     return rows_of(path) if path else returned
 
 
+def chunked(documents: Any, path: Path, **arguments: Any) -> list[dict[str, Any]]:
+    chunking(documents, path, **arguments).execute(new_context())
+    return rows_of(path)
+
+
 def column(rows: list[dict[str, Any]], name: str) -> list[Any]:
     return [row[name] for row in rows]
 
+
+def missing_words(error: BaseException, words: list[str]) -> list[str]:
+    return [word for word in words if word not in str(error)]
+
+
+make_rows = pytest.mark.parametrize("make", [list, iter], ids=["list", "generator"])
 
 # What is read: the same for all tasks; a few sources for each of them
 
 
 @pytest.mark.parametrize(
-    ("name", "form"),
-    [(name, None) for name in SOURCES]
+    ("name", "kind", "form"),
+    [(name, "returned", "") for name in SOURCES]
     + [
-        (name, form)
+        (name, kind, form)
         for name in ("pandas", "a generator", "mapped tasks")
-        for form in ("p.parquet", "p.jsonl", "jobs.parquet")
+        for kind, form in (
+            *(("file", "p.parquet"), ("file", "p.jsonl"), ("jobs", "p.parquet")),
+            *(("chunks", "c.parquet"), ("chunks", "c.jsonl")),
+        )
     ],
 )
-def test_whatever_holds_the_rows(service: Service, tmp_path: Path, name: str, form: str | None) -> None:
-    path = form and tmp_path / form
-    if form == "jobs.parquet":
-        by_jobs(SOURCES[name](), tmp_path / form, **COLUMNS).execute(new_context())
-        rows = rows_of(tmp_path / form)
+def test_whatever_holds_the_rows(service: Service, tmp_path: Path, name: str, kind: str, form: str) -> None:
+    path = tmp_path / form
+    result = MAKE[kind](SOURCES[name](), path, **COLUMNS).execute(new_context())
+    rows = rows_of(path) if form else result
+    text = "text" if kind == "chunks" else "response"
+    wanted = [(row["sku"], row["brand"], row["text"]) for row in ROWS]
+    assert [(row["sku"], row["brand"], row[text]) for row in rows] == wanted
+    if kind == "chunks":
+        assert column(rows, "document_id") == [str(sku) for sku in SKUS]
+        assert (result["documents"], result["chunks"], result.get("rejected")) == (10, 10, None)
     else:
-        rows = predicted(SOURCES[name](), path or None, **COLUMNS)
-    wanted = [(row["sku"], row["brand"], row["text"], "predicted") for row in ROWS]
-    assert [(row["sku"], row["brand"], row["response"], row["status"]) for row in rows] == wanted
+        assert column(rows, "status") == ["predicted"] * 10
     assert "price" not in rows[0]
-    assert list(tmp_path.iterdir()) == ([path] if path else []), "nothing of the rows remains"
+    assert list(tmp_path.iterdir()) == ([path] if form else []), "nothing of the rows remains"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -129,8 +168,29 @@ def test_every_value_of_csv_stays_text(service: Service, tmp_path: Path, separat
     ]
     source = write(tmp_path / "t.csv", rows, separator=separator)
     found = predicted(source.as_uri(), tmp_path / "p.parquet", **COLUMNS)
-    wanted = [(row["sku"], row["brand"], row["text"]) for row in rows]
-    assert [(row["sku"], row["brand"], row["response"]) for row in found] == wanted
+    assert [{"sku": row["sku"], "text": row["response"], "brand": row["brand"]} for row in found] == rows
+
+
+def test_each_chunk_has_the_columns_of_its_document(service: Service, tmp_path: Path) -> None:
+    table = pa.table({"id": [7, 8, 9], "text": ["A. B. C.", "D.", "E. F."], "tags": [["x"], [], ["y", "z"]]})
+    for form in ("c.parquet", "c.jsonl"):
+        rows = chunked(table, tmp_path / form, columns="tags")
+        assert column(rows, "id") == [7, 7, 7, 8, 9, 9]
+        assert column(rows, "tags") == [["x"]] * 3 + [[]] + [["y", "z"]] * 2
+        assert column(rows, "chunk_index") == [0, 1, 2, 0, 0, 1]
+    names = pq.read_schema(tmp_path / "c.parquet").names
+    assert names[:4] == ["document_id", "id", "tags", "chunk_index"]
+
+
+def test_templates_render_columns(service: Service, tmp_path: Path) -> None:
+    names = {"id_column": "{{ params.key }}", "text_column": "{{ params.text }}"}
+    names["columns"] = "{{ params.columns | tojson }}"
+    operator = chunking("{{ params.source }}", tmp_path / "c.jsonl", **names)
+    params = {"source": str(write(tmp_path / "in" / "t.csv")), "key": "sku", "text": "text"}
+    operator.render_template_fields({"params": params | {"columns": ["brand", "price"]}})  # type: ignore[arg-type]
+    operator.execute(new_context())
+    first = rows_of(tmp_path / "c.jsonl")[0]
+    assert (first["document_id"], first["sku"], first["brand"], first["price"]) == ("0", "0", "b0", "0.0")
 
 
 # Refused with what is wrong, before anything is sent
@@ -165,57 +225,124 @@ def test_a_file_that_is_broken_is_refused(service: Service, tmp_path: Path, name
     path = tmp_path / "out" / "p.jsonl"
     with pytest.raises(InputError) as caught:
         predicted(str(tmp_path / name), path, id_column="sku")
-    assert [word for word in words if word not in str(caught.value)] == []
-    assert name in str(caught.value) or name == "later.jsonl"
+    assert missing_words(caught.value, [*words, *([] if name == "later.jsonl" else [name])]) == []
     assert service.nothing_sent()
     assert not path.parent.exists()
 
 
+def renamed(*names: str) -> pa.Table:
+    return TABLE.rename_columns([*names, "p"])
+
+
+# An argument, other arguments, and what the error says.
+NO_TABLES: list[tuple[Any, dict[str, Any], list[str]]] = [
+    (TABLE, {}, ["no column 'id'", "'sku'"]),
+    (TABLE, {"id_column": "sku", "text_column": "price"}, ["'price' is of type double"]),
+    (TABLE, {"id_column": "sku", "columns": ["colour"]}, ["no column 'colour'"]),
+    (renamed("index", "text", "b"), {"id_column": "index"}, ["'index'", "result has"]),
+    (renamed("error", "text", "b"), {"id_column": "error"}, ["'error'", "result has"]),
+    ((n for n in range(3)), {}, ["inputs[0] is 0 (int)"]),
+    (iter([{"sku": 1, "text": "a"}, {"sku": 2}]), {"id_column": "sku"}, ["inputs[1] has no 'text'"]),
+    ([{"sku": 1, "text": "a"}], {"id_column": "sku", "columns": ["id"]}, ["inputs[0] has no 'id'"]),
+    (pandas.DataFrame([[1, "a", 2]], columns=["id", "text", "id"]), {}, ["has the column 'id' 2 times"]),
+    (
+        pandas.DataFrame({"id": [1, "x"], "text": ["a", "b"]}),
+        {},
+        ["inputs: DataFrame cannot be", "column id"],
+    ),
+    (pandas.Series(["a"]), {}, ["inputs: Series cannot be read as a table"]),
+    (pl.Series(["a"]), {}, ["inputs: Series cannot be read as a table"]),
+    (
+        pa.table({"id": pa.RunEndEncodedArray.from_arrays([1], ["x"]), "text": ["a"]}),
+        {},
+        ["Table: column 'id' is of type run_end"],
+    ),
+    ({1: "a"}, {}, ["inputs is of type dict with the keys 1"]),
+    (b"[]", {}, ["inputs is of type bytes"]),
+    ("/no/such/table.parquet", {}, ["inputs: there is no file"]),
+]
+NO_DOCUMENTS: list[tuple[Any, dict[str, Any], list[str]]] = [
+    (pa.table({"id": [1, 2, 1], "text": ["a", "b", "c"]}), {}, ["documents[2]", "duplicate id '1'"]),
+    (iter([{"id": 1, "text": "a"}, {"id": 1, "text": "b"}]), {}, ["documents[1]", "id '1'"]),
+    ([{"id": 1, "text": "a"}, {"id": "1", "text": "b"}], {}, ["documents[1]", "id '1'"]),
+    (pa.table({"id": [1, None], "text": ["a", "b"]}), {}, ["documents[1] has no 'id'", "id_column=None"]),
+    (["a", "b"], {}, ["documents[0] has no 'id'"]),
+    ([{"id": pandas.NA, "text": "a"}], {}, ["documents[0] has no 'id'"]),
+    (iter([{"id": pandas.NaT, "text": "a"}]), {}, ["documents[0] has no 'id'"]),
+    ([{"text": "a"}], {}, ["documents[0] has no 'id'"]),
+    (pa.table({"id": ["a", " "], "text": ["a", "b"]}), {}, ["documents[1] has the id ' '"]),
+    ([{"id": 1, "text": "a", "brand": "b"}], {}, ["documents[0] has brand", "columns"]),
+    (TABLE, {"id_column": "sku", "text_column": "price"}, ["'price' is of type double"]),
+    (renamed("vector", "text", "b"), {"id_column": "vector"}, ["'vector'", "result"]),
+    (
+        renamed("id", "text", "document_id"),
+        {"columns": ["document_id"]},
+        ["'document_id' cannot be passed through"],
+    ),
+    (
+        {"a": "b"},
+        {},
+        ["documents is of type dict with the keys 'a'; give a list of {'id': …, 'text': …}, the URI"],
+    ),
+    (7, {}, ["documents is of type int"]),
+    ("hello", {}, ["documents is 'hello'"]),
+    ("words " * 833 + "xx", {}, ["a text of 5,000 characters, which is not a URI"]),
+    ("[{'id': 1}]", {}, ["documents is a text that begins with [", "tojson"]),
+    ([], {"on_empty": "never"}, ["on_empty is 'never'"]),
+    ([], {"columns": 7}, ["columns is 7"]),
+    ([], {"columns": "[brand"}, ["columns is '[brand'"]),
+]
+
+
 @pytest.mark.parametrize(
-    ("source", "arguments", "words"),
-    [
-        (TABLE, {}, ["no column 'id'", "'sku'"]),
-        (TABLE, {"id_column": "sku", "text_column": "price"}, ["'price' is of type double"]),
-        (TABLE, {"id_column": "sku", "columns": ["colour"]}, ["no column 'colour'"]),
-        (
-            TABLE.rename_columns(["index", "text", "b", "p"]),
-            {"id_column": "index"},
-            ["'index'", "result has"],
-        ),
-        (
-            TABLE.rename_columns(["error", "text", "b", "p"]),
-            {"id_column": "error"},
-            ["'error'", "result has"],
-        ),
-        ((n for n in range(3)), {}, ["inputs[0] is 0 (int)"]),
-        (iter([{"sku": 1, "text": "a"}, {"sku": 2}]), {"id_column": "sku"}, ["inputs[1] has no 'text'"]),
-        ([{"sku": 1, "text": "a"}], {"id_column": "sku", "columns": ["id"]}, ["inputs[0] has no 'id'"]),
-        (pandas.DataFrame([[1, "a", 2]], columns=["id", "text", "id"]), {}, ["has the column 'id' 2 times"]),
-        (
-            pandas.DataFrame({"id": [1, "x"], "text": ["a", "b"]}),
-            {},
-            ["inputs: DataFrame cannot be", "column id"],
-        ),
-        (pandas.Series(["a"]), {}, ["inputs: Series cannot be read as a table"]),
-        (pl.Series(["a"]), {}, ["inputs: Series cannot be read as a table"]),
-        (
-            pa.table({"id": pa.RunEndEncodedArray.from_arrays([1], ["x"]), "text": ["a"]}),
-            {},
-            ["Table: column 'id' is of type run_end"],
-        ),
-        ({1: "a"}, {}, ["inputs is of type dict with the keys 1"]),
-        (b"[]", {}, ["inputs is of type bytes"]),
-        ("/no/such/table.parquet", {}, ["inputs: there is no file"]),
-    ],
+    ("kind", "source", "arguments", "words"),
+    [("file", *one) for one in NO_TABLES] + [("chunks", *one) for one in NO_DOCUMENTS],
 )
 def test_what_is_no_table_is_named(
-    service: Service, tmp_path: Path, source: Any, arguments: dict[str, Any], words: list[str]
+    service: Service, tmp_path: Path, kind: str, source: Any, arguments: dict[str, Any], words: list[str]
 ) -> None:
     with pytest.raises(InputError) as caught:
-        predicted(source, tmp_path / "p.parquet", **arguments)
-    assert [word for word in words if word not in str(caught.value)] == []
+        MAKE[kind](source, tmp_path / "p.parquet", **arguments).execute(new_context())
+    assert missing_words(caught.value, words) == []
+    assert "words words" not in str(caught.value), "a long text is not repeated"
     assert service.nothing_sent()
-    assert not (tmp_path / "p.parquet").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["list", "t.csv", "t.parquet"])
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("a\tb", r"U\+0009 at character 1; ids have no control characters\."),
+        ("a\x85b", r"U\+0085 at character 1; ids have no control characters\."),
+        ("a" * 5000, r"5,000 characters; it may have 4,096\."),
+        (" ", r"no text\."),
+    ],
+)
+def test_ids_follow_the_rule_of_a_corpus(
+    service: Service, tmp_path: Path, form: str, key: str, reason: str
+) -> None:
+    rows = [{"id": "1", "text": "A."}, {"id": key, "text": "B."}]
+    given: Any = rows if form == "list" else str(write(tmp_path / form, rows))
+    with pytest.raises(InputError, match=rf"^documents\[1\] has the id .*'?\. Its id has {reason}$"):
+        chunked(given, tmp_path / "c.jsonl")
+    assert service.nothing_sent()
+
+
+@pytest.mark.parametrize("source", ["t.parquet", "", "*.parquet"])
+def test_a_result_among_the_files_of_the_table_is_refused(
+    service: Service, tmp_path: Path, source: str
+) -> None:
+    """It would replace the table, or be read as a part of it by the next run."""
+    write(tmp_path / "t.parquet", [{"id": 1, "text": "One."}])
+    given = f"{tmp_path}/{source}".rstrip("/")
+    with pytest.raises(InputError, match="is or would be a file of documents"):
+        chunked(given, tmp_path / ("t.parquet" if source == "t.parquet" else "chunks.parquet"))
+    assert service.calls("submit") == []
+    assert pq.read_table(tmp_path / "t.parquet").column_names == ["id", "text"]
+    (tmp_path / "results").mkdir()
+    below = tmp_path / ("t2.parquet" if source == "t.parquet" else "results/chunks.jsonl")
+    assert not source or chunked(given, below)
 
 
 # The type of a key survives
@@ -252,6 +379,64 @@ def test_the_type_of_a_key_survives_and_joins(
         assert len(frames[0].merge(frames[1], on="key")) == wanted
 
 
+NO_IDS = ["bool", "list", "struct"]
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_the_key_of_a_document_is_a_text_or_a_number(service: Service, tmp_path: Path, name: str) -> None:
+    kind, values = KEYS[name]
+    table = keyed(kind, values).slice(0, len({str(one) for one in values}))
+    if name in NO_IDS:
+        with pytest.raises(InputError, match=r"documents\[0\] has the key .*; give it a text or a number"):
+            chunked(table, tmp_path / "c.parquet", id_column="key")
+        assert service.nothing_sent()
+        return
+    pq.write_table(table, tmp_path / "t.parquet")
+    chunked(str(tmp_path / "t.parquet"), tmp_path / "c.parquet", id_column="key")
+    result = pq.read_table(tmp_path / "c.parquet")
+    assert (result.schema.field("key").type, result.schema.field("document_id").type) == (kind, pa.string())
+    assert result["key"].to_pylist() == table["key"].to_pylist()
+
+
+def test_types_of_other_columns_survive(service: Service, tmp_path: Path) -> None:
+    columns = {name: pa.array(KEYS[name][1], KEYS[name][0]) for name in KEYS if name not in {"uuid", "text"}}
+    table = pa.table({"id": [1, 2], "text": ["A. B.", "C."], **columns})
+    chunked(FromStream(table), tmp_path / "c.parquet", columns=list(columns))
+    result = pq.read_table(tmp_path / "c.parquet")
+    for name in columns:
+        assert result.schema.field(name).type == table.schema.field(name).type
+        assert result[name].to_pylist() == [table[name].to_pylist()[row] for row in (0, 0, 1)]
+
+
+@pytest.mark.parametrize("form", ["c.parquet", "c.jsonl"])
+def test_a_key_document_id_is_the_column_of_the_result(service: Service, tmp_path: Path, form: str) -> None:
+    path = tmp_path / form
+    one = chunking(pa.table({"document_id": [7, 8], "text": ["A.", "B."]}), path, id_column="document_id")
+    one.execute(new_context())
+    assert column(rows_of(path), "document_id") == ["7", "8"]
+    if form == "c.parquet":
+        assert lineage_of(one)[3] == types_of(path)
+
+
+def types_of(path: Path) -> dict[str, str]:
+    return {field.name: str(field.type).replace("element: ", "") for field in pq.read_schema(path)}
+
+
+@pytest.mark.parametrize("documents", [["A.", "B."], pa.table({"text": ["A.", "B."]}), iter(["A.", "B."])])
+def test_without_a_key_documents_are_numbered(service: Service, tmp_path: Path, documents: Any) -> None:
+    assert column(chunked(documents, tmp_path / "c.parquet", id_column=None), "document_id") == ["0", "1"]
+
+
+def test_without_ids_rows_have_their_position_only(service: Service) -> None:
+    rows = predicted(["a", {"text": "b", "id": 0}, "c"])
+    assert [(row["index"], row.get("id", "none")) for row in rows] == [(0, "none"), (1, 0), (2, "none")]
+
+
+def test_documents_with_the_same_text_may_share_a_job(service: Service, tmp_path: Path) -> None:
+    rows = chunked([{"id": n, "text": "The same."} for n in range(3)], tmp_path / "c.jsonl")
+    assert column(rows, "document_id") == ["0", "1", "2"]
+
+
 VALUES = {
     "int": ([1, 2], [1, 2]),
     "text": (["007", "8"], ["007", "8"]),
@@ -263,14 +448,13 @@ VALUES = {
 
 
 @pytest.mark.parametrize("name", VALUES)
-@pytest.mark.parametrize("as_generator", [False, True], ids=["list", "generator"])
+@make_rows
 def test_ids_of_values_in_memory_keep_their_type(
-    service: Service, tmp_path: Path, name: str, as_generator: bool
+    service: Service, tmp_path: Path, name: str, make: Any
 ) -> None:
     ids, wanted = VALUES[name]
     rows = [{"id": one, "text": "a"} for one in ids]
-    given: Any = iter(rows) if as_generator else rows
-    assert column(predicted(given, tmp_path / "p.parquet"), "id") == wanted
+    assert column(predicted(make(rows), tmp_path / "p.parquet"), "id") == wanted
     rows = predicted(rows)
     assert json.loads(json.dumps(rows)) == rows
 
@@ -292,7 +476,7 @@ NAIVE, AWARE = datetime(2026, 1, 1, 13), datetime(2026, 1, 1, 13, tzinfo=UTC)
     "values",
     [(NAIVE, AWARE), (AWARE, NAIVE), (DAY, NAIVE), (NAIVE, DAY), ("a", b"b"), (numpy.int64(1), 1.5)],
 )
-@pytest.mark.parametrize("make", [list, iter], ids=["list", "generator"])
+@make_rows
 def test_values_that_a_column_would_change_are_refused(
     service: Service, tmp_path: Path, values: tuple[Any, Any], make: Any
 ) -> None:
@@ -303,7 +487,7 @@ def test_values_that_a_column_would_change_are_refused(
 
 
 @pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
-@pytest.mark.parametrize("make", [list, iter], ids=["list", "generator"])
+@make_rows
 def test_nanoseconds_of_a_key_stay(service: Service, tmp_path: Path, zone: str | None, make: Any) -> None:
     path, ids = tmp_path / "p.parquet", [pandas.Timestamp(n, tz=zone) for n in (1, 2)]
     predicted(make([{"id": one, "text": "a"} for one in ids]), path)
@@ -312,32 +496,27 @@ def test_nanoseconds_of_a_key_stay(service: Service, tmp_path: Path, zone: str |
 
 
 def test_values_that_json_has_no_type_for_are_text(service: Service, tmp_path: Path) -> None:
-    kinds = [name for name in KEYS if name not in {"uuid"}]
-    columns = {name: pa.array(KEYS[name][1], KEYS[name][0]) for name in kinds}
-    columns["ns"] = pa.array([1, 2], pa.timestamp("ns"))
-    table = pa.table({"text_": ["a", "b"], **columns, "nan": [float("nan"), 1.0]})
-    arguments: Any = {"id_column": None, "text_column": "text_", "columns": [*columns, "nan"]}
+    columns = {name: pa.array(values, kind) for name, (kind, values) in KEYS.items() if name != "uuid"}
+    columns |= {"ns": pa.array([1, 2], pa.timestamp("ns")), "nan": pa.array([float("nan"), 1.0])}
+    table = pa.table({"text_": ["a", "b"], **columns})
+    arguments: Any = {"id_column": None, "text_column": "text_", "columns": [*columns]}
     row = predicted(table, tmp_path / "p.jsonl", **arguments)[0]
-    wanted = {"decimal": "1.10", "bytes": "AP8=", "date": "2026-01-31"} | {
-        "uint64": 1,
-        "bool": True,
-        "nan": None,
-    }
-    assert wanted.items() <= row.items()
+    wanted = {"decimal": "1.10", "bytes": "AP8=", "date": "2026-01-31", "uint64": 1, "bool": True}
+    assert (wanted | {"nan": None}).items() <= row.items()
     assert row["ns"].endswith(".000000001")
 
 
+@pytest.mark.parametrize("kind", ["file", "chunks"])
 def test_batches_of_a_column_may_have_several_dictionaries_and_no_values(
-    service: Service, tmp_path: Path
+    service: Service, tmp_path: Path, kind: str
 ) -> None:
-    parts = [
-        pa.array(values, pa.string()).dictionary_encode() for values in (["b", "a"], ["c", "b"], [None, None])
-    ]
-    table = pa.table({"id": pa.chunked_array(parts), "text": list("abcdef"), "none": pa.nulls(6)})
-    path = tmp_path / "p.parquet"
-    predicted(FromStream(table), path, columns=["none"], batch_size=1)
+    kinds = [pa.array(two, pa.string()).dictionary_encode() for two in (["b", "a"], ["c", "b"], [None, None])]
+    columns = {"kind": pa.chunked_array(kinds), "text": list("abcdef"), "none": pa.nulls(6)}
+    source, path = FromStream(pa.table({"id": range(6), **columns})), tmp_path / "p.parquet"
+    more = {"batch_size": 1} if kind == "file" else {}
+    MAKE[kind](source, path, columns=["kind", "none"], **more).execute(new_context())
     result = pq.read_table(path)
-    assert result["id"].to_pylist() == ["b", "a", "c", "b", None, None]
+    assert result["kind"].to_pylist() == ["b", "a", "c", "b", None, None]
     assert result.schema.field("none").type == pa.string(), "no other type is known"
 
 
@@ -367,17 +546,13 @@ def test_values_of_numpy_and_pandas_in_json(
 
 
 @pytest.mark.parametrize("missing", [float("nan"), pandas.NA, pandas.NaT])
-@pytest.mark.parametrize("make", [list, iter], ids=["list", "generator"])
+@make_rows
 def test_what_pandas_has_for_a_missing_value_is_null(
     service: Service, tmp_path: Path, missing: Any, make: Any
 ) -> None:
-    path = tmp_path / "p.parquet"
-    rows = [
-        {"id": AWARE, "text": missing},
-        {"id": pandas.NaT, "text": "b"},
-        {"id": AWARE + HOUR, "text": "c"},
-    ]
-    found = predicted(make(rows), path, max_reject_ratio=0.5)
+    values = [(AWARE, missing), (pandas.NaT, "b"), (AWARE + HOUR, "c")]
+    rows = make([{"id": one, "text": text} for one, text in values])
+    found = predicted(rows, tmp_path / "p.parquet", max_reject_ratio=0.5)
     assert column(found, "status") == ["rejected", "predicted", "predicted"]
     assert column(found, "id") == [AWARE, None, AWARE + HOUR]
 
@@ -401,34 +576,34 @@ POLARS: dict[str, tuple[Any, Any]] = {
 @pytest.mark.parametrize("name", POLARS)
 def test_types_of_polars(service: Service, tmp_path: Path, name: str) -> None:
     value, kind = POLARS[name]
-    column, path = pl.Series([value], dtype=kind), tmp_path / "p.parquet"
-    frame = pl.DataFrame({"id": column, "c": column, "text": pl.Series(["a"], dtype=pl.Categorical)})
-    row = predicted(frame, path, columns=["c"])[0]
+    series = pl.Series([value], dtype=kind)
+    frame = pl.DataFrame({"id": series, "c": series, "text": pl.Series(["a"], dtype=pl.Categorical)})
+    row = predicted(frame, tmp_path / "p.parquet", columns=["c"])[0]
     assert (row["id"], row["c"], row["response"]) == (value, value, "a")
 
 
-def test_a_column_that_is_not_read_may_have_any_values(service: Service, tmp_path: Path) -> None:
+def test_a_column_that_is_not_read_may_have_any_values(service: Service) -> None:
     frame = pandas.DataFrame([[1, "a", 1, 2], [2, "b", "x", 3]], columns=["id", "text", "c", "c"])
     assert len(predicted(frame)) == 2
 
 
-QUERY = "SELECT 'a' AS text, 7 AS brand, 1 AS id, 8 AS brand"
-
-
-@pytest.mark.parametrize("make", [iter, list], ids=["cursor", "list"])
-def test_rows_of_sqlite_are_read_by_name(service: Service, make: Any) -> None:
+def twice(row_factory: Any) -> Any:
+    """A cursor with a column twice."""
     database = sqlite3.connect(":memory:")
-    database.row_factory = sqlite3.Row
-    rows = predicted(make(database.execute(QUERY)))
+    database.row_factory = row_factory
+    return database.execute("SELECT 'a' AS text, 7 AS brand, 1 AS id, 8 AS brand")
+
+
+@make_rows
+def test_rows_of_sqlite_are_read_by_name(service: Service, make: Any) -> None:
+    rows = predicted(make(twice(sqlite3.Row)))
     assert [(row["id"], row["response"]) for row in rows] == [(1, "a")]
 
 
 @pytest.mark.parametrize("factory", [None, sqlite3.Row])
 def test_a_cursor_with_a_column_twice(service: Service, factory: Any) -> None:
-    database = sqlite3.connect(":memory:")
-    database.row_factory = factory
     with pytest.raises(InputError, match=r"inputs\[0\] has the column 'brand' 2 times"):
-        predicted(database.execute(QUERY), columns=["brand"])
+        predicted(twice(factory), columns=["brand"])
     assert service.nothing_sent()
 
 
@@ -441,13 +616,16 @@ class Number(Enum):
 
 
 @pytest.mark.parametrize("form", ["p.parquet", "p.jsonl"])
-@pytest.mark.parametrize("make", [list, iter], ids=["list", "generator"])
+@pytest.mark.parametrize("kind", ["file", "chunks"])
+@make_rows
 def test_the_value_of_an_enumeration_is_passed_through(
-    service: Service, tmp_path: Path, form: str, make: Any
+    service: Service, tmp_path: Path, form: str, kind: str, make: Any
 ) -> None:
     rows = make([{"id": Sku.A, "text": "a", "n": Number.ONE}])
-    row = predicted(rows, tmp_path / form, columns=["n"])[0]
+    MAKE[kind](rows, tmp_path / form, columns=["n"]).execute(new_context())
+    [row] = rows_of(tmp_path / form)
     assert (row["id"], type(row["id"]), row["n"]) == ("a", str, 1)
+    assert row.get("document_id", "a") == "a"
 
 
 # Rows that cannot be sent
@@ -458,117 +636,129 @@ UNSENDABLE: dict[str, Any] = {
     "empty": "",
     "NUL": "a\0b",
     "too long": "a" * 1_000_001,
-    "half a pair": "a\ud800",
     "controls": "\x01\x02\x03",
 }
+HALF_A_PAIR = "a\ud800"
+
+
+def given_as(how: str, rows: list[dict[str, Any]], folder: Path) -> Any:
+    forms = {"list": rows, "generator": iter(rows)}
+    if how == "Arrow":
+        return pa.Table.from_pylist(rows)
+    return forms.get(how) or str(write(folder / {"Parquet": "t.parquet", "JSON Lines": "t.jsonl"}[how], rows))
 
 
 @pytest.mark.parametrize(
     ("name", "how"),
-    [(name, "Arrow") for name in UNSENDABLE if name != "half a pair"]
+    [(name, "Arrow") for name in UNSENDABLE]
     + [("NULL", how) for how in ("list", "generator", "Parquet", "JSON Lines")],
 )
 def test_rows_that_cannot_be_sent_stand_in_the_result(
     service: Service, tmp_path: Path, name: str, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     rows = [{"sku": n, "text": UNSENDABLE[name] if n in {0, 5} else f"Text {n}."} for n in SKUS]
-    table = pa.Table.from_pylist(rows)
-    given: Any = {"list": rows, "generator": iter(rows), "Arrow": table}.get(how)
-    if given is None:
-        given = str(write(tmp_path / ("t.parquet" if how == "Parquet" else "t.jsonl"), rows))
-    with caplog.at_level(logging.INFO):
-        manifest = direct(
-            given, id_column="sku", max_reject_ratio=0.2, result_path=str(tmp_path / "p.parquet")
-        ).execute(new_context())
+    arguments = {"id_column": "sku", "max_reject_ratio": 0.2, "result_path": str(tmp_path / "p.parquet")}
+    manifest = direct(given_as(how, rows, tmp_path), **arguments).execute(new_context())
     assert (manifest["predictions"], manifest["errors"], manifest["rejected"]) == (10, 2, 2)
     result = rows_of(tmp_path / "p.parquet")
-    assert [row["sku"] for row in result] == SKUS
-    assert [row["sku"] for row in result if row["status"] == "rejected"] == [0, 5]
-    assert all(row["error"] and row["response"] is None for row in result if row["status"] == "rejected")
-    assert [row["response"] for row in result if row["status"] == "predicted"] == [
-        f"Text {n}." for n in SKUS if n not in {0, 5}
-    ]
+    wanted = [(n, *(("rejected", None) if n in {0, 5} else ("predicted", f"Text {n}."))) for n in SKUS]
+    assert [(row["sku"], row["status"], row["response"]) for row in result] == wanted
+    assert [row["sku"] for row in result if row["error"]] == [0, 5]
     assert len(service.calls("predict")) == 2, "batches are full"
     assert "2 of 10 rows cannot be sent. inputs[0] (sku 0): It" in caplog.text
 
 
-def test_half_a_surrogate_pair_is_no_text_either(service: Service) -> None:
-    rows = predicted(["a", UNSENDABLE["half a pair"]], max_reject_ratio=0.5)
-    assert column(rows, "status") == ["predicted", "rejected"]
+@pytest.mark.parametrize(
+    ("how", "form"),
+    [("list", "c.parquet"), ("generator", "c.jsonl"), ("Arrow", "c.jsonl"), ("JSON Lines", "c.parquet")],
+)
+def test_documents_that_cannot_be_sent_have_no_chunks(
+    service: Service, tmp_path: Path, how: str, form: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    texts = {0: None, 5: "a\0b", 9: " "}
+    rows = [{"sku": n, "text": texts.get(n, f"Text {n}."), "brand": "b"} for n in SKUS]
+    one = chunking(given_as(how, rows, tmp_path), tmp_path / form, **COLUMNS, max_reject_ratio=0.3)
+    manifest = one.execute(new_context())
+    assert (manifest["documents"], manifest["rejected"]) == (7, 3)
+    wanted = [(n, f"Text {n}.") for n in SKUS if n not in texts]
+    assert [(row["sku"], row["text"]) for row in rows_of(tmp_path / form)] == wanted
+    assert "3 of 10 rows cannot be sent. documents[0] (sku 0): It has no text." in caplog.text
+    assert "They are not in the result." in caplog.text
 
 
-def test_half_a_surrogate_pair_in_a_file_is_a_rejected_row(service: Service, tmp_path: Path) -> None:
-    texts = ["ü", UNSENDABLE["half a pair"], None]
-    source = write(tmp_path / "t.jsonl", [{"id": n, "text": text} for n, text in enumerate(texts)])
-    rows = predicted(str(source), max_reject_ratio=0.7)
-    assert [(row["id"], row["status"], row.get("response")) for row in rows] == [
-        (0, "predicted", "ü"),
-        (1, "rejected", None),
-        (2, "rejected", None),
-    ]
+def test_half_a_surrogate_pair_is_no_text_either(service: Service, tmp_path: Path) -> None:
+    rows = [{"id": n, "text": text} for n, text in enumerate(["ü", HALF_A_PAIR, None])]
+    for source in (rows, str(write(tmp_path / "t.jsonl", rows))):
+        found = predicted(source, max_reject_ratio=0.7)
+        assert column(found, "id") == [0, 1, 2]
+        assert column(found, "status") == ["predicted", "rejected", "rejected"]
+        assert [row.get("response") for row in found] == ["ü", None, None]
 
 
-@pytest.mark.parametrize(("make", "source"), [(to_file, "table"), (to_file, "generator"), (by_jobs, "table")])
+@pytest.mark.parametrize("kind", ["file", "jobs", "chunks"])
+@pytest.mark.parametrize("how", ["Arrow", "generator"])
 @pytest.mark.parametrize("arguments", [{}, {"on_invalid": "fail", "max_reject_ratio": 1}])
 def test_too_many_of_them_or_by_policy_one_end_it_before_anything_is_sent(
-    service: Service, tmp_path: Path, make: Any, source: str, arguments: dict[str, Any]
+    service: Service, tmp_path: Path, kind: str, how: str, arguments: dict[str, Any]
 ) -> None:
-    table: Any = pa.table({"id": SKUS, "text": [None, *["a"] * 9]})
-    if source == "generator":
-        table = iter(table.to_pylist())
-    path = tmp_path / "p.parquet"
-    with pytest.raises(
-        InputError, match=r"1 of 10 rows cannot be sent. inputs\[0\] \(id 0\): It has no text"
-    ):
-        make(table, path, **arguments).execute(new_context())
+    given = given_as(how, [{"id": n, "text": "a" if n else None} for n in SKUS], tmp_path)
+    words = r"1 of 10 rows cannot be sent. (inputs|documents)\[0\] \(id 0\): It has no text"
+    with pytest.raises(InputError, match=words):
+        MAKE[kind](given, tmp_path / "p.parquet", **arguments).execute(new_context())
     assert service.nothing_sent()
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("form", "deferrable"), [("p.parquet", False), ("p.jsonl", True)])
+@pytest.mark.parametrize(("texts", "posts"), [([None, *"abcd", None, "e", None], 2), ([None, " "], 0)])
 def test_jobs_have_only_what_can_be_sent(
+    service: Service, tmp_path: Path, form: str, deferrable: bool, texts: list[str | None], posts: int
+) -> None:
+    table, path = pa.table({"id": range(len(texts)), "text": pa.array(texts, pa.string())}), tmp_path / form
+    make = lambda: by_jobs(table, path, max_reject_ratio=1, deferrable=deferrable)  # noqa: E731
+    manifest = through_triggers(make, new_context())
+    found = [(row["id"], row.get("response")) for row in rows_of(path)]
+    assert found == [(n, (text or "").strip() or None) for n, text in enumerate(texts)]
+    assert (manifest["rejected"], len(service.submitted())) == (len(texts) - (5 if posts else 0), posts)
+
+
+@pytest.mark.parametrize(("form", "deferrable"), [("c.parquet", False), ("c.jsonl", True)])
+def test_where_no_document_can_be_sent_the_result_is_empty(
     service: Service, tmp_path: Path, form: str, deferrable: bool
 ) -> None:
-    for texts, jobs in ([None, *"abcd", None, "e", None], 2), ([None, " "], 0):
-        service.emulator.state.log.clear()
-        table = pa.table({"id": range(len(texts)), "text": pa.array(texts, pa.string())})
-        path = tmp_path / str(jobs) / form
-        make = lambda table=table, path=path: by_jobs(table, path, max_reject_ratio=1, deferrable=deferrable)  # noqa: E731
-        manifest = through_triggers(make, new_context())
-        rows = rows_of(path)
-        assert [row.get("response") for row in rows] == [
-            text if (text or "").strip() else None for text in texts
-        ]
-        assert [row["id"] for row in rows] == list(range(len(texts)))
-        assert (manifest["rejected"], len(service.submitted())) == (
-            texts.count(None) + texts.count(" "),
-            jobs,
-        )
+    one = chunking([{"id": 1, "text": " "}], tmp_path / form, max_reject_ratio=1, deferrable=deferrable)
+    manifest = one.execute(new_context())
+    assert (manifest["documents"], manifest["rejected"], rows_of(tmp_path / form)) == (0, 1, [])
+    assert service.calls("submit") == []
 
 
 @pytest.mark.parametrize(
     "inputs", [[], iter(()), "[]", TABLE.slice(0, 0)], ids=["list", "iterator", "JSON", "table"]
 )
-@pytest.mark.parametrize("form", ["p.parquet", "p.jsonl", "returned", "by jobs"])
-def test_no_rows(service: Service, tmp_path: Path, inputs: Any, form: str) -> None:
-    path = tmp_path / ("p.parquet" if form == "by jobs" else form)
-
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [("returned", ""), ("file", "p.jsonl"), *((kind, "p.parquet") for kind in ("file", "jobs", "chunks"))],
+)
+def test_no_rows(service: Service, tmp_path: Path, inputs: Any, kind: str, form: str) -> None:
     def execute(**policy: str) -> Any:
-        arguments = {"id_column": "sku"} | policy
-        if form == "by jobs":
-            return by_jobs(inputs, path, **arguments).execute(new_context())
-        where = {} if form == "returned" else {"result_path": str(path)}
-        return direct(inputs, **arguments, **where).execute(new_context())
+        return MAKE[kind](inputs, tmp_path / form, id_column="sku", **policy).execute(new_context())
 
     with pytest.raises(AirflowSkipException):
         execute(on_empty="skip")
-    with pytest.raises(InputError, match="no rows"):
+    with pytest.raises(InputError, match=r"(inputs|documents) has no rows"):
         execute(on_empty="fail")
-    assert not path.exists()
+    assert list(tmp_path.iterdir()) == []
     found = execute()
-    assert found == [] if form == "returned" else (found["predictions"] == 0 and rows_of(path) == [])
-    assert not service.calls("predict")
-    assert not service.calls("submit-prediction")
+    if kind == "returned":
+        assert found == []
+    else:
+        assert (found["documents" if kind == "chunks" else "predictions"], rows_of(tmp_path / form)) == (
+            0,
+            [],
+        )
+    assert [service.calls(one) for one in ("predict", "submit-prediction", "submit")] == [[], [], []]
 
 
 EMPTY: dict[str, Any] = {
@@ -589,12 +779,11 @@ EMPTY: dict[str, Any] = {
 def test_the_result_of_no_rows_has_the_columns(service: Service, tmp_path: Path, name: str) -> None:
     source, path = tmp_path / name, tmp_path / "p.parquet"
     given = EMPTY[name](source)
-    columns: Any = {"id_column": "sku", "columns": ["price"]}
-    predicted(source if "." in name else given, path, **columns)
+    predicted(source if "." in name else given, path, id_column="sku", columns=["price"])
     found = pq.read_schema(path)
     known = name not in {"a generator", "a list", "t.csv", "t.jsonl"}
-    assert found.field("sku").type == (pa.int64() if known else pa.string())
-    assert found.field("price").type == (pa.float64() if known else pa.string())
+    wanted = (pa.int64(), pa.float64()) if known else (pa.string(), pa.string())
+    assert (found.field("sku").type, found.field("price").type) == wanted
 
 
 def test_the_types_of_a_file_without_rows_do_not_matter(service: Service, tmp_path: Path) -> None:
@@ -603,43 +792,69 @@ def test_the_types_of_a_file_without_rows_do_not_matter(service: Service, tmp_pa
     assert column(predicted(str(tmp_path / "in"), tmp_path / "p.parquet", id_column="sku"), "sku") == SKUS
 
 
-# Retries
+# Retries and waits
 
 
-def test_a_generator_is_read_once_for_all_tries(service: Service, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["file", "jobs", "chunks"])
+def test_a_generator_is_read_once_for_all_tries(service: Service, tmp_path: Path, kind: str) -> None:
     context, reads, path = new_context(), [], tmp_path / "p.parquet"
 
     def rows() -> Iterator[dict[str, Any]]:
         reads.append(1)
         yield from dictionaries()[:: -1 if len(reads) > 1 else 1]
 
-    service.fault("predict", "500", times=retrying.ATTEMPTS)
-    with pytest.raises(ServiceError, match="1 of 3 batches failed"):
-        direct(rows(), **COLUMNS, result_path=str(path), concurrency=1).execute(context)
-    direct(rows(), **COLUMNS, result_path=str(path)).execute(context)
-    assert set(service.sent().values()) == {1}
-    assert [row["sku"] for row in rows_of(path)] == SKUS
-    assert len(reads) == 1
+    def attempt(**more: Any) -> Any:
+        return MAKE[kind](rows(), path, **COLUMNS, **more)
+
+    if kind == "file":
+        service.fault("predict", "500", times=retrying.ATTEMPTS)
+        with pytest.raises(ServiceError, match="1 of 3 batches failed"):
+            attempt(concurrency=1).execute(context)
+        attempt().execute(context)
+    else:
+        service.settings(pending_seconds=0.6)
+        with pytest.raises(JobTimeoutError):
+            attempt(timeout=0.2).execute(context)
+        through_triggers(lambda: attempt(deferrable=kind == "jobs"), context)
+    assert column(rows_of(path), "sku") == SKUS
+    assert (len(reads), set((service.sent() if kind == "file" else service.submitted()).values())) == (1, {1})
     assert list(tmp_path.iterdir()) == [path]
     context["ti"].max_tries += 3
-    direct(rows(), **COLUMNS, result_path=str(path)).execute(context)
-    assert [row["sku"] for row in rows_of(path)] == SKUS[::-1], "a cleared task reads it again"
+    attempt().execute(context)
+    assert column(rows_of(path), "sku") == SKUS[::-1], "a cleared task reads it again"
 
 
-def test_a_generator_is_read_once_for_all_tries_of_its_jobs(service: Service, tmp_path: Path) -> None:
-    context, reads, path = new_context(), [], tmp_path / "p.parquet"
+@pytest.mark.parametrize("arguments", [{"max_requests": 1}, {"max_reject_ratio": 0}], ids=str)
+def test_stored_rows_are_removed_where_nothing_is_sent(
+    service: Service, tmp_path: Path, arguments: dict[str, Any]
+) -> None:
+    rows = ({"id": n, "text": f"Text {n}." if n else ""} for n in range(5))
+    with pytest.raises(LucidworksError):
+        chunked(rows, tmp_path / "c.jsonl", **arguments)
+    assert list(tmp_path.iterdir()) == []
 
+
+def test_a_generator_that_fails_leaves_nothing(service: Service, tmp_path: Path) -> None:
     def rows() -> Iterator[dict[str, Any]]:
-        reads.append(1)
-        yield from dictionaries()[:: -1 if len(reads) > 1 else 1]
+        for n in range(2000):
+            yield {"id": n, "text": f"Text {n}. " * 500}
+        raise OSError("the cursor was closed")
 
-    service.settings(pending_seconds=0.6)
-    with pytest.raises(JobTimeoutError):
-        by_jobs(rows(), path, **COLUMNS, timeout=0.2).execute(context)
-    through_triggers(lambda: by_jobs(rows(), path, **COLUMNS, deferrable=True), context)
+    with pytest.raises(OSError, match="the cursor was closed"):
+        chunked(rows(), tmp_path / "c.jsonl")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("source", ["a generator", "t.parquet", "mapped tasks"])
+def test_a_task_that_waits_in_the_triggerer_resumes_in_another_process(
+    service: Service, tmp_path: Path, source: str
+) -> None:
+    path, file = tmp_path / "c.parquet", write(tmp_path / "t.parquet")
+    make = SOURCES.get(source, lambda: file)
+    manifest = through_triggers(lambda: chunking(make(), path, **COLUMNS, deferrable=True), new_context())
+    assert manifest["documents"] == 10
     assert column(rows_of(path), "sku") == SKUS
-    assert (len(reads), set(service.submitted().values())) == (1, {1})
-    assert list(tmp_path.iterdir()) == [path]
+    assert sorted(service.submitted().values()) == [1] * 10
 
 
 def test_jobs_are_submitted_in_any_order(service: Service, tmp_path: Path) -> None:
@@ -650,6 +865,9 @@ def test_jobs_are_submitted_in_any_order(service: Service, tmp_path: Path) -> No
         sent = service.calls("submit-prediction")[-1]
         assert sent.text_sha256 == hash_of(f"{2 * position}.", f"{2 * position + 1}.")
         assert task.name(position) == f"Inputs {2 * position} to {2 * position + 1}"
+
+
+# A table that changes
 
 
 def test_a_table_that_changes_while_its_jobs_are_submitted(service: Service, tmp_path: Path) -> None:
@@ -664,14 +882,20 @@ def test_a_table_that_changes_while_its_jobs_are_submitted(service: Service, tmp
     assert ["was changed while" in str(error) for error in asyncio.run(submit())] == [True] * 3
 
 
+CHANGED = [*ROWS[:9], ROWS[9] | {"brand": "another"}]
+
+
 def test_a_table_that_changes_between_two_tries(service: Service, tmp_path: Path) -> None:
     context, source, path = new_context(), write(tmp_path / "t.parquet"), tmp_path / "p.parquet"
-    first = direct(str(source), **COLUMNS, result_path=str(path)).execute(context)
-    assert direct(str(source), **COLUMNS, result_path=str(path)).execute(context) == first
+
+    def attempt() -> Any:
+        return MAKE["file"](str(source), path, **COLUMNS).execute(context)
+
+    assert attempt() == attempt()
     assert len(service.calls("predict")) == 3
-    write(source, [*ROWS[:9], ROWS[9] | {"brand": "another"}])
-    direct(str(source), **COLUMNS, result_path=str(path)).execute(context)
-    assert rows_of(path)[9]["brand"] == "another"
+    write(source, CHANGED)
+    attempt()
+    assert column(rows_of(path), "brand") == column(CHANGED, "brand")
 
 
 @pytest.mark.parametrize(
@@ -683,24 +907,74 @@ def test_a_table_that_changes_while_it_is_read(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None, more: list[Any]
 ) -> None:
     context, source = new_context(), write(tmp_path / "t.parquet")
-    path = name and str(tmp_path / name)
+    one = direct(str(source), **COLUMNS, result_path=name and str(tmp_path / name))
     run = SyncBatchRunner.run
 
     async def change(runner: SyncBatchRunner) -> Any:
         found = await run(runner)
-        write(source, [*ROWS[:9], ROWS[9] | {"brand": "another"}, *more])
+        write(source, [*CHANGED, *more])
         return found
 
     with monkeypatch.context() as changing:
         changing.setattr(SyncBatchRunner, "run", change)
         with pytest.raises(InputError, match="was changed while") as caught:
-            direct(str(source), **COLUMNS, result_path=path).execute(context)
+            one.execute(context)
     assert caught.value.retryable
     assert list(tmp_path.glob("p.*")) == []
-    direct(str(source), **COLUMNS, result_path=path).execute(context)
-    if path:
-        assert rows_of(Path(path))[9]["brand"] == "another"
+    one.execute(context)
+    if name:
+        assert column(rows_of(tmp_path / name), "brand") == column(CHANGED, "brand")
         assert len(service.calls("predict")) == 3, "no text was changed, so nothing is paid for again"
+
+
+def test_a_table_that_changes_while_the_result_is_written(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"id": n, "text": f"Text {n}."} for n in range(20)]
+    source, path, context = write(tmp_path / "t.parquet", rows), tmp_path / "c.parquet", new_context()
+    before, parse = source.read_bytes(), ChunkTask.parse
+
+    def change(task: ChunkTask, *given: Any) -> Any:
+        write(source, [row | {"text": "Nothing of it."} for row in rows])
+        return parse(task, *given)
+
+    with monkeypatch.context() as changing:
+        changing.setattr(ChunkTask, "parse", change)
+        with pytest.raises(InputError, match="was changed while") as caught:
+            chunking(str(source), path).execute(context)
+    assert caught.value.retryable
+    source.write_bytes(before)
+    chunking(str(source), path).execute(context)
+    assert sorted(service.submitted().values()) == [1] * 20, "the results of the first attempt are used"
+
+
+CATEGORY = pa.dictionary(pa.int32(), pa.string())
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (pa.string(), ("one", "another")),
+        (CATEGORY, ("one", "another")),
+        (pa.list_(CATEGORY), (["one"], ["another"])),
+        (pa.struct([("a", CATEGORY)]), ({"a": "one"}, {"a": "another"})),
+    ],
+)
+def test_a_table_that_changes_during_the_wait(
+    service: Service, tmp_path: Path, kind: pa.DataType, values: tuple[Any, Any]
+) -> None:
+    source, path = tmp_path / "t.parquet", tmp_path / "c.parquet"
+    task = Attempts(lambda **more: chunking(str(source), path, **COLUMNS, **more), path, new_context())
+    before, after = (
+        pa.table({"sku": [1], "text": ["A."], "brand": pa.array([value], kind)}) for value in values
+    )
+    pq.write_table(before, source)
+    deferred = task.defer()
+    event = wait(deferred)
+    pq.write_table(after, source)
+    with pytest.raises(InputError, match="changed while the task was waiting"):
+        task.resume(deferred, event)
+    assert not path.exists()
 
 
 # A task that predicts a table, as a process that a test kills.
@@ -728,9 +1002,89 @@ def test_a_killed_process_pays_again_for_no_more_than_the_batches_in_flight(
     assert first.returncode == -signal.SIGKILL
     assert not path.exists()
     direct(str(source), result_path=str(path), concurrency=4).execute(new_context(state_store=False))
-    assert [row["response"] for row in rows_of(path)] == [f"Text {n}." for n in range(400)]
+    assert column(rows_of(path), "response") == [f"Text {n}." for n in range(400)]
     assert len(service.sent()) == 100
     assert service.sent().total() <= 100 + 4
+
+
+# Decorated functions
+
+
+def decorated(function: Any, path: Path, **arguments: Any) -> Any:
+    """The operator of a decorated function, made anew as in another process."""
+    with DAG("d", schedule=None):
+        return lucidworks_chunk_task(**CHUNKING, **arguments, result_path=str(path))(function)().operator
+
+
+@pytest.mark.parametrize(
+    ("name", "deferrable"),
+    [(name, True) for name in ("pandas", "pyarrow", "tuples", "dictionaries", "a cursor")]
+    + [(name, deferrable) for name in ("a generator", "a path") for deferrable in (True, False)],
+)
+def test_a_function_returns_rows(service: Service, tmp_path: Path, name: str, deferrable: bool) -> None:
+    path, calls, file = tmp_path / "c.parquet", list[int](), write(tmp_path / "in" / "t.csv")
+
+    def documents() -> Any:
+        calls.append(1)
+        return file if name == "a path" else SOURCES[name]()
+
+    make = lambda: decorated(documents, path, **COLUMNS, deferrable=deferrable)  # noqa: E731
+    assert through_triggers(make, new_context())["documents"] == 10
+    rows = rows_of(path)
+    assert column(rows, "sku") == [str(sku) if name == "a path" else sku for sku in SKUS]
+    assert column(rows, "brand") == BRANDS
+    assert len(calls) == 1, "not called again after the wait"
+    assert set(tmp_path.iterdir()) == {path, file.parent}
+
+
+@pytest.mark.parametrize("what", ["uri", "generator"])
+def test_a_function_returns_a_table_to_predict(service: Service, tmp_path: Path, what: str) -> None:
+    source, path = write(tmp_path / "in" / "t.jsonl"), tmp_path / "p.parquet"
+    given = {"use_case": "passthrough", "model_id": LLAMA, "result_path": str(path), **COLUMNS}
+
+    def table() -> Any:
+        return source if what == "uri" else iter(dictionaries())
+
+    with DAG("d", schedule=None):
+        lucidworks_predict_task(task_id="t", **given)(table)().operator.execute(new_context())
+    rows = rows_of(path)
+    assert (column(rows, "sku"), column(rows, "brand")) == (SKUS, BRANDS)
+
+
+@pytest.fixture
+def text_task(tmp_path: Path) -> Attempts:
+    """The function returns a text with the number of its call."""
+    path, calls = tmp_path / "c.jsonl", list[int]()
+
+    def documents() -> Any:
+        calls.append(1)
+        return [{"id": "a", "text": f"Call {len(calls)}."}]
+
+    return Attempts(lambda **more: decorated(documents, path, **more), path, new_context())
+
+
+def test_a_retry_of_a_function_uses_the_rows_that_it_returned_first(
+    service: Service, text_task: Attempts
+) -> None:
+    text_task.defer()
+    text_task.run(deferrable=True)
+    assert column(text_task.rows(), "text") == ["Call 1."]
+    assert sorted(service.submitted().values()) == [1]
+
+
+def test_options_that_change_during_the_wait(service: Service, text_task: Attempts) -> None:
+    """The DAG file was edited; the rows are those that the function has returned."""
+    deferred = text_task.defer()
+    with pytest.raises(InputError, match="options changed while the task was waiting"):
+        text_task.resume(deferred, data_type="query")
+
+
+def test_a_function_whose_rows_are_gone(service: Service, text_task: Attempts) -> None:
+    deferred = text_task.defer()
+    event = wait(deferred)
+    next(text_task.path.parent.rglob("table.json")).unlink()
+    with pytest.raises(StorageNotSharedError, match="worker that the task resumed on"):
+        text_task.resume(deferred, event)
 
 
 # What is said
@@ -740,40 +1094,23 @@ def test_the_log_says_what_was_read_sent_and_written(
     service: Service, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task.Progress, "EVERY", 0.0)
+    caplog.set_level(logging.INFO)
     source, path = write(tmp_path / "t.parquet"), tmp_path / "p.parquet"
-    with caplog.at_level(logging.INFO):
-        direct(str(source), **COLUMNS, result_path=str(path), concurrency=1).execute(new_context())
-    said = [record.getMessage() for record in caplog.records]
+    predicted(str(source), path, **COLUMNS, concurrency=1)
+    said = caplog.messages
     assert f"Read 10 rows of {source}: 10 to send in 3 requests." in said
     assert any(one.startswith("Predicted 8 of 10 inputs, ") and one.endswith(" left.") for one in said)
     assert any(re.fullmatch(rf"{path}: 10 rows, \d+ tokens, in [\d.]+ s\.", one) for one in said)
+    chunked(str(source), tmp_path / "c.parquet", **COLUMNS)
+    assert f"Read 10 documents of 70 bytes from {source}." in caplog.messages
 
 
-def test_lineage_has_the_files_and_the_types_of_the_key(service: Service, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["file", "chunks"])
+def test_lineage_has_the_files_and_the_types_of_the_key(service: Service, tmp_path: Path, kind: str) -> None:
     source, path = write(tmp_path / "t.parquet"), tmp_path / "p.parquet"
-    one = direct(source, **COLUMNS, result_path=str(path))
+    one = MAKE[kind](source, path, **COLUMNS)
     one.execute(new_context())
-    inputs, output, count, columns = lineage_of(one)
-    assert (inputs, output, count) == ([str(source)], str(path), 10)
-    assert columns == {field.name: str(field.type) for field in pq.read_schema(path)}
-
-
-@pytest.mark.parametrize("what", ["uri", "generator"])
-def test_a_decorated_function_returns_a_table(service: Service, tmp_path: Path, what: str) -> None:
-    source, path = write(tmp_path / "in" / "t.jsonl"), tmp_path / "p.parquet"
-
-    @lucidworks_predict_task(
-        use_case="passthrough", model_id=LLAMA, id_column="sku", columns=["brand"], result_path=str(path)
-    )
-    def table() -> Any:
-        return source if what == "uri" else (row for row in dictionaries())
-
-    with DAG("d", schedule=None):
-        operator = table().operator
-    operator.execute(new_context())
-    assert [(row["sku"], row["brand"]) for row in rows_of(path)] == [
-        (row["sku"], row["brand"]) for row in ROWS
-    ]
+    assert lineage_of(one) == ([str(source)], str(path), 10, types_of(path))
 
 
 def test_batches_are_small_where_texts_are_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Templates that render None, and texts for numbers and booleans, in the arguments of every operator and sensor."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import os
 from datetime import datetime, timedelta
 from importlib import import_module
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, BaseOperator, TaskDeferred
-from operator_service import scripted
+from operator_service import new_context, scripted
 
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.decorators.chunk import _ChunkDecoratedOperator, lucidworks_chunk_task
@@ -47,126 +44,109 @@ CHUNKING: dict[str, Any] = {"chunker": "sentence", "model_id": "gte-small"}
 PREDICTION: dict[str, Any] = {"use_case": "embedding", "model_id": "gte-small"}
 TRAINING: dict[str, Any] = {"name": "n", "model_type": "t", "training_data": {"catalog": "gs://a/b"}}
 
+
 # Each class, its required arguments, and by attribute what an argument that rendered None becomes.
+def required(*names: str) -> dict[str, Any]:
+    return dict.fromkeys(names, REQUIRED)
+
+
+def absent(*names: str) -> dict[str, Any]:
+    return dict.fromkeys(names)
+
+
 ROWS = {"max_reject_ratio": 0.05, "on_invalid": "reject", "on_empty": "succeed", "on_mismatch": "fail"}
 TABLE = {"id_column": "id", "text_column": "text", "columns": (), **ROWS}
-JOBS = {
-    **{"deferrable": False, "poll_interval": 30.0, "timeout": 3600.0},
-    **{"on_unknown_submission": "resubmit", "max_requests": None},
+WAITING = {"deferrable": False, "poll_interval": 30.0, "timeout": 3600.0}
+JOBS = {**WAITING, "on_unknown_submission": "resubmit", "max_requests": None}
+WAIT = {**WAITING, "poll_interval": 15.0, "wait_for_completion": True}
+CHUNKED = {
+    **required("chunker", "model_id", "result_path"),
+    **absent("chunker_config", "model_config"),
+    **{"data_type": "passage", "max_text_bytes": 1_000_000},
+    **TABLE,
+    **JOBS,
 }
-WAIT = {"wait_for_completion": True, "deferrable": False, "poll_interval": 15.0, "timeout": 3600.0}
+ASKED = {
+    **required("use_case", "model_id"),
+    **absent("use_case_config", "model_config", "api_key_conn_id"),
+    **{"batch_size": 32},
+    **TABLE,
+}
+PREDICTED = {**ASKED, **absent("result_path", "max_requests", "max_tokens"), "concurrency": 4}
+DATASET = {
+    **required("output_uri"),
+    **absent("report_url"),
+    **{"on_busy": "wait", "busy_timeout": 3600.0, "retention": timedelta(days=7)},
+}
 CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
     LucidworksChunkOperator: (
         {**CHUNKING, "result_path": "/a.jsonl", "text": "x"},
-        {
-            **dict.fromkeys(["chunker", "model_id", "result_path"], REQUIRED),
-            **dict.fromkeys(["text", "documents", "chunker_config", "model_config"]),
-            **{"data_type": "passage", "max_text_bytes": 1_000_000},
-            **TABLE,
-            **JOBS,
-        },
+        {**CHUNKED, **absent("text", "documents")},
     ),
     LucidworksChunkCorpusOperator: (
         {**CHUNKING, "source": "/a", "output_uri": "/b"},
         {
-            **dict.fromkeys(["chunker", "model_id", "source", "output_uri"], REQUIRED),
-            **dict.fromkeys(["chunker_config", "model_config", "listing", "encoding", "report_url"]),
-            **dict.fromkeys(["csv_delimiter", "csv_escapechar", "csv_columns"]),
-            "csv_quotechar": '"',
-            **dict.fromkeys(["full_refresh", "prune", "plan_only"], False),
-            **dict.fromkeys(["max_requests", "max_tokens"]),
-            "data_type": "passage",
-            "id_column": "id",
-            "text_column": "text",
+            **required("chunker", "model_id", "source"),
+            **absent("chunker_config", "model_config", "listing", "encoding", "max_requests", "max_tokens"),
+            **absent("csv_delimiter", "csv_escapechar", "csv_columns"),
+            **{"csv_quotechar": '"', "id_column": "id", "text_column": "text", "data_type": "passage"},
+            **dict.fromkeys(["full_refresh", "prune", "plan_only", "keep_raw"], False),
             **{"max_reject_ratio": 0.05, "on_truncated": "warn", "on_mismatch": "reject"},
-            **{"on_missing_chunks": "resend", "on_busy": "wait", "busy_timeout": 3600.0},
-            **{"keep_raw": False, "deletion_vectors": True, "retention": timedelta(days=7)},
+            **{"on_missing_chunks": "resend", "deletion_vectors": True},
             **{"max_in_flight": 512, "timeout": 3600.0, "poll_interval": 30.0},
             **{"max_text_bytes": 1_000_000, "max_document_bytes": 20_000_000},
+            **DATASET,
         },
     ),
-    LucidworksPublishShardsOperator: (
-        {"staged": [], "output_uri": "/b"},
-        {
-            **{"staged": REQUIRED, "output_uri": REQUIRED, "report_url": None},
-            **{"on_busy": "wait", "busy_timeout": 3600.0, "retention": timedelta(days=7)},
-        },
-    ),
-    LucidworksPredictionOperator: (
-        {**PREDICTION, "inputs": ["x"]},
-        {
-            **dict.fromkeys(["use_case", "model_id", "inputs"], REQUIRED),
-            **dict.fromkeys(["use_case_config", "model_config", "api_key_conn_id", "result_path"]),
-            **dict.fromkeys(["max_requests", "max_tokens"]),
-            **{"batch_size": 32, "concurrency": 4},
-            **TABLE,
-        },
-    ),
+    LucidworksPublishShardsOperator: ({"staged": [], "output_uri": "/b"}, {**required("staged"), **DATASET}),
+    LucidworksPredictionOperator: ({**PREDICTION, "inputs": ["x"]}, {**required("inputs"), **PREDICTED}),
     LucidworksAsyncPredictionOperator: (
         {**PREDICTION, "inputs": ["x"], "result_path": "/a.jsonl"},
-        {
-            **dict.fromkeys(["use_case", "model_id", "inputs", "result_path"], REQUIRED),
-            **dict.fromkeys(["use_case_config", "model_config", "api_key_conn_id"]),
-            "batch_size": 32,
-            **TABLE,
-            **JOBS,
-        },
+        {**required("inputs", "result_path"), **ASKED, **JOBS},
     ),
     LucidworksTrainModelOperator: (
         TRAINING,
         {
-            **dict.fromkeys(TRAINING, REQUIRED),
-            **dict.fromkeys(["region", "config", "credentials_conn_id", "training_data_credentials"]),
-            "if_ambiguous": "fail",
+            **required(*TRAINING),
+            **absent("region", "config", "credentials_conn_id", "training_data_credentials"),
             **WAIT,
-            **{"poll_interval": 60.0, "timeout": timedelta(hours=24)},
+            **{"if_ambiguous": "fail", "poll_interval": 60.0, "timeout": timedelta(hours=24)},
         },
     ),
     LucidworksDeployModelOperator: (
         {"model_id": "m"},
         {
-            **{"model_id": REQUIRED, "region": None, "config": None},
+            **required("model_id"),
+            **absent("region", "config"),
             **{"min_replicas": 1, "max_replicas": 1, "if_ambiguous": "fail"},
             **WAIT,
         },
     ),
-    LucidworksUndeployModelOperator: ({"deployment_id": "d"}, {"deployment_id": REQUIRED, **WAIT}),
+    LucidworksUndeployModelOperator: ({"deployment_id": "d"}, {**required("deployment_id"), **WAIT}),
     LucidworksJobSensor: (
         {"job_id": "j"},
-        {"job_id": REQUIRED, "kind": "chunking", "result_path": None, "deferrable": False},
+        {**required("job_id"), "kind": "chunking", "result_path": None, "deferrable": False},
     ),
     LucidworksModelSensor: (
         {"model_id": "m"},
-        {"model_id": REQUIRED, "target_state": "AVAILABLE", "deferrable": False},
+        {**required("model_id"), "target_state": "AVAILABLE", "deferrable": False},
     ),
     LucidworksDeploymentSensor: (
         {"deployment_id": "d"},
-        {"deployment_id": REQUIRED, "target_state": "DEPLOYED", "deferrable": False},
+        {**required("deployment_id"), "target_state": "DEPLOYED", "deferrable": False},
     ),
     _ChunkDecoratedOperator: (
         {**CHUNKING, "result_path": "/a.jsonl", "python_callable": lambda: "x"},
-        {
-            **dict.fromkeys(["chunker", "model_id", "result_path"], REQUIRED),
-            **dict.fromkeys(["chunker_config", "model_config"]),
-            **{"data_type": "passage", "max_text_bytes": 1_000_000},
-            **TABLE,
-            **JOBS,
-        },
+        CHUNKED,
     ),
-    _PredictDecoratedOperator: (
-        {**PREDICTION, "python_callable": lambda: "x"},
-        {
-            **dict.fromkeys(["use_case", "model_id"], REQUIRED),
-            **dict.fromkeys(["use_case_config", "model_config", "api_key_conn_id", "result_path"]),
-            **dict.fromkeys(["max_requests", "max_tokens"]),
-            **{"batch_size": 32, "concurrency": 4},
-            **TABLE,
-        },
-    ),
+    _PredictDecoratedOperator: ({**PREDICTION, "python_callable": lambda: "x"}, PREDICTED),
 }
-for _operator, (_, _arguments) in CASES.items():
-    if _operator is not LucidworksPublishShardsOperator:
-        _arguments["lucidworks_conn_id"] = DEFAULT_CONN_ID
+CASES = {
+    operator: (given, arguments | {"lucidworks_conn_id": DEFAULT_CONN_ID})
+    if operator is not LucidworksPublishShardsOperator
+    else (given, arguments)
+    for operator, (given, arguments) in CASES.items()
+}
 
 
 def rendered(operator: type[BaseOperator], *, native: bool = False, **arguments: Any) -> Any:
@@ -183,23 +163,16 @@ OF_AIRFLOW = {"op_args", "op_kwargs"}
 def test_every_templated_argument_is_in_the_table() -> None:
     for operator, (_, arguments) in CASES.items():
         assert set(arguments) == set(operator.template_fields) - OF_AIRFLOW, operator
+        assert set(operator.template_fields_renderers) <= set(operator.template_fields)
 
 
 # What no template field has.
+RETURNS, VALIDATES = "what the function returns", "Airflow validates it"
+SENSORS = (LucidworksJobSensor, LucidworksModelSensor, LucidworksDeploymentSensor)
 NOT_TEMPLATED: dict[type[BaseOperator], dict[str, str]] = {
-    _ChunkDecoratedOperator: {
-        "python_callable": "the decorated function",
-        "text": "what the function returns",
-        "documents": "what the function returns",
-    },
-    _PredictDecoratedOperator: {
-        "python_callable": "the decorated function",
-        "inputs": "what the function returns",
-    },
-    **{
-        sensor: {"poke_interval": "Airflow validates it", "timeout": "Airflow validates it"}
-        for sensor in (LucidworksJobSensor, LucidworksModelSensor, LucidworksDeploymentSensor)
-    },
+    _ChunkDecoratedOperator: {"python_callable": "the function", "text": RETURNS, "documents": RETURNS},
+    _PredictDecoratedOperator: {"python_callable": "the function", "inputs": RETURNS},
+    **{sensor: {"poke_interval": VALIDATES, "timeout": VALIDATES} for sensor in SENSORS},
 }
 
 
@@ -235,21 +208,18 @@ def with_upstream(operator: type[BaseOperator], name: str, how: str) -> Any:
     """A task, or a mapped one, whose argument is the output of a task "up"."""
     given = {one: value for one, value in CASES[operator][0].items() if one not in {name, "python_callable"}}
     with DAG("d", schedule=None, start_date=datetime(2026, 1, 1)):
-        up = BaseOperator(task_id="up").output
+        up = {name: BaseOperator(task_id="up").output}
         if decorator := DECORATORS.get(operator):
             if how == "override":
-                return (
-                    decorator(**given | {name: "x"})(lambda: "x")
-                    .override(task_id="t", **{name: up})()
-                    .operator
-                )
-            decorated = decorator(task_id="t", **given | {name: up})(lambda x="a": x)
+                decorated = decorator(**given | {name: "x"})(lambda: "x")
+                return decorated.override(task_id="t", **up)().operator
+            decorated = decorator(task_id="t", **given | up)(lambda x="a": x)
             return (decorated.expand(x=["a"]) if how == "mapped" else decorated()).operator
         if how == "expand":
-            return operator.partial(task_id="t", **given).expand(**{name: up})
+            return operator.partial(task_id="t", **given).expand(**up)
         if how == "partial":
-            return operator.partial(task_id="t", **given, **{name: up}).expand(doc_md=["a", "b"])
-        return operator(task_id="t", **given, **{name: {"a": [up]} if how == "nested" else up})
+            return operator.partial(task_id="t", **given, **up).expand(doc_md=["a", "b"])
+        return operator(task_id="t", **given, **({name: {"a": [up[name]]}} if how == "nested" else up))
 
 
 @pytest.mark.parametrize(
@@ -264,10 +234,9 @@ def test_an_upstream_task_in_any_argument_is_waited_for(operator: type[BaseOpera
 @pytest.mark.parametrize(
     ("operator", "name", "how"),
     [
-        (operator, name, how)
-        for operator, names in NOT_TEMPLATED.items()
-        if operator not in DECORATORS
-        for name in (*names, "soft_fail", "pool", "on_failure_callback")
+        (sensor, name, how)
+        for sensor in SENSORS
+        for name in (*NOT_TEMPLATED[sensor], "soft_fail", "pool", "on_failure_callback")
         for how in ("plain", "nested", "partial")
     ]
     + [(LucidworksChunkOperator, "execution_timeout", how) for how in ("plain", "partial")]
@@ -277,9 +246,8 @@ def test_an_upstream_task_in_any_argument_is_waited_for(operator: type[BaseOpera
 def test_an_upstream_task_that_airflow_would_ignore_is_refused(
     operator: type[BaseOperator], name: str, how: str
 ) -> None:
-    with pytest.raises(
-        InputError, match=f"^{name} is the output of task 'up', but is not a template field. Give a"
-    ):
+    refused = f"^{name} is the output of task 'up', but is not a template field. Give a"
+    with pytest.raises(InputError, match=refused):
         with_upstream(operator, name, how)
 
 
@@ -288,32 +256,34 @@ def test_a_sensor_is_mapped_over_its_times(name: str) -> None:
     assert with_upstream(LucidworksModelSensor, name, "expand").upstream_task_ids == {"up"}
 
 
-def test_a_setting_from_an_upstream_task_is_resolved() -> None:
-    class Returned:
-        """As XComArg."""
+class Output:
+    """As XComArg: what another task returned."""
 
-        def resolve(self, context: Any) -> int:
-            return 3
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
-    task = rendered(LucidworksDeployModelOperator, min_replicas="{{ params.size }}", max_replicas=Returned())
+    def resolve(self, context: Any) -> Any:
+        return self.value
+
+
+def test_the_output_of_an_upstream_task_is_resolved() -> None:
+    task = rendered(LucidworksDeployModelOperator, min_replicas="{{ params.size }}", max_replicas=Output(3))
     assert (task.min_replicas, task.max_replicas) == ("512", 3)
+    assert rendered(LucidworksTrainModelOperator, region=Output(None)).region is None
+    with pytest.raises(InputError, match="training_data rendered to None"):
+        rendered(LucidworksTrainModelOperator, training_data=Output(None))
 
 
 def test_the_table_has_every_operator_sensor_and_decorator() -> None:
     info = get_provider_info()
-    modules = [
+    modules = {
         name for kind in ("operators", "sensors") for one in info[kind] for name in one["python-modules"]
-    ]
-    public = {
-        one
-        for name in modules
-        for one in vars(import_module(name)).values()
-        if inspect.isclass(one) and one.__module__ == name and not one.__name__.startswith("_")
     }
-    assert {one for one in public if issubclass(one, BaseOperator)} == {
-        one for one in CASES if not one.__name__.startswith("_")
-    }
-    assert len(info["task-decorators"]) == sum(one.__name__.startswith("_") for one in CASES)
+    found = [one for name in modules for one in vars(import_module(name)).values() if inspect.isclass(one)]
+    public = {one for one in found if one.__module__ in modules and not one.__name__.startswith("_")}
+    decorated = {one for one in CASES if one.__name__.startswith("_")}
+    assert {one for one in public if issubclass(one, BaseOperator)} == set(CASES) - decorated
+    assert len(info["task-decorators"]) == len(decorated)
 
 
 @pytest.mark.parametrize("native", [False, True])
@@ -366,18 +336,6 @@ def test_a_subclass_has_its_own_defaults() -> None:
         task = Regional(task_id="t", model_id="m", region=NONE, note=NONE)
     task.render_template_fields({"params": PARAMS})  # type: ignore[typeddict-item]
     assert (task.region, task.note) == ("eu", "n")
-
-
-def test_what_another_task_did_not_return() -> None:
-    class Nothing:
-        """As XComArg, of a task that returned None."""
-
-        def resolve(self, context: Any) -> None:
-            return None
-
-    assert rendered(LucidworksTrainModelOperator, region=Nothing()).region is None
-    with pytest.raises(InputError, match="training_data rendered to None"):
-        rendered(LucidworksTrainModelOperator, training_data=Nothing())
 
 
 @pytest.mark.parametrize(
@@ -466,57 +424,37 @@ BOOLEANS: dict[type[BaseOperator], str] = {
     LucidworksDeployModelOperator: "deferrable wait_for_completion",
     LucidworksUndeployModelOperator: "deferrable wait_for_completion",
     LucidworksTrainModelOperator: "deferrable wait_for_completion",
-    LucidworksChunkOperator: "deferrable",
-    LucidworksAsyncPredictionOperator: "deferrable",
-    LucidworksJobSensor: "deferrable",
-    LucidworksModelSensor: "deferrable",
-    LucidworksDeploymentSensor: "deferrable",
+    **dict.fromkeys((LucidworksChunkOperator, LucidworksAsyncPredictionOperator, *SENSORS), "deferrable"),
 }
 
 
 def each(
-    arguments: dict[type[BaseOperator], str], *values: object
-) -> list[tuple[type[BaseOperator], str, object]]:
+    arguments: dict[type[BaseOperator], str], words: str, *values: object
+) -> list[tuple[type[BaseOperator], str, object, str]]:
     """Every argument with the first value, and one of them with the others; more are in test_operator_values."""
     pairs = [(operator, name) for operator, names in arguments.items() for name in names.split()]
-    return [(*pair, values[0]) for pair in pairs] + [(*pairs[0], value) for value in values[1:]]
-
-
-def new_context() -> Any:
-    return {
-        "ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=0, try_number=1)
-    }
+    first = [(*pair, values[0], words) for pair in pairs]
+    return first + [(*pairs[0], value, words) for value in values[1:]]
 
 
 @pytest.mark.parametrize(
-    ("operator", "argument", "value"), each(NUMBERS, "NaN", "soon", "inf", "0x10", "", True)
+    ("operator", "argument", "value", "words"),
+    each(NUMBERS, "is {!r}", "NaN", "soon", "inf", "0x10", "", True)
+    + each(BOOLEANS, "is .*; it must be True or False", "maybe", "", "{{ params.flag }}", 1),
 )
-def test_what_is_no_number_is_refused(
-    emulator: RunningEmulator, tmp_path: Any, operator: type[BaseOperator], argument: str, value: object
+def test_what_is_no_number_or_boolean_is_refused(
+    emulator: Any, tmp_path: Any, operator: type[BaseOperator], argument: str, value: object, words: str
 ) -> None:
-    with pytest.raises(InputError, match=f"^{argument} is {value!r}"):
-        made(operator, tmp_path, **{argument: value}).execute(new_context())
-
-
-@pytest.mark.parametrize(
-    ("operator", "argument", "value"), each(BOOLEANS, "maybe", "", "{{ params.flag }}", 1)
-)
-def test_what_is_no_boolean_is_refused(
-    emulator: RunningEmulator, tmp_path: Any, operator: type[BaseOperator], argument: str, value: object
-) -> None:
-    with pytest.raises(InputError, match=f"^{argument} is .*; it must be True or False"):
+    with pytest.raises(InputError, match=f"^{argument} {words.format(value)}"):
         made(operator, tmp_path, **{argument: value}).execute(new_context())
 
 
 def made(operator: type[BaseOperator], folder: Any, **arguments: Any) -> Any:
+    """With files in a folder, and a use case that is asynchronous as well."""
+    (folder / "source").mkdir(exist_ok=True)
+    places = {"result_path": "a.jsonl", "source": "source", "output_uri": "output"}
     given = dict(CASES[operator][0])
-    if "result_path" in given:
-        given["result_path"] = f"{folder}/a.jsonl"
-    if operator is LucidworksChunkCorpusOperator:
-        (folder / "source").mkdir()
-        given |= {"source": f"{folder}/source", "output_uri": f"{folder}/output"}
-    if operator is LucidworksPublishShardsOperator:
-        given["output_uri"] = f"{folder}/output"
+    given |= {name: f"{folder}/{place}" for name, place in places.items() if name in given}
     if operator is LucidworksAsyncPredictionOperator:
         given["use_case"] = "passthrough"
     return operator(task_id="t", **given | arguments)
@@ -543,8 +481,7 @@ def test_a_corpus_with_texts_for_everything(emulator: RunningEmulator, tmp_path:
     texts |= {"max_document_bytes": " 100000 ", "retention": "86400"}
     texts |= {"deletion_vectors": "false", "keep_raw": "False", "prune": "0"}
     source = [{"id": "2024", "text": "A text."}]
-    task = made(LucidworksChunkCorpusOperator, tmp_path, **texts, source=source)
-    delta = task.execute(new_context())
+    delta = made(LucidworksChunkCorpusOperator, tmp_path, **texts, source=source).execute(new_context())
     assert (delta["documents"], delta["rejected"]) == (1, 0)
     table = read_table(f"{tmp_path}/output/chunks")
     assert table is not None
@@ -552,12 +489,11 @@ def test_a_corpus_with_texts_for_everything(emulator: RunningEmulator, tmp_path:
     assert not (tmp_path / "output" / "raw").exists()
 
 
-@pytest.mark.parametrize("operator", [LucidworksJobSensor, LucidworksModelSensor, LucidworksDeploymentSensor])
+@pytest.mark.parametrize("operator", SENSORS)
 def test_the_times_of_a_sensor(operator: type[BaseOperator]) -> None:
     sensor: Any = operator(task_id="t", poke_interval="1e1", timeout=" 60 ", **CASES[operator][0])
     assert (sensor.poke_interval, sensor.poll_interval, sensor.timeout) == (10.0, 10.0, 60.0)
     for name in ("poke_interval", "timeout"):
-        with pytest.raises(
-            InputError, match=f"^{name} is 'soon'; it must be a timedelta or a number of seconds"
-        ):
+        words = f"^{name} is 'soon'; it must be a timedelta or a number of seconds"
+        with pytest.raises(InputError, match=words):
             operator(task_id="t", **{name: "soon"}, **CASES[operator][0])

@@ -1,17 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a proxy or gateway does to answers costs no job twice."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from operator_service import Service, by_jobs, direct, new_context, through_triggers
 
 from lucidworks_provider.errors import ContentEncodingError, LucidworksError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TEXTS = ["One.", "Two.", "Three."]
 

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arguments in their types, and the limit of a wait."""
 
-from __future__ import annotations
-
-import json
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +9,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, TaskDeferred
 
 from lucidworks_provider.client.options import check_option, number, whole
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import InputError, JobTimeoutError
 from lucidworks_provider.operators.base import FLAG, SECONDS, execution_limit
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
@@ -21,18 +19,23 @@ SHARE = number(0, 1)
 
 
 @pytest.mark.parametrize(
-    ("given", "value"),
+    ("option", "given", "value"),
     [
-        ("false", False),
-        ("False", False),
-        (" true ", True),
-        ("1", True),
-        ("0", False),
-        (None, False),
+        *((FLAG, given, True) for given in (" true ", "1")),
+        *((FLAG, given, False) for given in ("false", "False", "0", None)),
+        (SECONDS, "30", 30.0),
+        (SECONDS, " 0.5 ", 0.5),
+        (SECONDS, "1e3", 1000.0),
+        (SECONDS, timedelta(minutes=1), 60.0),
+        (SHARE, "0.05", 0.05),
+        (SHARE, "1", 1.0),
+        (SHARE, 0, 0.0),
+        *((whole(0), given, value) for given, value in ((0, 0), ("7", 7), (" 512 ", 512), ("+3", 3))),
     ],
 )
-def test_truth_values(given: Any, value: bool) -> None:
-    assert check_option(given, "prune", FLAG) is value
+def test_values(option: Any, given: Any, value: Any) -> None:
+    found = check_option(given, "x", option)
+    assert (found, isinstance(found, bool)) == (value, isinstance(value, bool))
 
 
 @pytest.mark.parametrize("given", ["no", "off", "2", "", 2, 0, 1.0, [], "{{ x }}"])
@@ -41,51 +44,29 @@ def test_what_is_no_truth_value(given: Any) -> None:
         LucidworksJobSensor(task_id="t", job_id="j", deferrable=given).execute({})
 
 
-@pytest.mark.parametrize(
-    ("option", "given", "value"),
-    [
-        (SECONDS, "30", 30.0),
-        (SECONDS, " 0.5 ", 0.5),
-        (SECONDS, "1e3", 1000.0),
-        (SECONDS, timedelta(minutes=1), 60.0),
-        (SHARE, "0.05", 0.05),
-        (SHARE, "1", 1.0),
-        (SHARE, 0, 0.0),
-    ],
-)
-def test_numbers(option: Any, given: Any, value: float) -> None:
-    assert check_option(given, "x", option) == value
+WHOLE = [-1, "-1", 1.0, "1.0", "1e3", True, None, "", "x", "9" * 5000]
 
 
 @pytest.mark.parametrize(
-    ("option", "given"),
+    ("option", "given", "words"),
     [
-        *[(SECONDS, one) for one in ("0", "-1", "nan", "inf", "0x10", "1_000", "", "soon", True, None, 1e12)],
-        *[(SHARE, one) for one in ("1.1", "-0.1", "5%", "nan", True, None)],
+        *[
+            (SECONDS, one, "")
+            for one in ("0", "-1", "nan", "inf", "0x10", "1_000", "", "soon", True, None, 1e12)
+        ],
+        *[(SHARE, one, "") for one in ("1.1", "-0.1", "5%", "nan", True, None)],
+        *[(whole(0), one, ".*whole number from 0") for one in WHOLE],
+        (whole(1, 8), "9", ".*from 1 to 8"),
     ],
 )
-def test_what_is_no_number(option: Any, given: Any) -> None:
-    with pytest.raises(InputError, match="x is "):
+def test_what_is_no_number(option: Any, given: Any, words: str) -> None:
+    with pytest.raises(InputError, match=f"x is {words}"):
         check_option(given, "x", option)
 
 
-def test_whole_numbers() -> None:
-    assert [check_option(one, "x", whole(0)) for one in (0, "7", " 512 ", "+3")] == [0, 7, 512, 3]
-    for bad in (-1, "-1", 1.0, "1.0", "1e3", True, None, "", "x", "9" * 5000):
-        with pytest.raises(InputError, match=r"x is .*whole number from 0"):
-            check_option(bad, "x", whole(0))
-    with pytest.raises(InputError, match="from 1 to 8"):
-        check_option("9", "x", whole(1, 8))
-
-
 STARTED = datetime(2026, 1, 1, tzinfo=UTC)
-TIMED_OUT = {
-    "kind": "deployment",
-    "resource_id": "d",
-    "target": "DEPLOYED",
-    "state": "DEPLOYING",
-    "end": "timeout",
-}
+TIMED_OUT = {"kind": "deployment", "resource_id": "d", "target": "DEPLOYED"}
+TIMED_OUT |= {"state": "DEPLOYING", "end": "timeout"}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +86,14 @@ def test_a_wait_ends_a_little_before_execution_timeout(limit: timedelta | None, 
     assert execution_limit(SimpleNamespace(), limit) is None
 
 
+def sensor(**arguments: Any) -> LucidworksDeploymentSensor:
+    return LucidworksDeploymentSensor(task_id="t", deployment_id="d", deferrable=True, **arguments)
+
+
+def started(moment: datetime) -> Any:
+    return {"ti": SimpleNamespace(start_date=moment)}
+
+
 @pytest.mark.parametrize(
     ("timeout", "execution_timeout", "left", "named"),
     [
@@ -114,30 +103,15 @@ def test_a_wait_ends_a_little_before_execution_timeout(limit: timedelta | None, 
     ],
 )
 def test_the_smaller_limit_counts_and_is_named(
-    timeout: Any,
-    execution_timeout: timedelta | None,
-    left: float,
-    named: str,
-    monkeypatch: pytest.MonkeyPatch,
+    timeout: Any, execution_timeout: Any, left: float, named: str, emulator: RunningEmulator
 ) -> None:
-    connection = {
-        "conn_type": "lucidworks",
-        "login": "id",
-        "password": "secret",
-        "extra": {"customer_id": "c"},
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps(connection))
-    sensor = LucidworksDeploymentSensor(
-        task_id="t", deployment_id="d", timeout=timeout, execution_timeout=execution_timeout, deferrable=True
-    )
-    now = datetime.now(UTC)
+    one, now = sensor(timeout=timeout, execution_timeout=execution_timeout), datetime.now(UTC)
     with pytest.raises(TaskDeferred) as deferred:
-        sensor.execute({"ti": SimpleNamespace(start_date=now)})
+        one.execute(started(now))
     trigger: Any = deferred.value.trigger
     assert trigger.deadline - now.timestamp() == pytest.approx(left, abs=1)
-    ended: Any = {"ti": SimpleNamespace(start_date=now - timedelta(seconds=left))}
     with pytest.raises((AirflowSensorTimeout, JobTimeoutError), match=f" within {named}"):
-        sensor.execute_complete(ended, TIMED_OUT)
+        one.execute_complete(started(now - timedelta(seconds=left)), TIMED_OUT)
 
 
 @pytest.mark.parametrize(
@@ -150,10 +124,7 @@ def test_the_smaller_limit_counts_and_is_named(
 )
 def test_a_sensor_at_execution_timeout_is_retried(execution_timeout: timedelta | None, error: type) -> None:
     """Airflow never retries an AirflowSensorTimeout: the sensor's own timeout is over. An attempt's limit is not."""
-    sensor = LucidworksDeploymentSensor(
-        task_id="t", deployment_id="d", timeout=3600, execution_timeout=execution_timeout, deferrable=True
-    )
-    context: Any = {"ti": SimpleNamespace(start_date=datetime.now(UTC) - timedelta(seconds=19))}
+    began = started(datetime.now(UTC) - timedelta(seconds=19))
     with pytest.raises(error, match="DEPLOYING, and was not 'DEPLOYED' within"):
-        sensor.execute_complete(context, TIMED_OUT)
+        sensor(timeout=3600, execution_timeout=execution_timeout).execute_complete(began, TIMED_OUT)
     assert JobTimeoutError.retryable
