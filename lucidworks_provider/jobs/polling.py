@@ -157,7 +157,7 @@ class JobPoller(Poller):
             if not err.retryable:
                 raise
             await self._warn("no response: %s", err)
-            return PollResult(JobState.UNREADABLE, message=str(err))
+            return PollResult(JobState.UNREADABLE, message=str(err), retry_after=err.retry_after)
         if len(body) <= SMALL_BODY:
             result = parse_poll(body, self.kind, self.job_id)
         else:

@@ -108,7 +108,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """Poll once, and again where one response does not decide."""
-        self._last_seen = None
+        self._last_seen = self._retry_after = None
         with self._sensor_errors(context):
             return self._poke(context)
 
@@ -150,6 +150,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         self.log.info("%s: %s", name, outcome.message or "not ready")
         late = f"{name} was not ready within {self._waited(context)}."
         self._last_seen = " ".join(filter(None, (late, outcome.message, self._resumption(context))))
+        self._retry_after = outcome.retry_after
         return False
 
     async def _poll(self, kind: JobKind, store: ResultStore, started: float) -> PollOutcome:

@@ -58,7 +58,7 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
         """Poll once: the wait with a deadline that has passed."""
         from lucidworks_provider.jobs.polling import wait_for_state
 
-        self._last_seen = None
+        self._last_seen = self._retry_after = None
         event = asyncio.run(
             wait_for_state(
                 self.hook,
@@ -71,7 +71,7 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
             )
         )
         if event["end"] == "timeout":
-            self._last_seen = self._timed_out(context, event)
+            self._last_seen, self._retry_after = self._timed_out(context, event), event["retry_after"]
             return False
         self.execute_complete(context, event)
         return True

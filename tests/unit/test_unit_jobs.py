@@ -405,6 +405,29 @@ def test_an_outcome_is_small_and_survives_the_event() -> None:
     assert len(str(outcome.as_json())) < 6000
 
 
+@given(
+    script=st.lists(
+        st.builds(
+            PollResult,
+            st.sampled_from([s for s in JobState if s is not JobState.RESULT]),
+            st.sampled_from(["", "ODD"]),
+            retry_after=st.none() | st.floats(0, 5000),
+        ),
+        min_size=1,
+        max_size=20,
+    ),
+    interval=st.floats(0.05, 600),
+    deadline=st.floats(0, 3000),
+)
+def test_no_poll_comes_before_the_retry_after_of_the_response_before(
+    script: list[PollResult], interval: float, deadline: float
+) -> None:
+    world = World(*script, RESULT, deadline=deadline)
+    world.run(interval)
+    for before, now, seen in zip(world.times, world.times[1:], script, strict=False):
+        assert now - before >= min(seen.retry_after or 0.0, deadline - before) * 0.999
+
+
 def polls_within(seconds: float, *seen: PollResult) -> int:
     """How often a job is asked for that is polled every 50 ms while all is well."""
     world = World(*seen, deadline=1e6)

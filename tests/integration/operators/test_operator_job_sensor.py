@@ -216,6 +216,17 @@ def test_one_response_about_another_job_is_not_the_result(
     assert (body_of(sensor) if with_path else returned)["chunkingId"] == job_id
 
 
+@pytest.mark.parametrize("how", [{}, {"result_path": None}, {"deferrable": True}])
+def test_a_poll_waits_for_the_retry_after_of_the_service(
+    service: Service, sensor: Attempts, how: dict[str, Any]
+) -> None:
+    job_id = submit("chunking")
+    service.fault("poll", "429", retry_after=0.6)
+    sensor.run(job_id=job_id, **how)
+    first, second, *_ = service.calls("poll")
+    assert second.time - first.time >= 0.6
+
+
 def test_a_service_that_is_down_does_not_fail_a_sensor(service: Service, sensor: Attempts) -> None:
     job_id = submit("chunking")
     service.fault("poll", "500", times=2)

@@ -793,8 +793,13 @@ def test_a_sensor_in_reschedule_mode(service: ModelService) -> None:
     service.settings(training_seconds=FOREVER)
     model_id = str(train(wait_for_completion=False).execute(CONTEXT))
     ti = SimpleNamespace(get_first_reschedule_date=lambda _: None, dag_id="d", task_id="s")
-    with pytest.raises(AirflowRescheduleException):
-        model_sensor(model_id, mode="reschedule").execute({"ti": ti})
+    for asked, wait in ((None, 0.05), (5.0, 5.0), (3600.0, 10.0)):
+        if asked is not None:
+            service.fault("get-model", "429", retry_after=asked)
+        began = time.time()
+        with pytest.raises(AirflowRescheduleException) as next_poke:
+            model_sensor(model_id, mode="reschedule").execute({"ti": ti})
+        assert next_poke.value.reschedule_date.timestamp() - began == pytest.approx(wait, abs=2.0)
     service.emulator.state.clock.advance(FOREVER)
     model_sensor(model_id, mode="reschedule").execute({"ti": ti})
 
