@@ -17,14 +17,16 @@ import asyncio
 import logging
 import math
 import random
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib import import_module
 from itertools import islice
-from typing import Any, Final
+from typing import Any
 
 from tenacity import RetryCallState, retry_if_exception_type, stop_after_attempt, wait_fixed
 
@@ -59,11 +61,11 @@ from lucidworks_provider.errors import (
     TooManyRejectsError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs.decisions import JobEnd, PollOutcome, job_decision
+from lucidworks_provider.jobs.decisions import JobEnd, PollOutcome, job_decision, next_wait
 from lucidworks_provider.jobs.polling import shielded, wait_for_job
 from lucidworks_provider.jobs.record import QuarantineReason
 from lucidworks_provider.jobs.task import Budget
-from lucidworks_provider.retrying import retry_async, retry_on, wait_after
+from lucidworks_provider.retrying import policy, retry_async, retry_on
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -89,12 +91,14 @@ class Service:
     :param fetch: performs the GET of a job and returns the body.
     :param client: open during the run; its argument is called with the outcome of each request.
     :param rate: requests a second that the rate limiter allows; None before the first 429.
+    :param refused_for: seconds for which the service has refused everything.
     """
 
     submit: Callable[[str], Awaitable[str]]
     fetch: Callable[[str], Awaitable[bytes]]
     client: Callable[[Callable[[int | str], None]], AbstractAsyncContextManager[object]] = nullcontext
     rate: Callable[[], float | None] = lambda: None
+    refused_for: Callable[[], float] = lambda: 0.0
 
 
 class InFlightLimit:
@@ -284,8 +288,6 @@ _SPREAD = 0.1
 FIRST_DELAY = 0.5
 SHORTEST_DELAY = 0.05
 _REMEMBERED = 512
-# The next poll of a late job comes after this share of its age.
-AGE_SHARE = 0.25
 
 
 class PollDelayEstimator:
@@ -309,10 +311,6 @@ class PollDelayEstimator:
     def first_wait(self, spread: Callable[[], float] = random.random) -> float:
         """Seconds from the submission to the first poll."""
         return self._first * (1 - _SPREAD / 2 + _SPREAD * spread())
-
-    def next_wait(self, age: float, longest: float, spread: Callable[[], float] = random.random) -> float:
-        """Seconds to the poll after one that found nothing, of a job that is ``age`` seconds old."""
-        return min(longest, max(SHORTEST_DELAY, age * AGE_SHARE)) * (0.8 + 0.2 * spread())
 
     def ready(self, age: float) -> None:
         """
@@ -352,6 +350,8 @@ class JournalResultStore:
         self._segment = segment
         self._job = job
         self._started = time.monotonic()
+        # Seconds until the last response about the job, a 429 being none, and until the one before.
+        self._polled: float | None = None
         self._unfinished: float | None = None
         self._quarantined: dict[QuarantineReason, BodyLocation] = {}
         self._quarantined_size = -1
@@ -359,13 +359,16 @@ class JournalResultStore:
         self._body: bytes | None = None
 
     async def fetch(self, job: str) -> bytes:
-        """Perform the GET, and repeat it while the response is a 429."""
-        return await retry_async(self._runner.service.fetch, job, **WHILE_RATE_LIMITED)
-
-    def next_wait(self, age: float, poll_interval: float) -> float:
-        """Seconds to the next poll of a job that is not ready."""
-        self._unfinished = time.monotonic() - self._started
-        return self._runner.delays.next_wait(age, poll_interval)
+        """Perform the GET."""
+        self._unfinished, answered = self._polled, True
+        try:
+            return await self._runner.service.fetch(job)
+        except LucidworksError as err:
+            answered = not err.retryable
+            raise
+        finally:
+            if answered:
+                self._polled = time.monotonic() - self._started
 
     async def exists(self) -> bool:
         """False: the plan has already searched the journal."""
@@ -411,8 +414,6 @@ class JournalResultStore:
         )
 
 
-# A 429 is no error of the text or job, and a submission that gets one makes no job.
-WHILE_RATE_LIMITED: Final = {"retry": retry_if_exception_type(RateLimitError), "wait": wait_after}
 # POSTs at once, including those in the queue of the rate limiter, so that a GET does not wait behind hundreds.
 SUBMISSIONS = 32
 # Submissions of a text whose POSTs get no response, and the shortest wait between them.
@@ -541,7 +542,7 @@ class JobRunner:
                     poll_interval=self.settings.poll_interval,
                     deadline=time.time() + self.settings.timeout,
                     now=time.time,
-                    wait=store.next_wait,
+                    wait=partial(next_wait, first=SHORTEST_DELAY),
                     # The lease excludes other readers.
                     gone_patience=0.0,
                     durations=self.delays.durations,
@@ -597,12 +598,17 @@ class JobRunner:
             # The job's id is recorded even when this is cancelled.
             return await shielded(self._post(segment))
 
+    def _while_rate_limited(self) -> dict[str, Any]:
+        """However many of the 429s a text gets: with a low limit it may be more than those of one call."""
+        common = policy(replayable=False, attempts=sys.maxsize, refused_for=self.service.refused_for)
+        return common | {"retry": retry_if_exception_type(RateLimitError)}
+
     async def _post(self, segment: SegmentRequest) -> str:
         again = self.intents.begin(segment.key)
         if again:
             self.stats.resubmitted()
         try:
-            job = await retry_async(self.service.submit, segment.text, **WHILE_RATE_LIMITED)
+            job = await retry_async(self.service.submit, segment.text, **self._while_rate_limited())
         except _JOB_POSSIBLE:
             raise
         except LucidworksError:
@@ -728,13 +734,13 @@ class Pipeline:
 
     async def _check(self) -> None:
         """Renew the lease; a storage that fails for a minute does not end the run."""
-        policy = retry_on(
+        renewing = retry_on(
             StorageError,
             attempts=CHECK_ATTEMPTS,
             wait=wait_fixed(CHECK_SECONDS),
             what="Renewing the lease",
         )
-        await retry_async(in_thread, self.check, **policy)
+        await retry_async(in_thread, self.check, **renewing)
 
     async def _send_all(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
         async with asyncio.TaskGroup() as documents:

@@ -161,15 +161,22 @@ class PollOutcome:
     retry_after: float | None = None
 
 
-def next_wait(age: float, poll_interval: float, jitter: Callable[[], float] = random.random) -> float:
+def next_wait(
+    age: float,
+    poll_interval: float,
+    jitter: Callable[[], float] = random.random,
+    *,
+    first: float = FIRST_WAIT,
+) -> float:
     """
     Seconds until the next poll: longer the older the job is, and never more than ``poll_interval``.
 
     :param age: seconds since polling began.
     :param poll_interval: the longest wait.
     :param jitter: random number from 0 to 1, so that a thousand jobs are not polled in step.
+    :param first: the shortest wait.
     """
-    return min(poll_interval, max(FIRST_WAIT, age * AGE_SHARE)) * (0.8 + 0.2 * jitter())
+    return min(poll_interval, max(first, age * AGE_SHARE)) * (0.8 + 0.2 * jitter())
 
 
 def unanswered_wait(times: int, poll_interval: float, jitter: Callable[[], float] = random.random) -> float:

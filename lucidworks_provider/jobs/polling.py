@@ -29,6 +29,7 @@ from lucidworks_provider.errors import (
     ContentEncodingError,
     ForbiddenError,
     LucidworksError,
+    RateLimitError,
     RequestRefusedError,
     ResponseError,
     UnknownResourceError,
@@ -156,7 +157,9 @@ class JobPoller(Poller):
         except LucidworksError as err:
             if not err.retryable:
                 raise
-            await self._warn("no response: %s", err)
+            # A 429 is expected, and there may be many.
+            level = logging.INFO if isinstance(err, RateLimitError) else logging.WARNING
+            await in_thread(log.log, level, "Job %s: no response: %s", self.job_id, err)
             return PollResult(JobState.UNREADABLE, message=str(err), retry_after=err.retry_after)
         if len(body) <= SMALL_BODY:
             result = parse_poll(body, self.kind, self.job_id)
