@@ -14,7 +14,7 @@ import hashlib
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -24,7 +24,7 @@ from typing import Any, Protocol, TypeVar
 from lucidworks_provider import metrics
 from lucidworks_provider.client.http.messages import Call
 from lucidworks_provider.client.jobs import SMALL_BODY, JobKind, JobState, PollResult, parse_poll, poll_job
-from lucidworks_provider.client.models import Deployment, Progress
+from lucidworks_provider.client.models import Deployment, Model, Progress
 from lucidworks_provider.errors import (
     ContentEncodingError,
     ForbiddenError,
@@ -460,30 +460,19 @@ async def get_state(
     :raises LucidworksError: no response. A resource that does not exist is a response.
     """
     # Waits for jobs do not need the Models API.
-    from lucidworks_provider.client.models import get_model, list_deployments, list_model_deployments
+    from lucidworks_provider.client.models import find_deployment, get_model
 
+    found: Model | Deployment | None = None
     if kind == "model":
-        try:
-            model = await hook.acall(get_model(resource_id), attempts=1)
-        except UnknownResourceError:
-            return ResourceState(Progress.GONE, None)
-        return ResourceState(model.progress, model.state or "")
-    # A GET of one deployment is not documented.
-    own = None
-    if model_id is not None:
-        with contextlib.suppress(ResponseError):
-            own = _find(await hook.acall(list_model_deployments(model_id), attempts=1), resource_id)
-    if own is not None and own.state:
-        return own
-    listed = _find(await hook.acall(list_deployments(), attempts=1), resource_id)
-    return listed or own or ResourceState(Progress.GONE, None)
-
-
-def _find(deployments: Iterable[Deployment], deployment_id: str) -> ResourceState | None:
-    for deployment in deployments:
-        if deployment.id.lower() == deployment_id.lower():
-            return ResourceState(deployment.progress, deployment.state or "")
-    return None
+        with contextlib.suppress(UnknownResourceError):
+            found = await hook.acall(get_model(resource_id), attempts=1)
+    else:
+        found = await hook.acall(find_deployment(resource_id, model_id), attempts=1)
+    return (
+        ResourceState(Progress.GONE, None)
+        if found is None
+        else ResourceState(found.progress, found.state or "")
+    )
 
 
 async def shielded(step: Awaitable[T]) -> T:

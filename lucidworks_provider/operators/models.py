@@ -518,12 +518,12 @@ class LucidworksUndeployModelOperator(_ModelOperator):
     def execute(self, context: Context) -> None:
         """Delete it, then wait."""
         from lucidworks_provider.client.http.messages import path_segment
-        from lucidworks_provider.client.models import Progress
+        from lucidworks_provider.client.models import Progress, find_deployment
 
         path_segment(self.deployment_id, "deployment_id")
         self.deployment_id = self.deployment_id.strip()
         self._validate()
-        found = self._find()
+        found = self.hook.call(find_deployment(self.deployment_id))
         # Also where the list does not have it: a list may lag, and a running deployment costs money.
         if (found is None or found.progress is not Progress.GONE) and not self._delete():
             self.log.info("Deployment %s does not exist.", self.deployment_id)
@@ -537,13 +537,18 @@ class LucidworksUndeployModelOperator(_ModelOperator):
 
     def _delete(self) -> bool:
         """Whether there was a deployment to delete."""
-        from lucidworks_provider.client.models import Progress, delete_deployment, deployment_progress
+        from lucidworks_provider.client.models import (
+            Progress,
+            delete_deployment,
+            deployment_progress,
+            find_deployment,
+        )
 
         try:
             state = self.hook.call(delete_deployment(self.deployment_id))
         except ResponseError as err:
             # Deleted meanwhile, or the endpoint does not exist: check the list.
-            found = None if err.retryable else self._find()
+            found = None if err.retryable else self.hook.call(find_deployment(self.deployment_id))
             if err.retryable or (found is not None and found.progress is not Progress.GONE):
                 raise
             return found is not None
@@ -551,9 +556,3 @@ class LucidworksUndeployModelOperator(_ModelOperator):
         if deployment_progress(state) is Progress.FAILED:
             raise JobFailedError(f"Deployment {self.deployment_id} is {state}; retry.").as_retryable()
         return True
-
-    def _find(self) -> Deployment | None:
-        from lucidworks_provider.client.models import list_deployments
-
-        listed = self.hook.call(list_deployments())
-        return next((one for one in listed if one.id.lower() == self.deployment_id.lower()), None)

@@ -69,6 +69,7 @@ from lucidworks_provider.errors import (
     JobTimeoutError,
     LucidworksError,
     RequestRefusedError,
+    ResponseError,
     SubmissionUnknownError,
     UnknownResourceError,
 )
@@ -400,6 +401,22 @@ def test_failures_that_pass_are_waited_through(service: ModelService, deferrable
         service.fault("get-model", kind)
     assert [run(train, deferrable=deferrable, context=CONTEXT)] == service.trained()
     assert "no response, polling again" in logs.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "times", "customers_list"), [("429", 1, 0), ("unauthorized", 3, 0), ("404", 1, 1), ("400", 1, 1)]
+)
+def test_the_customers_list_is_asked_if_the_models_own_path_may_be_wrong(
+    service: ModelService, kind: str, times: int, customers_list: int
+) -> None:
+    model_id = trained(service)
+    deployment_id = str(deploy(model_id).execute(CONTEXT))
+    before = service.count("list-deployments")
+    service.fault("list-model-deployments", kind, times=times)
+    found = polling.get_state(LucidworksHook(), "deployment", deployment_id, model_id)
+    with contextlib.nullcontext() if customers_list else pytest.raises(ResponseError):
+        assert asyncio.run(found).state == "DEPLOYED"
+    assert service.count("list-deployments") - before == customers_list
 
 
 @both
