@@ -19,7 +19,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.http.messages import Call
@@ -46,8 +46,6 @@ from lucidworks_provider.jobs.decisions import (
     ResourceState,
     SaveNotified,
     Sleep,
-    StateEnd,
-    StateOutcome,
     job_decision,
     state_decision,
     unknown_state,
@@ -395,18 +393,15 @@ async def wait_for_state(
     decision = state_decision(
         target, poll_interval=poll_interval, deadline=deadline, now=time.time, started=started
     )
-    try:
-        async with hook.shared_client():
-            outcome = await perform(decision, ResourcePoller(hook, kind, resource_id, model_id, target))
-    except LucidworksError as err:
-        outcome = StateOutcome(StateEnd.ERROR, None, f"{type(err).__name__}: {err}", err.retryable)
+    async with ResourcePoller(hook, kind, resource_id, model_id, target) as poller:
+        outcome = await perform(decision, poller)
     return {"kind": kind, "resource_id": resource_id, "target": target, **outcome.as_json()}
 
 
 @dataclass(slots=True)
 class ResourcePoller(Poller):
     """
-    Polls a model or a deployment.
+    Polls a model or a deployment, with one client until its block ends.
 
     :param kind: ``model`` or ``deployment``.
     :param model_id: of a deployment whose model is known: its own list is requested before that of the customer.
@@ -421,6 +416,14 @@ class ResourcePoller(Poller):
     target: str = ""
     save: Callable[[bool], Awaitable[bool]] | None = None
     _logged: tuple[str, ...] = field(default=(), init=False)
+    _client: AbstractAsyncContextManager[Any] | None = field(default=None, init=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._client is not None:
+            await self._client.__aexit__(None, None, None)
 
     async def save_notified(self, notified: bool) -> bool:
         return self.save is None or await self.save(notified)
@@ -428,6 +431,10 @@ class ResourcePoller(Poller):
     async def poll(self) -> ResourceState | LucidworksError:
         """Errors are replies: the decision is what to do about them."""
         try:
+            if self._client is None:
+                client = self.hook.shared_client()
+                await client.__aenter__()
+                self._client = client
             result = await get_state(self.hook, self.kind, self.resource_id, self.model_id)
         except LucidworksError as err:
             await self._log(log.warning, "no response, polling again: %s", str(err))

@@ -220,6 +220,7 @@ FUNCTIONS = {
         "get_model": "model_id metrics",
         "create_model": "training credentials",
         "list_model_deployments": "model_id",
+        "find_deployment": "deployment_id model_id",
         "create_deployment": "placement",
         "delete_deployment": "deployment_id",
     },
