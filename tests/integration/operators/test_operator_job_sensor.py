@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
-from operator_service import Attempts, Service
+from operator_service import Attempts, Death, Service, both_stores, die
 
 from lucidworks_provider.client import use_cases
 from lucidworks_provider.client.chunking import submit_chunking
@@ -76,17 +76,37 @@ def test_the_body_goes_to_a_file(sensor: Attempts, kind: str, deferrable: bool) 
     assert body_of(sensor)[f"{kind}Id"] == job_id
 
 
+@both_stores
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_retry_finds_what_an_earlier_try_stored(sensor: Attempts, kind: str) -> None:
     given = {"kind": kind, "job_id": submit(kind)}
     said = sensor.run(**given)
-    # The service says RETRIEVED now; the file still says what it said.
+    # The service says RETRIEVED now; the record says whose file it is, and the file is not read.
+    sensor.path.write_bytes(b"{}")
     assert sensor.run(**given) == said
     # Nor is it asked again by one that defers.
     assert sensor.make(**given, deferrable=True).execute(sensor.context) == said
     # Another job's file is not taken for this one's.
     other = submit(kind)
     assert sensor.run(kind=kind, job_id=other)["job_id"] == other
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_try_that_was_killed_after_it_wrote_the_file_is_resumed(
+    sensor: Attempts, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+) -> None:
+    """A body may have no id."""
+    job_id = submit("chunking")
+    without_id = rewritten(lambda body: body.replace(b'"chunkingId"', b'"id"'))
+    monkeypatch.setattr("lucidworks_provider.client.jobs.poll_job", without_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(record.JobStateStore, "close", die)
+        with pytest.raises(Death):
+            sensor.run(job_id=job_id, deferrable=deferrable)
+    assert sensor.path.exists()
+    assert sensor.run(job_id=job_id, deferrable=deferrable) == {"uri": str(sensor.path), "job_id": job_id}
+    sensor.context["ti"].max_tries += 3
+    assert sensor.run(job_id=job_id, deferrable=deferrable)["job_id"] == job_id, "cleared"
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
