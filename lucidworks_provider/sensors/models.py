@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.operators.base import DEFERRABLE, BaseSensorArguments, StateWaitMixin
+from lucidworks_provider.operators.base import DEFERRABLE, BaseSensorArguments, StateWaitMixin, stripped
 from lucidworks_provider.sensors.base import BaseLucidworksSensor
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
 
     @property
     def _resource_id(self) -> Any:
-        return getattr(self, f"{self.kind}_id")
+        return stripped(getattr(self, f"{self.kind}_id"))
 
     def execute(self, context: Context) -> Any:
         """Wait in the triggerer, or poke."""

@@ -307,6 +307,18 @@ def test_a_result_is_recorded_if_one_of_the_two_stores_takes_it(
     store.close(found)
 
 
+def test_a_record_that_cannot_be_read_is_not_taken_for_none(
+    store: JobStateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise ConnectionError("no API server")
+
+    monkeypatch.setattr(store.state, "get", away)
+    with pytest.raises(StorageError, match=r"lucidworks_jobs could not be read.*no API server") as unread:
+        store.load()
+    assert unread.value.retryable
+
+
 def test_parts_of_another_record_are_ignored(store: JobStateStore) -> None:
     store.save(with_jobs(*(f"old-{p}" for p in range(2 * PART)), size=2 * PART))
     found = store.load()

@@ -70,6 +70,7 @@ from lucidworks_provider.errors import (
     LucidworksError,
     RequestRefusedError,
     ResponseError,
+    StorageError,
     SubmissionUnknownError,
     UnknownResourceError,
 )
@@ -318,7 +319,9 @@ def test_another_placement_is_another_deployment(service: ModelService) -> None:
 
 def test_what_is_ready_already_is_not_deferred(service: ModelService) -> None:
     model_id = trained(service)
-    deployment_id = deploy(model_id).execute(CONTEXT)
+    deployment_id = deploy(f" {model_id}\n").execute(CONTEXT)
+    model_sensor(f"{model_id}\n", timeout=0.01).execute(CONTEXT)
+    deployment_sensor(f"{deployment_id}\n", timeout=0.01).execute(CONTEXT)
     assert train(deferrable=True).execute(CONTEXT) == model_id
     assert deploy(model_id, deferrable=True).execute(CONTEXT) == deployment_id
 
@@ -334,7 +337,9 @@ def test_lists_that_lag_are_made_up_for_by_the_state_store(
     assert train().execute(training) == model_id
     assert deploy(model_id).execute(deploying) == deployment_id
     # What no list shows is deleted all the same.
-    undeploy(f"{deployment_id}\n", wait_for_completion=False).execute(CONTEXT)
+    undeploying = undeploy(f"{deployment_id}\n", wait_for_completion=False)
+    undeploying.execute(CONTEXT)
+    assert undeploying.deployment_id == f"{deployment_id}\n", "as Airflow has rendered it"
     assert service.count("undeploy") == 1
 
 
@@ -347,6 +352,23 @@ def test_a_state_store_that_fails_ends_no_training(
 
     assert [train().execute(attempt(1, Down()))] == service.trained()
     assert "lucidworks_made could not be written" in caplog.text
+
+
+@pytest.mark.parametrize("saved", [None, "[]", "{", '{"fingerprint": "f"}', ConnectionError("no API server")])
+def test_what_the_state_store_has_of_something_else(service: ModelService, saved: str | Exception) -> None:
+    class Odd(Store):
+        def get(self, key: str, default: Any = None) -> Any:
+            if isinstance(saved, Exception):
+                raise saved
+            return saved
+
+    if isinstance(saved, Exception):
+        with pytest.raises(StorageError, match="no API server") as unread:
+            train().execute(attempt(1, Odd()))
+        assert unread.value.retryable
+        assert service.trained() == []
+    else:
+        assert [train().execute(attempt(1, Odd()))] == service.trained()
 
 
 def test_a_deployment_of_nobody_is_not_taken_for_this_models(
