@@ -28,7 +28,7 @@ from importlib import import_module
 from itertools import islice
 from typing import Any
 
-from tenacity import RetryCallState, retry_if_exception_type, stop_after_attempt, wait_fixed
+from tenacity import retry_if_exception_type, wait_fixed
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.jobs import CHUNKING
@@ -48,7 +48,6 @@ from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.documents.document import Reason, RejectedDocument
 from lucidworks_provider.errors import (
     BudgetExceededError,
-    ContentEncodingError,
     ForbiddenError,
     InputError,
     LucidworksError,
@@ -64,7 +63,7 @@ from lucidworks_provider.errors import (
 from lucidworks_provider.jobs.decisions import JobEnd, PollOutcome, job_decision, next_wait
 from lucidworks_provider.jobs.polling import shielded, wait_for_job
 from lucidworks_provider.jobs.record import QuarantineReason
-from lucidworks_provider.jobs.task import Budget
+from lucidworks_provider.jobs.task import JOB_POSSIBLE, Budget, submit_again
 from lucidworks_provider.retrying import policy, retry_async, retry_on
 from lucidworks_provider.threads import in_thread
 
@@ -416,11 +415,8 @@ class JournalResultStore:
 
 # POSTs at once, including those in the queue of the rate limiter, so that a GET does not wait behind hundreds.
 SUBMISSIONS = 32
-# Submissions of a text whose POSTs get no response, and the shortest wait between them.
+# Submissions of a text whose POSTs get no response.
 SUBMIT_ATTEMPTS = 3
-SUBMIT_WAIT = 5.0
-# Errors of a submission after which a job with an unknown id may exist.
-_JOB_POSSIBLE = (ContentEncodingError, NoJobIdError, SubmissionUnknownError)
 # Responses that may have a cause common to all documents: many rejects in a row stop the run.
 _REFUSED = (RequestRefusedError, ForbiddenError, UnknownResourceError)
 
@@ -564,31 +560,15 @@ class JobRunner:
         return RejectedError(reason, f"{detail.rstrip()} The next run polls it again.", job_unfinished=True)
 
     async def _submit(self, segment: SegmentRequest) -> str:
-        def before_sleep(state: RetryCallState) -> None:
-            log.warning(
-                "Document %r: a job may exist whose id is lost; submitting again. %s",
-                segment.key.document_id,
-                _error(state),
-            )
-
+        name = f"Document {segment.key.document_id!r}"
         try:
-            return await retry_async(
-                self._submit_once,
-                segment,
-                retry=retry_if_exception_type(SubmissionUnknownError),
-                stop=stop_after_attempt(SUBMIT_ATTEMPTS),
-                wait=lambda state: max(SUBMIT_WAIT, getattr(_error(state), "retry_after", None) or 0.0),
-                before_sleep=before_sleep,
-                reraise=True,
-            )
+            return await submit_again(self._submit_once, segment, name, SUBMIT_ATTEMPTS)
         except InputError as err:
             raise RejectedError(Reason.INVALID, str(err)) from None
         except _REFUSED as err:
             raise RejectedError(Reason.REFUSED, str(err)) from None
-        except NoJobIdError as err:
+        except (NoJobIdError, SubmissionUnknownError) as err:
             raise RejectedError(Reason.FAILED, str(err)) from None
-        except SubmissionUnknownError as err:
-            raise RejectedError(Reason.FAILED, f"{SUBMIT_ATTEMPTS} submissions: {err}") from None
 
     async def _submit_once(self, segment: SegmentRequest) -> str:
         await self.intents.require(segment.key)
@@ -609,7 +589,7 @@ class JobRunner:
             self.stats.resubmitted()
         try:
             job = await retry_async(self.service.submit, segment.text, **self._while_rate_limited())
-        except _JOB_POSSIBLE:
+        except JOB_POSSIBLE:
             raise
         except LucidworksError:
             self.journal.withdraw(segment.key, again=again)
@@ -618,10 +598,6 @@ class JobRunner:
         self.stats.submitted(time.monotonic())
         self.submitted.set()
         return job
-
-
-def _error(state: RetryCallState) -> BaseException | None:
-    return None if state.outcome is None else state.outcome.exception()
 
 
 # A part is completed at least this often, so that the journal stays small.
