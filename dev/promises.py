@@ -143,6 +143,13 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "return random.uniform(ceiling / 2, ceiling)",
         ),
         Promise(
+            "`Retry-After` is a lower bound for polls of jobs, up to the deadline.",
+            "unit/test_unit_jobs.py::test_no_poll_comes_before_the_retry_after_of_the_response_before",
+            "jobs/decisions.py",
+            "yield Sleep(min(max(seconds, result.retry_after or 0.0), left))",
+            "yield Sleep(min(seconds, left))",
+        ),
+        Promise(
             "A compressed response cannot fill the memory.",
             "integration/transport/test_transport_body.py::test_a_small_response_that_unpacks_to_a_large_one",
             "client/http/transport.py",
@@ -232,8 +239,8 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "`on_unknown_submission` decides about a submission whose outcome is unknown.",
             "integration/operators/test_operator_chunking.py::test_the_policy_for_a_submission_without_a_response",
             "jobs/task.py",
-            "attempts=1 + RESUBMISSIONS if self.resubmit_unknown else 1,",
-            "attempts=1,",
+            "self.name(position), 1 + RESUBMISSIONS)",
+            "self.name(position), 1)",
         ),
         Promise(
             "One response with ERROR does not fail a job.",

@@ -119,6 +119,16 @@ async def _shared_hook(lucidworks_conn_id: str) -> LucidworksHook:
     return await asyncio.shield(task)
 
 
+async def _hook_of(lucidworks_conn_id: str) -> LucidworksHook:
+    """:func:`_shared_hook`, or one that raises at its first call what is wrong with the connection."""
+    from lucidworks_provider.hooks.lucidworks import LucidworksHook
+
+    try:
+        return await _shared_hook(lucidworks_conn_id)
+    except Exception:  # noqa: BLE001  # as the hook raises it at its first call
+        return LucidworksHook(lucidworks_conn_id)
+
+
 async def _open_hook(lucidworks_conn_id: str) -> LucidworksHook:
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
@@ -183,12 +193,11 @@ class LucidworksStateTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event when the wait has ended."""
-        from lucidworks_provider.hooks.lucidworks import LucidworksHook
         from lucidworks_provider.jobs.polling import wait_for_state
 
         not_before = time.monotonic() + shortest_deferral()
         event = await wait_for_state(
-            LucidworksHook(self.lucidworks_conn_id),
+            await _hook_of(self.lucidworks_conn_id),
             kind=self.kind,
             resource_id=self.resource_id,
             target=self.target,
@@ -238,22 +247,20 @@ class _StateEventTrigger(BaseEventTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield an event each time that the state is reached."""
         from lucidworks_provider.client.models import unknown_target
-        from lucidworks_provider.hooks.lucidworks import LucidworksHook
         from lucidworks_provider.jobs.decisions import event_decision
         from lucidworks_provider.jobs.polling import ResourcePoller, perform
 
         if hint := unknown_target(self.kind, self.target_state):
             log.warning("%s: target_state: %s", self, hint)
-        poller = ResourcePoller(
-            LucidworksHook(self.lucidworks_conn_id), self.kind, self.resource_id, save=self._save_notified
-        )
         decision = event_decision(
             self.target_state, notified=await self._load_notified(), poll_interval=self.poll_interval
         )
-        while True:
-            event = await perform(decision, poller)
-            resource = {"kind": self.kind, f"{self.kind}_id": self.resource_id}
-            yield TriggerEvent({**resource, "state": event.state, "before": event.before})
+        hook = await _hook_of(self.lucidworks_conn_id)
+        async with ResourcePoller(hook, self.kind, self.resource_id, save=self._save_notified) as poller:
+            while True:
+                event = await perform(decision, poller)
+                resource = {"kind": self.kind, f"{self.kind}_id": self.resource_id}
+                yield TriggerEvent({**resource, "state": event.state, "before": event.before})
 
     @property
     def _key(self) -> str:

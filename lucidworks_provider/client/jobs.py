@@ -136,6 +136,7 @@ class PollResult:
     :param has_payload: whether the body has a result, whatever the status.
     :param going_on: whether the status is one of a job that has not ended, so that a payload is incomplete.
     :param other_job: the id in the body, if it is of another job.
+    :param retry_after: seconds that the service asked to wait, if it did.
     """
 
     state: JobState
@@ -144,6 +145,7 @@ class PollResult:
     has_payload: bool = False
     going_on: bool = False
     other_job: str = ""
+    retry_after: float | None = None
 
 
 def poll_request(base_url: str, kind: JobKind, job_id: str) -> Request:

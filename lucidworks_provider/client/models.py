@@ -447,6 +447,16 @@ def list_deployments() -> Call[tuple[Deployment, ...]]:
     return Call(_every_deployment)
 
 
+def find_deployment(deployment_id: str, model_id: str | None = None) -> Call[Deployment | None]:
+    """
+    A deployment by its id, from the customer's list; a GET of one is not documented.
+
+    :param model_id: of its model, whose own list is requested before.
+    :return: None if there is no such deployment.
+    """
+    return Call(partial(_listed_deployment, deployment_id=deployment_id, model_id=model_id))
+
+
 def create_deployment(placement: DeploymentSpec) -> Call[Deployment]:
     """
     Start to deploy a model. Do not call it in a trigger.
@@ -518,6 +528,23 @@ def _every_deployment(settings: LucidworksSettings) -> Steps[tuple[Deployment, .
     if not lists:
         raise _with_path(refused, settings)
     return tuple(chain.from_iterable(lists))
+
+
+def _listed_deployment(
+    settings: LucidworksSettings, deployment_id: str, model_id: str | None
+) -> Steps[Deployment | None]:
+    def find(deployments: Iterable[Deployment]) -> Deployment | None:
+        return next((one for one in deployments if one.id.lower() == deployment_id.lower()), None)
+
+    own = None
+    if model_id is not None:
+        try:
+            own = find((yield from list_model_deployments(model_id).steps(settings)))
+        except ResponseError as err:
+            _wrong_path(err)
+    if own is not None and own.state:
+        return own
+    return find((yield from list_deployments().steps(settings))) or own
 
 
 def _deployments_of(settings: LucidworksSettings, model: Model) -> Steps[tuple[Deployment, ...] | None]:

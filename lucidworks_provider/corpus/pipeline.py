@@ -17,16 +17,18 @@ import asyncio
 import logging
 import math
 import random
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib import import_module
 from itertools import islice
-from typing import Any, Final
+from typing import Any
 
-from tenacity import RetryCallState, retry_if_exception_type, stop_after_attempt, wait_fixed
+from tenacity import retry_if_exception_type, wait_fixed
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.jobs import CHUNKING
@@ -46,7 +48,6 @@ from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.documents.document import Reason, RejectedDocument
 from lucidworks_provider.errors import (
     BudgetExceededError,
-    ContentEncodingError,
     ForbiddenError,
     InputError,
     LucidworksError,
@@ -59,11 +60,11 @@ from lucidworks_provider.errors import (
     TooManyRejectsError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs.decisions import JobEnd, PollOutcome, job_decision
+from lucidworks_provider.jobs.decisions import JobEnd, PollOutcome, job_decision, next_wait
 from lucidworks_provider.jobs.polling import shielded, wait_for_job
 from lucidworks_provider.jobs.record import QuarantineReason
-from lucidworks_provider.jobs.task import Budget
-from lucidworks_provider.retrying import retry_async, retry_on, wait_after
+from lucidworks_provider.jobs.task import JOB_POSSIBLE, Budget, submit_again
+from lucidworks_provider.retrying import policy, retry_async, retry_on
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -89,12 +90,14 @@ class Service:
     :param fetch: performs the GET of a job and returns the body.
     :param client: open during the run; its argument is called with the outcome of each request.
     :param rate: requests a second that the rate limiter allows; None before the first 429.
+    :param refused_for: seconds for which the service has refused everything.
     """
 
     submit: Callable[[str], Awaitable[str]]
     fetch: Callable[[str], Awaitable[bytes]]
     client: Callable[[Callable[[int | str], None]], AbstractAsyncContextManager[object]] = nullcontext
     rate: Callable[[], float | None] = lambda: None
+    refused_for: Callable[[], float] = lambda: 0.0
 
 
 class InFlightLimit:
@@ -284,8 +287,6 @@ _SPREAD = 0.1
 FIRST_DELAY = 0.5
 SHORTEST_DELAY = 0.05
 _REMEMBERED = 512
-# The next poll of a late job comes after this share of its age.
-AGE_SHARE = 0.25
 
 
 class PollDelayEstimator:
@@ -309,10 +310,6 @@ class PollDelayEstimator:
     def first_wait(self, spread: Callable[[], float] = random.random) -> float:
         """Seconds from the submission to the first poll."""
         return self._first * (1 - _SPREAD / 2 + _SPREAD * spread())
-
-    def next_wait(self, age: float, longest: float, spread: Callable[[], float] = random.random) -> float:
-        """Seconds to the poll after one that found nothing, of a job that is ``age`` seconds old."""
-        return min(longest, max(SHORTEST_DELAY, age * AGE_SHARE)) * (0.8 + 0.2 * spread())
 
     def ready(self, age: float) -> None:
         """
@@ -352,6 +349,8 @@ class JournalResultStore:
         self._segment = segment
         self._job = job
         self._started = time.monotonic()
+        # Seconds until the last response about the job, a 429 being none, and until the one before.
+        self._polled: float | None = None
         self._unfinished: float | None = None
         self._quarantined: dict[QuarantineReason, BodyLocation] = {}
         self._quarantined_size = -1
@@ -359,13 +358,16 @@ class JournalResultStore:
         self._body: bytes | None = None
 
     async def fetch(self, job: str) -> bytes:
-        """Perform the GET, and repeat it while the response is a 429."""
-        return await retry_async(self._runner.service.fetch, job, **WHILE_RATE_LIMITED)
-
-    def next_wait(self, age: float, poll_interval: float) -> float:
-        """Seconds to the next poll of a job that is not ready."""
-        self._unfinished = time.monotonic() - self._started
-        return self._runner.delays.next_wait(age, poll_interval)
+        """Perform the GET."""
+        self._unfinished, answered = self._polled, True
+        try:
+            return await self._runner.service.fetch(job)
+        except LucidworksError as err:
+            answered = not err.retryable
+            raise
+        finally:
+            if answered:
+                self._polled = time.monotonic() - self._started
 
     async def exists(self) -> bool:
         """False: the plan has already searched the journal."""
@@ -411,15 +413,10 @@ class JournalResultStore:
         )
 
 
-# A 429 is no error of the text or job, and a submission that gets one makes no job.
-WHILE_RATE_LIMITED: Final = {"retry": retry_if_exception_type(RateLimitError), "wait": wait_after}
 # POSTs at once, including those in the queue of the rate limiter, so that a GET does not wait behind hundreds.
 SUBMISSIONS = 32
-# Submissions of a text whose POSTs get no response, and the shortest wait between them.
+# Submissions of a text whose POSTs get no response.
 SUBMIT_ATTEMPTS = 3
-SUBMIT_WAIT = 5.0
-# Errors of a submission after which a job with an unknown id may exist.
-_JOB_POSSIBLE = (ContentEncodingError, NoJobIdError, SubmissionUnknownError)
 # Responses that may have a cause common to all documents: many rejects in a row stop the run.
 _REFUSED = (RequestRefusedError, ForbiddenError, UnknownResourceError)
 
@@ -541,7 +538,7 @@ class JobRunner:
                     poll_interval=self.settings.poll_interval,
                     deadline=time.time() + self.settings.timeout,
                     now=time.time,
-                    wait=store.next_wait,
+                    wait=partial(next_wait, first=SHORTEST_DELAY),
                     # The lease excludes other readers.
                     gone_patience=0.0,
                     durations=self.delays.durations,
@@ -563,31 +560,15 @@ class JobRunner:
         return RejectedError(reason, f"{detail.rstrip()} The next run polls it again.", job_unfinished=True)
 
     async def _submit(self, segment: SegmentRequest) -> str:
-        def before_sleep(state: RetryCallState) -> None:
-            log.warning(
-                "Document %r: a job may exist whose id is lost; submitting again. %s",
-                segment.key.document_id,
-                _error(state),
-            )
-
+        name = f"Document {segment.key.document_id!r}"
         try:
-            return await retry_async(
-                self._submit_once,
-                segment,
-                retry=retry_if_exception_type(SubmissionUnknownError),
-                stop=stop_after_attempt(SUBMIT_ATTEMPTS),
-                wait=lambda state: max(SUBMIT_WAIT, getattr(_error(state), "retry_after", None) or 0.0),
-                before_sleep=before_sleep,
-                reraise=True,
-            )
+            return await submit_again(self._submit_once, segment, name, SUBMIT_ATTEMPTS)
         except InputError as err:
             raise RejectedError(Reason.INVALID, str(err)) from None
         except _REFUSED as err:
             raise RejectedError(Reason.REFUSED, str(err)) from None
-        except NoJobIdError as err:
+        except (NoJobIdError, SubmissionUnknownError) as err:
             raise RejectedError(Reason.FAILED, str(err)) from None
-        except SubmissionUnknownError as err:
-            raise RejectedError(Reason.FAILED, f"{SUBMIT_ATTEMPTS} submissions: {err}") from None
 
     async def _submit_once(self, segment: SegmentRequest) -> str:
         await self.intents.require(segment.key)
@@ -597,13 +578,18 @@ class JobRunner:
             # The job's id is recorded even when this is cancelled.
             return await shielded(self._post(segment))
 
+    def _while_rate_limited(self) -> dict[str, Any]:
+        """However many of the 429s a text gets: with a low limit it may be more than those of one call."""
+        common = policy(replayable=False, attempts=sys.maxsize, refused_for=self.service.refused_for)
+        return common | {"retry": retry_if_exception_type(RateLimitError)}
+
     async def _post(self, segment: SegmentRequest) -> str:
         again = self.intents.begin(segment.key)
         if again:
             self.stats.resubmitted()
         try:
-            job = await retry_async(self.service.submit, segment.text, **WHILE_RATE_LIMITED)
-        except _JOB_POSSIBLE:
+            job = await retry_async(self.service.submit, segment.text, **self._while_rate_limited())
+        except JOB_POSSIBLE:
             raise
         except LucidworksError:
             self.journal.withdraw(segment.key, again=again)
@@ -612,10 +598,6 @@ class JobRunner:
         self.stats.submitted(time.monotonic())
         self.submitted.set()
         return job
-
-
-def _error(state: RetryCallState) -> BaseException | None:
-    return None if state.outcome is None else state.outcome.exception()
 
 
 # A part is completed at least this often, so that the journal stays small.
@@ -728,13 +710,13 @@ class Pipeline:
 
     async def _check(self) -> None:
         """Renew the lease; a storage that fails for a minute does not end the run."""
-        policy = retry_on(
+        renewing = retry_on(
             StorageError,
             attempts=CHECK_ATTEMPTS,
             wait=wait_fixed(CHECK_SECONDS),
             what="Renewing the lease",
         )
-        await retry_async(in_thread, self.check, **policy)
+        await retry_async(in_thread, self.check, **renewing)
 
     async def _send_all(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
         async with asyncio.TaskGroup() as documents:

@@ -22,9 +22,11 @@ GONE, or 404 of a job that     for ``GONE_PATIENCE`` check storage (another read
   was seen                     to write) and poll again (the 404 may be a gateway's), then GONE
 REFUSED (400 and the like)     poll ``REFUSALS`` times in all, then GONE
 UNREADABLE (a page of HTML,    wait: it is no information about the job; each wait in a row is
-  or no response)              twice as long
+  429, or no response)         twice as long
 the deadline has passed        TIMEOUT, with the last message; the job may still be running
 =============================  ==============================================================
+
+No wait of a decision is shorter than the ``Retry-After`` of the last response, up to the deadline.
 
 :func:`state_decision`:
 
@@ -63,6 +65,7 @@ no such resource, or an error  wait: one list without it may be a gateway's, and
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -146,21 +149,34 @@ class JobEnd(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PollOutcome:
-    """The end of polling a job, with the service's reason for a failure."""
+    """
+    The end of polling a job.
+
+    :param message: the service's reason for a failure.
+    :param retry_after: of a TIMEOUT: seconds that the service asked to wait, if it did.
+    """
 
     end: JobEnd
     message: str = ""
+    retry_after: float | None = None
 
 
-def next_wait(age: float, poll_interval: float, jitter: Callable[[], float] = random.random) -> float:
+def next_wait(
+    age: float,
+    poll_interval: float,
+    jitter: Callable[[], float] = random.random,
+    *,
+    first: float = FIRST_WAIT,
+) -> float:
     """
     Seconds until the next poll: longer the older the job is, and never more than ``poll_interval``.
 
     :param age: seconds since polling began.
     :param poll_interval: the longest wait.
     :param jitter: random number from 0 to 1, so that a thousand jobs are not polled in step.
+    :param first: the shortest wait.
     """
-    return min(poll_interval, max(FIRST_WAIT, age * AGE_SHARE)) * (0.8 + 0.2 * jitter())
+    return min(poll_interval, max(first, age * AGE_SHARE)) * (0.8 + 0.2 * jitter())
 
 
 def unanswered_wait(times: int, poll_interval: float, jitter: Callable[[], float] = random.random) -> float:
@@ -228,14 +244,16 @@ def job_decision(
             patience = gone_patience if reported and gone_patience is not None else GONE_PATIENCE
             if now() - gone_since >= patience:
                 return PollOutcome(JobEnd.GONE, history.message)
-            yield Sleep(min(poll_interval, GONE_INTERVAL))
+            asked = min(result.retry_after or 0.0, deadline - now())
+            yield Sleep(max(min(poll_interval, GONE_INTERVAL), asked))
             continue
         left = deadline - now()
         if left <= 0 and history.unconfirmed:
             left += confirm_seconds
         if left <= 0:
-            return PollOutcome(JobEnd.TIMEOUT, history.message)
-        yield Sleep(min(history.wait(wait(now() - started, poll_interval), poll_interval), left))
+            return PollOutcome(JobEnd.TIMEOUT, history.message, result.retry_after)
+        seconds = history.wait(wait(now() - started, poll_interval), poll_interval)
+        yield Sleep(min(max(seconds, result.retry_after or 0.0), left))
 
 
 @dataclass(slots=True)
@@ -381,12 +399,14 @@ class StateOutcome:
 
     :param state: the last one.
     :param retryable: whether a retry may cure an error.
+    :param retry_after: of a TIMEOUT: seconds that the service asked to wait, if it did.
     """
 
     end: StateEnd
     state: str | None = None
     message: str = ""
     retryable: bool = False
+    retry_after: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """For a trigger's event."""
@@ -427,9 +447,18 @@ def judge_state(target: str, resource: ResourceState, *, age: float, left: float
     return StateEnd.TIMEOUT if left <= 0 else None
 
 
-def state_wait(poll_interval: float, left: float, jitter: Callable[[], float] = random.random) -> float:
-    """Seconds until the next poll of a state, with jitter, and not after the deadline."""
-    return min(poll_interval * (0.8 + 0.2 * jitter()), max(left, 0.0))
+def state_wait(
+    poll_interval: float,
+    left: float,
+    asked: float | None = None,
+    jitter: Callable[[], float] = random.random,
+) -> float:
+    """
+    Seconds until the next poll of a state, with jitter, and not after the deadline.
+
+    :param asked: seconds of the ``Retry-After``, if the service sent one.
+    """
+    return min(max(poll_interval * (0.8 + 0.2 * jitter()), asked or 0.0), max(left, 0.0))
 
 
 def state_decision(
@@ -450,10 +479,10 @@ def state_decision(
     last_seen = now() if started is None else started
     state, message = None, ""
     while True:
-        left = deadline - now()
+        left, asked = deadline - now(), None
         result = yield Poll()
         if isinstance(result, LucidworksError):
-            message = str(result)
+            message, asked = str(result), result.retry_after
             if not result.retryable:
                 return StateOutcome(StateEnd.ERROR, state, f"{type(result).__name__}: {result}")
             end = StateEnd.TIMEOUT if left <= 0 else None
@@ -463,8 +492,8 @@ def state_decision(
                 last_seen = now()
             end = judge_state(target, result, age=now() - last_seen, left=left)
         if end is not None:
-            return StateOutcome(end, state, message)
-        yield Sleep(state_wait(poll_interval, deadline - now()))
+            return StateOutcome(end, state, message, retry_after=asked)
+        yield Sleep(state_wait(poll_interval, deadline - now(), asked))
 
 
 def unknown_state(resource: ResourceState) -> str:
@@ -493,6 +522,7 @@ def event_decision(
             notified, state = in_target, result.state
         if stored and not notified:
             stored = not (yield SaveNotified(False))
-        yield Sleep(state_wait(poll_interval, poll_interval))
+        asked = result.retry_after if isinstance(result, LucidworksError) else None
+        yield Sleep(state_wait(poll_interval, math.inf, asked))
         if notified and not stored:
             stored = bool((yield SaveNotified(True)))

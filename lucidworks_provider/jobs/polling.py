@@ -14,21 +14,22 @@ import hashlib
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.http.messages import Call
 from lucidworks_provider.client.jobs import SMALL_BODY, JobKind, JobState, PollResult, parse_poll, poll_job
-from lucidworks_provider.client.models import Deployment, Progress
+from lucidworks_provider.client.models import Deployment, Model, Progress
 from lucidworks_provider.errors import (
     ContentEncodingError,
     ForbiddenError,
     LucidworksError,
+    RateLimitError,
     RequestRefusedError,
     ResponseError,
     UnknownResourceError,
@@ -45,8 +46,6 @@ from lucidworks_provider.jobs.decisions import (
     ResourceState,
     SaveNotified,
     Sleep,
-    StateEnd,
-    StateOutcome,
     job_decision,
     state_decision,
     unknown_state,
@@ -156,8 +155,10 @@ class JobPoller(Poller):
         except LucidworksError as err:
             if not err.retryable:
                 raise
-            await self._warn("no response: %s", err)
-            return PollResult(JobState.UNREADABLE, message=str(err))
+            # A 429 is expected, and there may be many.
+            level = logging.INFO if isinstance(err, RateLimitError) else logging.WARNING
+            await in_thread(log.log, level, "Job %s: no response: %s", self.job_id, err)
+            return PollResult(JobState.UNREADABLE, message=str(err), retry_after=err.retry_after)
         if len(body) <= SMALL_BODY:
             result = parse_poll(body, self.kind, self.job_id)
         else:
@@ -392,18 +393,15 @@ async def wait_for_state(
     decision = state_decision(
         target, poll_interval=poll_interval, deadline=deadline, now=time.time, started=started
     )
-    try:
-        async with hook.shared_client():
-            outcome = await perform(decision, ResourcePoller(hook, kind, resource_id, model_id, target))
-    except LucidworksError as err:
-        outcome = StateOutcome(StateEnd.ERROR, None, f"{type(err).__name__}: {err}", err.retryable)
+    async with ResourcePoller(hook, kind, resource_id, model_id, target) as poller:
+        outcome = await perform(decision, poller)
     return {"kind": kind, "resource_id": resource_id, "target": target, **outcome.as_json()}
 
 
 @dataclass(slots=True)
 class ResourcePoller(Poller):
     """
-    Polls a model or a deployment.
+    Polls a model or a deployment, with one client until its block ends.
 
     :param kind: ``model`` or ``deployment``.
     :param model_id: of a deployment whose model is known: its own list is requested before that of the customer.
@@ -418,6 +416,14 @@ class ResourcePoller(Poller):
     target: str = ""
     save: Callable[[bool], Awaitable[bool]] | None = None
     _logged: tuple[str, ...] = field(default=(), init=False)
+    _client: AbstractAsyncContextManager[Any] | None = field(default=None, init=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._client is not None:
+            await self._client.__aexit__(None, None, None)
 
     async def save_notified(self, notified: bool) -> bool:
         return self.save is None or await self.save(notified)
@@ -425,6 +431,10 @@ class ResourcePoller(Poller):
     async def poll(self) -> ResourceState | LucidworksError:
         """Errors are replies: the decision is what to do about them."""
         try:
+            if self._client is None:
+                client = self.hook.shared_client()
+                await client.__aenter__()
+                self._client = client
             result = await get_state(self.hook, self.kind, self.resource_id, self.model_id)
         except LucidworksError as err:
             await self._log(log.warning, "no response, polling again: %s", str(err))
@@ -457,30 +467,19 @@ async def get_state(
     :raises LucidworksError: no response. A resource that does not exist is a response.
     """
     # Waits for jobs do not need the Models API.
-    from lucidworks_provider.client.models import get_model, list_deployments, list_model_deployments
+    from lucidworks_provider.client.models import find_deployment, get_model
 
+    found: Model | Deployment | None = None
     if kind == "model":
-        try:
-            model = await hook.acall(get_model(resource_id), attempts=1)
-        except UnknownResourceError:
-            return ResourceState(Progress.GONE, None)
-        return ResourceState(model.progress, model.state or "")
-    # A GET of one deployment is not documented.
-    own = None
-    if model_id is not None:
-        with contextlib.suppress(ResponseError):
-            own = _find(await hook.acall(list_model_deployments(model_id), attempts=1), resource_id)
-    if own is not None and own.state:
-        return own
-    listed = _find(await hook.acall(list_deployments(), attempts=1), resource_id)
-    return listed or own or ResourceState(Progress.GONE, None)
-
-
-def _find(deployments: Iterable[Deployment], deployment_id: str) -> ResourceState | None:
-    for deployment in deployments:
-        if deployment.id.lower() == deployment_id.lower():
-            return ResourceState(deployment.progress, deployment.state or "")
-    return None
+        with contextlib.suppress(UnknownResourceError):
+            found = await hook.acall(get_model(resource_id), attempts=1)
+    else:
+        found = await hook.acall(find_deployment(resource_id, model_id), attempts=1)
+    return (
+        ResourceState(Progress.GONE, None)
+        if found is None
+        else ResourceState(found.progress, found.state or "")
+    )
 
 
 async def shielded(step: Awaitable[T]) -> T:

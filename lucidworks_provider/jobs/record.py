@@ -556,8 +556,7 @@ class JobStateStore:
                 break
 
     def _from_state(self, number: int) -> dict[str, Any] | None:
-        text = self.state.get(_state_name(number)) if self.state is not None else None
-        return _read_part(text, number, "the task state store")
+        return _read_part(get_state(self.state, _state_name(number)), number, "the task state store")
 
 
 def read_record(results: ResultDirectory) -> JobRecord | None:
@@ -591,6 +590,19 @@ def resume(found: JobRecord | None, *, fingerprint: str, generation: int, size: 
     resumed = f"Resuming {count(len(found.awaited), 'job')} of an earlier attempt{failed}."
     found.resume(generation)
     return found, resumed
+
+
+def get_state(state: TaskStateStore | None, name: str) -> Any:
+    """
+    Read from the task state store; None if there is no store or no such value.
+
+    :raises StorageError: Airflow's API server does not respond. Without the value, an attempt would repeat what an
+        earlier one has done.
+    """
+    try:
+        return None if state is None else state.get(name)
+    except Exception as err:
+        raise StorageError(f"{name} could not be read from Airflow's task state store: {err}") from err
 
 
 def set_state(state: TaskStateStore | None, name: str, value: str) -> bool:

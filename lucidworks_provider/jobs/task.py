@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +57,8 @@ _READ_AHEAD_BYTES = 32_000_000
 # Failures that an error message describes.
 _DESCRIBED = 5
 
-# Errors of a POST that may have created a job: its intent stays.
-_UNKNOWN = (ContentEncodingError, NoJobIdError, SubmissionUnknownError)
+# Errors of a POST that may have created a job with an unknown id: its intent stays.
+JOB_POSSIBLE = (ContentEncodingError, NoJobIdError, SubmissionUnknownError)
 
 SUFFIXES = (".parquet", ".jsonl")
 
@@ -106,6 +106,7 @@ class JsonLinesWriter:
 
 
 File = TypeVar("File", bound=ResultFile)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +322,7 @@ class JobTask(ABC, Generic[File]):
                         progress.add(1)
                     except Exception as err:  # noqa: BLE001  # raised below, when no POST is in flight
                         failures[position] = err
-                        if isinstance(err, LucidworksError) and not isinstance(err, _UNKNOWN):
+                        if isinstance(err, LucidworksError) and not isinstance(err, JOB_POSSIBLE):
                             record.withdraw([position])
                 free = 0 if failures else most - len(posts)
                 following, missing = missing[:free], missing[free:]
@@ -487,22 +488,14 @@ class JobTask(ABC, Generic[File]):
 
     async def _submit(self, position: int) -> str:
         """POST one part, again where its outcome is unknown and the policy allows it."""
-        policy = retry_on(
-            SubmissionUnknownError,
-            attempts=1 + RESUBMISSIONS if self.resubmit_unknown else 1,
-            wait=wait_after,
-            what=self.name(position),
-        )
-        policy["before_sleep"] = lambda state: self._unknown([position], str(state.outcome.exception()))
         try:
-            return await retry_async(self.submit, position, **policy)
+            if self.resubmit_unknown:
+                return await submit_again(self.submit, position, self.name(position), 1 + RESUBMISSIONS)
+            return await self.submit(position)
         except SubmissionUnknownError as err:
             if not self.resubmit_unknown:
                 self._unknown([position], str(err))
-            tried = f"{self.name(position)}: {1 + RESUBMISSIONS} submissions without a response"
-            raise SubmissionUnknownError(
-                f"{tried}; jobs with unknown ids may exist. The last: {err}"
-            ) from None
+            raise
         except LucidworksError as err:
             err.args = (f"{self.name(position)}: {err}", *err.args[1:])
             raise
@@ -533,7 +526,7 @@ class JobTask(ABC, Generic[File]):
                 f"{names}: {what} on_unknown_submission is 'fail', so it was not submitted again. "
                 "Clear the task to do so."
             )
-        log.warning("%s: %s Submitting again; the first job may be an orphan.", names, what)
+        _warn_of_orphan(names, what)
 
     def resubmit(self, record: JobRecord, position: int, message: str) -> None:
         """
@@ -567,10 +560,36 @@ class JobTask(ABC, Generic[File]):
             described.append(self._job(record, position) + (f": {message}" if message else ""))
         if len(positions) > _DESCRIBED:
             described.append(f"and {len(positions) - _DESCRIBED} more")
-        return self.redact(f"{len(positions)} of {self.count} {self.parts} {what}: {'; '.join(described)}")
+        return f"{len(positions)} of {self.count} {self.parts} {what}: {'; '.join(described)}"
 
     def _job(self, record: JobRecord, position: int) -> str:
         return f"{self.name(position)} (job {record.jobs[position]})"
+
+
+async def submit_again(submit: Callable[[T], Awaitable[str]], part: T, name: str, attempts: int) -> str:
+    """
+    Submit a part, again while the outcome is unknown: a job with an unknown id may then exist.
+
+    :param submit: performs the POST and returns the job's id.
+    :param name: of the part, at the start of a sentence.
+    :raises SubmissionUnknownError: after the last attempt.
+    """
+
+    def wait(state: Any) -> float:
+        # All of a Retry-After, which wait_after cuts.
+        return max(wait_after(state), state.outcome.exception().retry_after or 0.0)
+
+    policy = retry_on(SubmissionUnknownError, attempts=attempts, wait=wait, what=name)
+    policy["before_sleep"] = lambda state: _warn_of_orphan(name, str(state.outcome.exception()))
+    try:
+        return await retry_async(submit, part, **policy)
+    except SubmissionUnknownError as err:
+        tried = f"{name}: {attempts} submissions without a response; jobs with unknown ids may exist"
+        raise SubmissionUnknownError(f"{tried}. The last: {err}") from None
+
+
+def _warn_of_orphan(names: str, what: str) -> None:
+    log.warning("%s: %s Submitting again; the first job may be an orphan.", names, what)
 
 
 def check_suffix(uri: str) -> None:

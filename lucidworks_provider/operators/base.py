@@ -777,6 +777,11 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
         }
 
 
+def stripped(value: Any) -> Any:
+    """The id of a model or deployment, as a template may end in a line feed; other types are returned unchanged."""
+    return value.strip() if isinstance(value, str) else value
+
+
 def job_store(uri: str, context: Context) -> JobStateStore:
     """Of a task instance; its folder is beside its result file."""
     from lucidworks_provider.jobs.record import JobStateStore, ResultDirectory

@@ -340,6 +340,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
             fetch=lambda job: hook.acall(poll_job(CHUNKING, job), attempts=1),
             client=client,
             rate=lambda: hook.rate_limit().rate,
+            refused_for=lambda: hook.rate_limit().refused_for,
         )
 
 

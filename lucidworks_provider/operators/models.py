@@ -30,6 +30,7 @@ from lucidworks_provider.operators.base import (
     BaseOperatorArguments,
     StateWaitMixin,
     dictionary,
+    stripped,
 )
 from lucidworks_provider.operators.lineage import Lineage, LineageMixin
 from lucidworks_provider.operators.secrets import CredentialsMixin
@@ -127,14 +128,12 @@ class _CreatingOperator(_ModelOperator):
         :param list_candidates: lists everything that may meet the spec, as completely as the service shows it.
         """
         from lucidworks_provider.client.model_specs import UnansweredPost, choose
-        from lucidworks_provider.jobs.record import fingerprint_of, set_state
+        from lucidworks_provider.jobs.record import fingerprint_of, get_state, set_state
 
         earlier = self._earlier_attempt(context)
         store, fingerprint = context.get("task_state_store"), fingerprint_of(spec.as_json(), [])
         creator = self.hook.get_settings().client_id
-        saved = json.loads(str(store.get(_STATE_NAME) or "{}")) if store is not None else {}
-        if saved.get("fingerprint") != fingerprint:
-            saved = {}
+        saved = _saved_for(fingerprint, get_state(store, _STATE_NAME))
         if saved.get("id") is not None:
             if (found := get_saved(saved["id"], time.time() - saved.get("at", 0.0) < _LAG)) is not None:
                 self.log.info("%s: %s exists.", spec.what, found.id)
@@ -199,6 +198,15 @@ class _CreatingOperator(_ModelOperator):
             what=f"{what}: the search for it",
         )
         return Retrying(**policy)(search)
+
+
+def _saved_for(fingerprint: str, text: object) -> dict[str, Any]:
+    """What an earlier attempt with this fingerprint has saved; empty if there is nothing."""
+    try:
+        saved = json.loads(str(text))
+    except ValueError:
+        return {}
+    return saved if isinstance(saved, dict) and saved.get("fingerprint") == fingerprint else {}
 
 
 class LucidworksTrainModelOperator(CredentialsMixin, LineageMixin, _CreatingOperator):
@@ -415,7 +423,7 @@ class LucidworksDeployModelOperator(_CreatingOperator):
         from lucidworks_provider.client.models import Progress, create_deployment
 
         placement = DeploymentSpec(
-            self.model_id,
+            stripped(self.model_id),
             self.region,
             dictionary(self.config, "config"),
             check_option(self.min_replicas, "min_replicas", whole(1)),
@@ -432,7 +440,7 @@ class LucidworksDeployModelOperator(_CreatingOperator):
         what = self._what("deployment", deployment.id)
         if self._waits and deployment.progress is not Progress.READY:
             self.log.info("%s: waiting until it is deployed.", what)
-            self._wait(context, "deployment", deployment.id, "ready", self.model_id)
+            self._wait(context, "deployment", deployment.id, "ready", placement.model_id)
         else:
             self.log.info("%s: %s", what, deployment.state)
         return deployment.id
@@ -454,7 +462,7 @@ class LucidworksDeployModelOperator(_CreatingOperator):
         from lucidworks_provider.client.model_specs import join_deployments
         from lucidworks_provider.client.models import get_model, list_deployments, list_model_deployments
 
-        model_id, refused = placement.model_id.strip(), []
+        model_id, refused = placement.model_id, []
 
         def unless_refused(ask: Callable[[], R]) -> R | None:
             try:
@@ -518,42 +526,41 @@ class LucidworksUndeployModelOperator(_ModelOperator):
     def execute(self, context: Context) -> None:
         """Delete it, then wait."""
         from lucidworks_provider.client.http.messages import path_segment
-        from lucidworks_provider.client.models import Progress
+        from lucidworks_provider.client.models import Progress, find_deployment
 
         path_segment(self.deployment_id, "deployment_id")
-        self.deployment_id = self.deployment_id.strip()
+        deployment_id = stripped(self.deployment_id)
         self._validate()
-        found = self._find()
+        found = self.hook.call(find_deployment(deployment_id))
         # Also where the list does not have it: a list may lag, and a running deployment costs money.
-        if (found is None or found.progress is not Progress.GONE) and not self._delete():
-            self.log.info("Deployment %s does not exist.", self.deployment_id)
+        if (found is None or found.progress is not Progress.GONE) and not self._delete(deployment_id):
+            self.log.info("Deployment %s does not exist.", deployment_id)
             return
         if self._waits:
-            self._wait(context, "deployment", self.deployment_id, "gone")
+            self._wait(context, "deployment", deployment_id, "gone")
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
         """Resume after the triggerer's wait."""
         self._end(context, event)
 
-    def _delete(self) -> bool:
+    def _delete(self, deployment_id: str) -> bool:
         """Whether there was a deployment to delete."""
-        from lucidworks_provider.client.models import Progress, delete_deployment, deployment_progress
+        from lucidworks_provider.client.models import (
+            Progress,
+            delete_deployment,
+            deployment_progress,
+            find_deployment,
+        )
 
         try:
-            state = self.hook.call(delete_deployment(self.deployment_id))
+            state = self.hook.call(delete_deployment(deployment_id))
         except ResponseError as err:
             # Deleted meanwhile, or the endpoint does not exist: check the list.
-            found = None if err.retryable else self._find()
+            found = None if err.retryable else self.hook.call(find_deployment(deployment_id))
             if err.retryable or (found is not None and found.progress is not Progress.GONE):
                 raise
             return found is not None
-        self.log.info("Deployment %s: deletion accepted%s", self.deployment_id, f", {state}" if state else "")
+        self.log.info("Deployment %s: deletion accepted%s", deployment_id, f", {state}" if state else "")
         if deployment_progress(state) is Progress.FAILED:
-            raise JobFailedError(f"Deployment {self.deployment_id} is {state}; retry.").as_retryable()
+            raise JobFailedError(f"Deployment {deployment_id} is {state}; retry.").as_retryable()
         return True
-
-    def _find(self) -> Deployment | None:
-        from lucidworks_provider.client.models import list_deployments
-
-        listed = self.hook.call(list_deployments())
-        return next((one for one in listed if one.id.lower() == self.deployment_id.lower()), None)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,8 @@ class BaseLucidworksSensor(WaitMixin, BaseSensorOperator):
         self._first_poke: float | None = None
         # What the last poke saw, in words; None while a poke runs.
         self._last_seen: str | None = None
+        # Seconds that the service asked to wait in its response to the last poke.
+        self._retry_after: float | None = None
 
     def execute(self, context: Context) -> Any:
         """Poke. Airflow's message about a timeout does not have what was waited for."""
@@ -57,6 +59,14 @@ class BaseLucidworksSensor(WaitMixin, BaseSensorOperator):
             if self._last_seen is None:
                 raise
             raise type(err)(self._last_seen) from err
+
+    def _get_next_poke_interval(
+        self, started_at: Any, run_duration: Callable[[], float], *args: Any
+    ) -> float:
+        """Airflow's wait, and not shorter than ``Retry-After``, up to the timeout."""
+        seconds: float = super()._get_next_poke_interval(started_at, run_duration, *args)
+        asked: float = min(self._retry_after or 0.0, self.timeout - run_duration())
+        return max(seconds, asked)
 
     def _resumption(self, context: Context) -> str:
         """Airflow does not retry the timeout of a sensor."""

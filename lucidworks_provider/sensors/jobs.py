@@ -18,7 +18,6 @@ from lucidworks_provider.errors import (
     EmptyResultError,
     InputError,
     JobFailedError,
-    MalformedResponseError,
     ResultGoneError,
 )
 from lucidworks_provider.operators.base import (
@@ -94,7 +93,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         if not self._in_triggerer:
             return super().execute(context)
         # A cleared sensor has its result, which the service may not return again.
-        if (found := self._found(self._task(context))) is not None:
+        if (found := self._found(context, self._task(context))) is not None:
             return self._ended(context, found)
         with self._sensor_errors(context):
             return self._run(context)
@@ -108,7 +107,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """Poll once, and again where one response does not decide."""
-        self._last_seen = None
+        self._last_seen = self._retry_after = None
         with self._sensor_errors(context):
             return self._poke(context)
 
@@ -120,7 +119,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         kind = self._checked()
         name = f"{kind.name.capitalize()} job {self.job_id}"
         task = self._task(context) if self.result_path else None
-        if task is not None and (found := self._found(task)) is not None:
+        if task is not None and (found := self._found(context, task)) is not None:
             return PokeReturnValue(True, self._ended(context, found))
         self.hook.get_settings()
         memory = MemoryResultStore()
@@ -146,10 +145,11 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
                 read_body(body, kind, self.job_id)
                 return PokeReturnValue(True, json.loads(body))
         elif outcome.end is JobEnd.COLLECTED:
-            return PokeReturnValue(True, self._ended(context, self._found(task) or {}))
+            return PokeReturnValue(True, self._ended(context, self._found(context, task) or {}))
         self.log.info("%s: %s", name, outcome.message or "not ready")
         late = f"{name} was not ready within {self._waited(context)}."
         self._last_seen = " ".join(filter(None, (late, outcome.message, self._resumption(context))))
+        self._retry_after = outcome.retry_after
         return False
 
     async def _poll(self, kind: JobKind, store: ResultStore, started: float) -> PollOutcome:
@@ -179,32 +179,19 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
                 restore_at_timeout=False,
             )
 
-    def _found(self, task: ExternalJob) -> dict[str, Any] | None:
-        """The manifest of a stored body, after writing the result file."""
-        from lucidworks_provider.client.jobs import JobState
-        from lucidworks_provider.jobs.external import read_body
-        from lucidworks_provider.storage import discard_folder, exists, read_file, write_file
+    def _found(self, context: Context, task: ExternalJob) -> dict[str, Any] | None:
+        """The manifest of an earlier try, or of a stored body after writing the result file."""
+        from lucidworks_provider.jobs.record import resume
+        from lucidworks_provider.storage import exists
 
-        results = task.store.results
-        stored = results.of(self.job_id)
-        body = stored.read()
-        if body is not None:
-            try:
-                parsed = read_body(body, task.kind, self.job_id)
-            except MalformedResponseError as err:
-                kept = stored.reject()
-                err.args = (f"{err} The response is kept in {kept}.", *err.args[1:])
-                raise
-            if parsed.state is JobState.FAILED:
-                raise JobFailedError(
-                    f"{task.kind.name.capitalize()} job {self.job_id} failed: {parsed.message}"
-                )
-            write_file(task.result_uri, body)
-            discard_folder(results.folder)
-        # An attempt may have been killed after it wrote the file, which has this job's id.
-        elif not exists(task.result_uri) or self.job_id.encode() not in (read_file(task.result_uri) or b""):
-            return None
-        return {"uri": task.result_uri, "job_id": self.job_id}
+        found = task.store.load()
+        # A cleared sensor continues, too: the service may not return the result again.
+        generation = context["ti"].max_tries if found is None else found.generation
+        record, _ = resume(found, fingerprint=task.fingerprint, generation=generation, size=task.count)
+        if record.result is not None and exists(task.result_uri):
+            return dict(record.result)
+        record.submitted(0, self.job_id)
+        return task.write(record) if task.store.results.stored(record.jobs) else None
 
     def _checked(self) -> JobKind:
         from lucidworks_provider.client.http.messages import path_segment

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.operators.base import DEFERRABLE, BaseSensorArguments, StateWaitMixin
+from lucidworks_provider.operators.base import DEFERRABLE, BaseSensorArguments, StateWaitMixin, stripped
 from lucidworks_provider.sensors.base import BaseLucidworksSensor
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
 
     @property
     def _resource_id(self) -> Any:
-        return getattr(self, f"{self.kind}_id")
+        return stripped(getattr(self, f"{self.kind}_id"))
 
     def execute(self, context: Context) -> Any:
         """Wait in the triggerer, or poke."""
@@ -58,7 +58,7 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
         """Poll once: the wait with a deadline that has passed."""
         from lucidworks_provider.jobs.polling import wait_for_state
 
-        self._last_seen = None
+        self._last_seen = self._retry_after = None
         event = asyncio.run(
             wait_for_state(
                 self.hook,
@@ -71,7 +71,7 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
             )
         )
         if event["end"] == "timeout":
-            self._last_seen = self._timed_out(context, event)
+            self._last_seen, self._retry_after = self._timed_out(context, event), event["retry_after"]
             return False
         self.execute_complete(context, event)
         return True

@@ -307,6 +307,18 @@ def test_a_result_is_recorded_if_one_of_the_two_stores_takes_it(
     store.close(found)
 
 
+def test_a_record_that_cannot_be_read_is_not_taken_for_none(
+    store: JobStateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise ConnectionError("no API server")
+
+    monkeypatch.setattr(store.state, "get", away)
+    with pytest.raises(StorageError, match=r"lucidworks_jobs could not be read.*no API server") as unread:
+        store.load()
+    assert unread.value.retryable
+
+
 def test_parts_of_another_record_are_ignored(store: JobStateStore) -> None:
     store.save(with_jobs(*(f"old-{p}" for p in range(2 * PART)), size=2 * PART))
     found = store.load()
@@ -403,6 +415,29 @@ def test_an_outcome_is_small_and_survives_the_event() -> None:
     assert JobsOutcome.from_json(outcome.as_json() | {"of a later version": 1}) == outcome
     assert outcome.collected == 1
     assert len(str(outcome.as_json())) < 6000
+
+
+@given(
+    script=st.lists(
+        st.builds(
+            PollResult,
+            st.sampled_from([s for s in JobState if s is not JobState.RESULT]),
+            st.sampled_from(["", "ODD"]),
+            retry_after=st.none() | st.floats(0, 5000),
+        ),
+        min_size=1,
+        max_size=20,
+    ),
+    interval=st.floats(0.05, 600),
+    deadline=st.floats(0, 3000),
+)
+def test_no_poll_comes_before_the_retry_after_of_the_response_before(
+    script: list[PollResult], interval: float, deadline: float
+) -> None:
+    world = World(*script, RESULT, deadline=deadline)
+    world.run(interval)
+    for before, now, seen in zip(world.times, world.times[1:], script, strict=False):
+        assert now - before >= min(seen.retry_after or 0.0, deadline - before) * 0.999
 
 
 def polls_within(seconds: float, *seen: PollResult) -> int:

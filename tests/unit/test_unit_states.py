@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucidworks_provider.client.models import Progress, deployment_progress, model_progress
-from lucidworks_provider.errors import ConfigurationError, LucidworksError, ServiceError
+from lucidworks_provider.errors import ConfigurationError, LucidworksError, RateLimitError, ServiceError
 from lucidworks_provider.jobs.decisions import (
     GONE,
     READY,
@@ -17,6 +17,7 @@ from lucidworks_provider.jobs.decisions import (
     Sleep,
     StateEnd,
     StateOutcome,
+    event_decision,
     judge_state,
     state_decision,
     state_wait,
@@ -87,15 +88,30 @@ def test_a_deletion_outlives_failures_from_before_it(state: str, age: float) -> 
 
 
 def test_the_wait_until_the_next_poll() -> None:
-    assert state_wait(60, 100, lambda: 1.0) == 60
-    assert state_wait(60, 100, lambda: 0.0) == 48
-    assert state_wait(60, 5, lambda: 1.0) == 5
-    assert state_wait(60, -1, lambda: 1.0) == 0
+    assert state_wait(60, 100, None, lambda: 1.0) == 60
+    assert state_wait(60, 100, None, lambda: 0.0) == 48
+    assert state_wait(60, 5, None, lambda: 1.0) == 5
+    assert state_wait(60, -1, None, lambda: 1.0) == 0
 
 
 @given(interval=st.floats(0.01, 1000), left=st.floats(-10, 1000), spread=st.floats(0, 1))
 def test_polls_come_within_the_interval_and_the_deadline(interval: float, left: float, spread: float) -> None:
-    assert 0 <= state_wait(interval, left, lambda: spread) <= min(interval, max(left, 0))
+    assert 0 <= state_wait(interval, left, None, lambda: spread) <= min(interval, max(left, 0))
+
+
+@given(asked=st.floats(0, 5000), interval=st.floats(1, 600), deadline=st.floats(1, 3000))
+def test_a_poll_of_a_state_waits_for_the_retry_after_of_the_response_before(
+    asked: float, interval: float, deadline: float
+) -> None:
+    error = RateLimitError("429", status=429, retry_after=asked)
+    for decision, longest in (
+        (state_decision(READY, poll_interval=interval, deadline=deadline, now=lambda: 0.0), deadline),
+        (event_decision(READY, notified=False, poll_interval=interval), asked),
+    ):
+        decision.send(None)
+        command = decision.send(error)
+        assert isinstance(command, Sleep)
+        assert command.seconds >= min(asked, longest)
 
 
 def outcome_of(*script: ResourceState | LucidworksError, deadline: float = 1000.0) -> StateOutcome:

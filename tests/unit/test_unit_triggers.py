@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from lucidworks_provider.triggers import (
     LucidworksDeploymentEventTrigger,
     LucidworksJobsTrigger,
     LucidworksModelEventTrigger,
+    LucidworksStateTrigger,
 )
 
 TRAINING = ResourceState(Progress.RUNNING, "TRAINING")
@@ -49,6 +51,19 @@ class BrokenStore:
         raise ValueError("several assets")
 
     aset = aget
+
+
+def without_connection(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The hooks whose clients are opened, which send nothing."""
+    opened: list[str] = []
+
+    @asynccontextmanager
+    async def shared_client(self: LucidworksHook) -> AsyncIterator[None]:
+        opened.append(self.lucidworks_conn_id)
+        yield
+
+    monkeypatch.setattr(LucidworksHook, "shared_client", shared_client)
+    return opened
 
 
 def fired(
@@ -86,10 +101,12 @@ def fired(
                 raise asyncio.CancelledError
 
     monkeypatch.setattr(polling, "get_state", poll)
+    opened = without_connection(monkeypatch)
     # Not in asyncio itself: the emulator of other tests sleeps in a thread of this process.
     monkeypatch.setattr(polling, "asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": no_time}))
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(watch())
+    assert len(opened) == 1, "one client for all polls"
     return told
 
 
@@ -214,6 +231,30 @@ def wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Wait:
         return dict((await anext(trigger.run())).payload)
 
     return event_of
+
+
+async def test_a_burst_of_waits_for_states_reads_the_connection_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    async def slowly(self: LucidworksHook) -> None:
+        read.append(self.lucidworks_conn_id)
+        await asyncio.sleep(0.02)
+
+    async def available(*_: object) -> ResourceState:
+        return AVAILABLE
+
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
+    monkeypatch.setattr(LucidworksHook, "aget_settings", slowly)
+    monkeypatch.setattr(polling, "get_state", available)
+    without_connection(monkeypatch)
+    how: dict[str, Any] = {"lucidworks_conn_id": "one", "poll_interval": 1.0}
+    waits = [
+        LucidworksStateTrigger(kind="model", resource_id="m", target="ready", deadline=0.0, **how),
+        LucidworksModelEventTrigger(model_id="m", **how),
+    ]
+    events = await asyncio.gather(*(anext(trigger.run()) for trigger in waits * 25))
+    assert {event.payload["state"] for event in events} == {"AVAILABLE"}
+    assert read == ["one"]
 
 
 async def test_a_burst_reads_the_connection_once(wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:

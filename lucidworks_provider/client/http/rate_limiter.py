@@ -44,7 +44,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property, partial, wraps
 from hashlib import sha256
@@ -119,11 +119,14 @@ class RateLimitStats:
     :param rate: requests a second, or None if no limit is known.
     :param refusals: responses with the status 429.
     :param paused: seconds in which nothing could be sent.
+    :param refused_for: seconds for which the service has refused everything, one probe after the other; 0 if it has
+        not.
     """
 
     rate: float | None
     refusals: int
     paused: float
+    refused_for: float = 0.0
 
 
 class AdaptiveRateLimiter:
@@ -534,7 +537,7 @@ class RequestQueue:
 
     @property
     def stats(self) -> RateLimitStats:
-        return self._limiter.stats
+        return replace(self._limiter.stats, refused_for=self.refused_for)
 
     @property
     def refused_for(self) -> float:

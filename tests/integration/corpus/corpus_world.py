@@ -42,11 +42,15 @@ class FakeService:
     Hands each result out once.
 
     :param on_post: may raise instead of taking a text.
+    :param on_get: may raise instead of answering about a text.
+    :param refused_for: what the rate limiter says.
     :param answer: may change the answer of a job that is ready.
     """
 
     job_seconds: float = 0.0
     on_post: Callable[[str], None] = lambda text: None
+    on_get: Callable[[str], None] = lambda text: None
+    refused_for: float = 0.0
     answer: Callable[[str, dict[str, Any]], dict[str, Any]] = lambda text, body: body
     posted: list[str] = field(default_factory=list)
     handed_out: set[str] = field(default_factory=set)
@@ -68,6 +72,7 @@ class FakeService:
         if job not in self.jobs:
             raise UnknownResourceError("no such job", status=404)
         since, text = self.jobs[job]
+        self.on_get(text)
         body: dict[str, Any] = {"chunkingId": job, "status": "SUBMITTED"}
         if time.monotonic() - since >= self.job_seconds:
             body = self.answer(text, body | {"status": "READY", "chunkedData": [self._item(text)]})
@@ -144,7 +149,9 @@ class World:
             map_index=-1,
             try_number=try_number,
         )
-        service = Service(self.service.submit, self.service.fetch)
+        service = Service(
+            self.service.submit, self.service.fetch, refused_for=lambda: self.service.refused_for
+        )
         return run(self.corpus, service, holder=holder, generation=generation, wait_seconds=0.0)
 
     def rows(self) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from corpus_world import World, killed
 
-from lucidworks_provider import metrics
+from lucidworks_provider import metrics, retrying
 from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus import journal, pipeline
 from lucidworks_provider.corpus.dataset import open_documents
@@ -32,6 +32,7 @@ from lucidworks_provider.errors import (
     InputError,
     LucidworksError,
     OutputBusyError,
+    RateLimitError,
     RequestRefusedError,
     StorageError,
     SubmissionUnknownError,
@@ -1088,6 +1089,73 @@ class TestCrashes:
         world.run(run_id="night", try_number=2)
 
         assert world.texts() == {"a.txt": text}
+
+
+class TestRateLimit:
+    @pytest.mark.parametrize(("refused_for", "retry_after"), [(181.0, None), (0.0, 3600.0)])
+    def test_a_service_that_refuses_everything_ends_the_try_and_the_next_one_resumes(
+        self, world: World, refused_for: float, retry_after: float | None
+    ) -> None:
+        texts = fill(world, 30)
+
+        def refuse(text: str) -> None:
+            if len(world.service.posted) >= 15:
+                raise RateLimitError("HTTP 429", status=429, retry_after=retry_after)
+
+        world.service.on_post, world.service.refused_for = refuse, refused_for
+        with pytest.raises(RateLimitError) as refused:
+            world.run(run_id="night")
+        assert (refused.value.retryable, refused.value.retry_after) == (True, retry_after)
+        world.service.on_post = lambda text: None
+
+        delta = world.run(run_id="night", try_number=2)
+
+        assert world.texts() == texts
+        assert sorted(world.service.posted) == sorted(texts.values())
+        assert (delta["resubmitted"], delta["rejected"]) == (0, 0)
+
+    def test_a_text_is_sent_until_it_is_accepted_while_others_are(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(retrying, "LONGEST_WAIT", 0.01)
+        caplog.set_level("INFO")
+        texts, refused = fill(world, 3), 0
+
+        def refuse(text: str) -> None:
+            nonlocal refused
+            if text == texts["001.txt"] and refused < 2 * retrying.ATTEMPTS:
+                refused += 1
+                raise RateLimitError("HTTP 429", status=429, retry_after=0.001)
+
+        world.service.on_post = refuse
+        assert (world.run()["resubmitted"], world.texts()) == (0, texts)
+        assert "Attempt 12 failed, next in" in caplog.text
+
+    def test_a_refused_poll_holds_no_slot_ends_with_its_timeout_and_is_no_early_one(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("LEAST_GETS", "MOST_GETS"):
+            monkeypatch.setattr(pipeline, name, 1)
+        early: list[float] = []
+        monkeypatch.setattr(pipeline.PollDelayEstimator, "late", lambda _, age: early.append(age))
+        texts, refused = fill(world, 6), set[str]()
+
+        def refuse(text: str) -> None:
+            if text == texts["001.txt"] or text not in refused:
+                refused.add(text)
+                raise RateLimitError("HTTP 429", status=429, retry_after=0.1)
+
+        world.service.on_get = refuse
+        world.set(pipeline=PipelineSettings(timeout=3.0), max_reject_ratio=1.0)
+        delta = world.run()
+        assert (delta["added"], early) == (5, [])
+        [late] = world.lines(delta["rejects"])
+        assert late["reason"] == "timeout"
+        assert "HTTP 429" in late["detail"]
+        world.service.on_get = lambda text: None
+        world.service.forget()
+        world.run()
+        assert (world.service.posted, world.texts()) == ([], texts)
 
 
 class TestMaxTokens:

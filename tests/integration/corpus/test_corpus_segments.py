@@ -25,6 +25,7 @@ from lucidworks_provider.corpus.plan import INLINE, Candidate, SegmentRequest
 from lucidworks_provider.corpus.run_database import SAME, Row, RunDatabase
 from lucidworks_provider.documents.document import Document
 from lucidworks_provider.errors import InputError, StorageError
+from lucidworks_provider.jobs.decisions import next_wait
 from lucidworks_provider.storage import write_file
 
 
@@ -314,7 +315,7 @@ def test_the_first_poll_learns_how_long_jobs_take(
             times.ready(wait)
         else:
             polled = wait
-            while (later := polled + times.next_wait(polled, 60.0, draw.random)) < takes:
+            while (later := polled + next_wait(polled, 60.0, draw.random, first=0.05)) < takes:
                 polled = later
             times.late(polled)
         if number >= 4000:

@@ -17,14 +17,12 @@ from airflow.providers.common.compat.sdk import Asset
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 from operator_service import Service, new_context, rows_of
 
+from lucidworks_provider import retrying
+from lucidworks_provider.client.http import rate_limiter
 from lucidworks_provider.corpus import open_dataset
 from lucidworks_provider.corpus.shards import write_listings
 from lucidworks_provider.delta.log import read_table
-from lucidworks_provider.errors import (
-    ConfigurationError,
-    InputError,
-    LucidworksError,
-)
+from lucidworks_provider.errors import ConfigurationError, InputError, LucidworksError, RateLimitError
 from lucidworks_provider.links import LucidworksReportLink
 from lucidworks_provider.operators.corpus import (
     LucidworksChunkCorpusOperator,
@@ -176,6 +174,18 @@ def test_a_rate_limit_is_waited_for(corpus: Run) -> None:
     delta = corpus.execute()
     assert (delta["added"], delta["rejected"], delta["resubmitted"]) == (10, 0, 0)
     assert corpus.posts() >= 10
+
+
+def test_a_service_that_refuses_everything_ends_the_task(
+    corpus: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrying, "LONGEST_REFUSAL", 0.0)
+    monkeypatch.setattr(rate_limiter, "REFUSED_PROBES", 1)
+    corpus.service.fault("submit", "429", times=10_000)
+    with pytest.raises(RateLimitError, match=r"'lucidworks_default'.*HTTP 429"):
+        corpus.execute()
+    corpus.service.heal()
+    assert corpus.execute()["added"] == 10
 
 
 def test_an_unknown_model_stops_the_run(corpus: Run) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
 from made_up_calls import then
-from operator_service import Attempts, Service
+from operator_service import Attempts, Death, Service, both_stores, die
 
 from lucidworks_provider.client import use_cases
 from lucidworks_provider.client.chunking import submit_chunking
@@ -71,17 +71,37 @@ def test_the_body_goes_to_a_file(sensor: Attempts, kind: str, deferrable: bool) 
     assert read(sensor, None, {})[f"{kind}Id"] == job_id
 
 
+@both_stores
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_retry_finds_what_an_earlier_try_stored(sensor: Attempts, kind: str) -> None:
     given = {"kind": kind, "job_id": submit(kind)}
     said = sensor.run(**given)
-    # The service says RETRIEVED now; the file still says what it said.
+    # The service says RETRIEVED now; the record says whose file it is, and the file is not read.
+    sensor.path.write_bytes(b"{}")
     assert sensor.run(**given) == said
     # Nor is it asked again by one that defers.
     assert sensor.make(**given, deferrable=True).execute(sensor.context) == said
     # Another job's file is not taken for this one's.
     other = submit(kind)
     assert sensor.run(kind=kind, job_id=other)["job_id"] == other
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_try_that_was_killed_after_it_wrote_the_file_is_resumed(
+    sensor: Attempts, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+) -> None:
+    """A body may have no id."""
+    job_id = submit("chunking")
+    without_id = rewritten(lambda body: body.replace(b'"chunkingId"', b'"id"'))
+    monkeypatch.setattr("lucidworks_provider.client.jobs.poll_job", without_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(record.JobStateStore, "close", die)
+        with pytest.raises(Death):
+            sensor.run(job_id=job_id, deferrable=deferrable)
+    assert sensor.path.exists()
+    assert sensor.run(job_id=job_id, deferrable=deferrable) == {"uri": str(sensor.path), "job_id": job_id}
+    sensor.context["ti"].max_tries += 3
+    assert sensor.run(job_id=job_id, deferrable=deferrable)["job_id"] == job_id, "cleared"
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
@@ -198,6 +218,17 @@ def test_one_response_about_another_job_is_not_the_result(
     others = [b'{"chunkingId": "another", "status": "READY", "chunkedData": [{"chunks": ["a"]}]}']
     rewrite(monkeypatch, lambda body: others.pop() if others else body)
     assert read(sensor, sensor.run(job_id=job_id, **where), where)["chunkingId"] == job_id
+
+
+@pytest.mark.parametrize("how", [{}, {"result_path": None}, {"deferrable": True}])
+def test_a_poll_waits_for_the_retry_after_of_the_service(
+    service: Service, sensor: Attempts, how: dict[str, Any]
+) -> None:
+    job_id = submit("chunking")
+    service.fault("poll", "429", retry_after=0.6)
+    sensor.run(job_id=job_id, **how)
+    first, second, *_ = service.calls("poll")
+    assert second.time - first.time >= 0.6
 
 
 def test_a_service_that_is_down_does_not_fail_a_sensor(service: Service, sensor: Attempts) -> None:

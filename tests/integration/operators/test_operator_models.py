@@ -69,6 +69,8 @@ from lucidworks_provider.errors import (
     JobTimeoutError,
     LucidworksError,
     RequestRefusedError,
+    ResponseError,
+    StorageError,
     SubmissionUnknownError,
     UnknownResourceError,
 )
@@ -302,6 +304,9 @@ def test_another_placement_is_another_deployment(service: ModelService) -> None:
     assert deploy(model_id, max_replicas=2).execute(CONTEXT) != first
     assert deploy(model_id, region="europe").execute(CONTEXT) != first
     # What is ready already is not deferred.
+    deployment_id = deploy(f" {model_id}\n").execute(CONTEXT)
+    model_sensor(f"{model_id}\n", timeout=0.01).execute(CONTEXT)
+    deployment_sensor(f"{deployment_id}\n", timeout=0.01).execute(CONTEXT)
     assert train(deferrable=True).execute(CONTEXT) == model_id
     assert deploy(model_id, deferrable=True).execute(CONTEXT) == first
 
@@ -317,7 +322,9 @@ def test_lists_that_lag_are_made_up_for_by_the_state_store(
     assert train().execute(training) == model_id
     assert deploy(model_id).execute(deploying) == deployment_id
     # What no list shows is deleted all the same.
-    undeploy(f"{deployment_id}\n", wait_for_completion=False).execute(CONTEXT)
+    undeploying = undeploy(f"{deployment_id}\n", wait_for_completion=False)
+    undeploying.execute(CONTEXT)
+    assert undeploying.deployment_id == f"{deployment_id}\n", "as Airflow has rendered it"
     assert service.count("undeploy") == 1
 
 
@@ -330,6 +337,23 @@ def test_a_state_store_that_fails_ends_no_training(
 
     assert [train().execute(attempt(1, Down()))] == service.trained()
     assert "lucidworks_made could not be written" in caplog.text
+
+
+@pytest.mark.parametrize("saved", [None, "[]", "{", '{"fingerprint": "f"}', ConnectionError("no API server")])
+def test_what_the_state_store_has_of_something_else(service: ModelService, saved: str | Exception) -> None:
+    class Odd(Store):
+        def get(self, key: str, default: Any = None) -> Any:
+            if isinstance(saved, Exception):
+                raise saved
+            return saved
+
+    if isinstance(saved, Exception):
+        with pytest.raises(StorageError, match="no API server") as unread:
+            train().execute(attempt(1, Odd()))
+        assert unread.value.retryable
+        assert service.trained() == []
+    else:
+        assert [train().execute(attempt(1, Odd()))] == service.trained()
 
 
 def test_a_deployment_of_nobody_is_not_taken_for_this_models(
@@ -380,6 +404,22 @@ def test_failures_that_pass_are_waited_through(service: ModelService, deferrable
         service.fault("get-model", kind)
     assert [run(train, deferrable=deferrable, context=CONTEXT)] == service.trained()
     assert "no response, polling again" in logs.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "times", "customers_list"), [("429", 1, 0), ("unauthorized", 3, 0), ("404", 1, 1), ("400", 1, 1)]
+)
+def test_the_customers_list_is_asked_if_the_models_own_path_may_be_wrong(
+    service: ModelService, kind: str, times: int, customers_list: int
+) -> None:
+    model_id = trained(service)
+    deployment_id = str(deploy(model_id).execute(CONTEXT))
+    before = service.count("list-deployments")
+    service.fault("list-model-deployments", kind, times=times)
+    found = polling.get_state(LucidworksHook(), "deployment", deployment_id, model_id)
+    with contextlib.nullcontext() if customers_list else pytest.raises(ResponseError):
+        assert asyncio.run(found).state == "DEPLOYED"
+    assert service.count("list-deployments") - before == customers_list
 
 
 @both
@@ -755,8 +795,13 @@ def test_a_sensor_in_reschedule_mode(service: ModelService) -> None:
     service.settings(training_seconds=FOREVER)
     model_id = str(train(wait_for_completion=False).execute(CONTEXT))
     ti = SimpleNamespace(get_first_reschedule_date=lambda _: None, dag_id="d", task_id="s")
-    with pytest.raises(AirflowRescheduleException):
-        model_sensor(model_id, mode="reschedule").execute({"ti": ti})
+    for asked, wait in ((None, 0.05), (5.0, 5.0), (3600.0, 10.0)):
+        if asked is not None:
+            service.fault("get-model", "429", retry_after=asked)
+        began = time.time()
+        with pytest.raises(AirflowRescheduleException) as next_poke:
+            model_sensor(model_id, mode="reschedule").execute({"ti": ti})
+        assert next_poke.value.reschedule_date.timestamp() - began == pytest.approx(wait, abs=2.0)
     service.emulator.state.clock.advance(FOREVER)
     model_sensor(model_id, mode="reschedule").execute({"ti": ti})
 

@@ -172,6 +172,7 @@ SIGNATURES = {
     "client.models.get_model": "model_id metrics",
     "client.models.create_model": "training credentials",
     "client.models.list_model_deployments": "model_id",
+    "client.models.find_deployment": "deployment_id model_id",
     "client.models.create_deployment": "placement",
     "client.models.delete_deployment": "deployment_id",
 }
