@@ -92,8 +92,7 @@ def test_a_try_that_was_killed_after_it_wrote_the_file_is_resumed(
 ) -> None:
     """A body may have no id."""
     job_id = submit("chunking")
-    without_id = rewritten(lambda body: body.replace(b'"chunkingId"', b'"id"'))
-    monkeypatch.setattr("lucidworks_provider.client.jobs.poll_job", without_id)
+    rewrite(monkeypatch, lambda body: body.replace(b'"chunkingId"', b'"id"'))
     with monkeypatch.context() as patch:
         patch.setattr(record.JobStateStore, "close", die)
         with pytest.raises(Death):
