@@ -100,7 +100,7 @@ SIGNATURES = {
         "text_column encoding csv_delimiter csv_quotechar csv_escapechar csv_columns full_refresh prune "
         "plan_only max_requests max_tokens max_reject_ratio on_truncated on_mismatch on_missing_chunks "
         "on_busy busy_timeout keep_raw deletion_vectors retention report_url max_in_flight timeout "
-        "poll_interval max_text_bytes max_document_bytes lucidworks_conn_id logger_name"
+        "poll_interval max_text_bytes max_document_bytes lucidworks_conn_id kwargs"
     ),
     "operators.corpus.LucidworksChunkCorpusOperator.execute": "context",
     "operators.corpus.LucidworksPublishShardsOperator": (
@@ -127,7 +127,7 @@ SIGNATURES = {
     "operators.prediction.LucidworksPredictionOperator": (
         "use_case model_id inputs id_column text_column columns use_case_config model_config "
         "api_key_conn_id result_path batch_size max_reject_ratio on_invalid on_empty on_mismatch "
-        "concurrency max_requests max_tokens lucidworks_conn_id logger_name"
+        "concurrency max_requests max_tokens lucidworks_conn_id kwargs"
     ),
     "operators.models._ModelOperator": (
         "lucidworks_conn_id wait_for_completion deferrable poll_interval timeout kwargs"
