@@ -20,22 +20,8 @@ PER_FOLDER = 1_000
 # For a last sentence that is short enough.
 _TRIES = 8
 _COMMON = (
-    "the",
-    "of",
-    "and",
-    "to",
-    "in",
-    "a",
-    "is",
-    "that",
-    "for",
-    "it",
-    "with",
-    "as",
-    "was",
-    "on",
-    "by",
-    "are",
+    *("the", "of", "and", "to", "in", "a", "is", "that"),
+    *("for", "it", "with", "as", "was", "on", "by", "are"),
 )
 _SYLLABLES = [
     c + v for c in "bdfgklmnprstvz" for v in ("a", "e", "i", "o", "u", "an", "er", "is", "ol", "um")
