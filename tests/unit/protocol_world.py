@@ -135,6 +135,9 @@ class World:
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
 
+    def living(self) -> list[Process]:
+        return [process for process in self.processes if not process.killed]
+
     # Time
 
     def at(self, moment: float, work: Callable[[], None]) -> None:
@@ -236,12 +239,7 @@ class World:
         """The last writer wins; with Redis, whoever has the lease."""
         if self.atomic:
             seen = self.current_claim()
-            if (
-                claim.owner
-                and seen not in {RELEASED, None}
-                and seen is not None
-                and seen.owner != claim.owner
-            ):
+            if claim.owner and seen is not None and seen.owner not in {RELEASED.owner, claim.owner}:
                 return
             self.claimed_until = self.now + protocol.LEASE
         self.claim = claim
@@ -266,9 +264,7 @@ class World:
 
     def begins_to_refresh(self, turn: Turn) -> None:
         """Promise: never two at once, but for an excuse."""
-        others = [
-            p.turn for p in self.processes if not p.killed and p.turn is not None and p.turn is not turn
-        ]
+        others = [p.turn for p in self.living() if p.turn is not None and p.turn is not turn]
         turn.refreshing = self.now
         stored = self.token
         if (
