@@ -141,9 +141,7 @@ def test_what_no_model_takes_is_refused_by_name(name: str, value: object) -> Non
         ("rag", {1: 2}, ["no option 1"]),
     ],
 )
-def test_a_use_cases_options_are_refused_with_what_they_may_be(
-    use_case: str, config: Any, words: list[str]
-) -> None:
+def test_a_use_cases_options_are_refused(use_case: str, config: Any, words: list[str]) -> None:
     assert_refused(words, options_of, use_case, config)
 
 
@@ -175,11 +173,7 @@ def test_a_misspelt_option_is_refused_with_the_right_name(meant: str, spelt: lis
         (None, {"topK": "-1.0", "presencePenalty": "+1"}, (None, {"topK": -1.0, "presencePenalty": 1})),
         (None, {"topK": "40", "maxTokens": "256"}, (None, {"topK": 40, "maxTokens": 256})),
         *(({"useSystemPrompt": text}, None, ({"useSystemPrompt": value}, None)) for text, value in TRUTHS),
-        (
-            {"dataType": None},
-            {"temperature": None, "apiKey": None, "topP": 1, "seed": None},
-            (None, {"topP": 1}),
-        ),
+        ({"dataType": None}, {"apiKey": None, "topP": 1, "seed": None}, (None, {"topP": 1})),
         # What is not documented stays as it is, and so does text.
         ({"seed": 7}, {"seed": "7", "azureDeployment": "2024"}, ...),
         ({"stop": ["\n"]}, {"reasoningEffort": "low"}, ...),
@@ -439,13 +433,11 @@ def test_documents_go_as_they_are_and_the_id_stays_here() -> None:
 
 def test_segments_are_quoted_and_the_previews_have_paths_of_their_own() -> None:
     options = use_cases.embedding("my model/1", data_type="query")
+    other: Any = PredictionOptions("a/b", "my model/1")
     rewriter = use_cases.standalone_query_rewriter("m", memory_uuid="u")
     prompt = use_cases.passthrough("m", use_system_prompt=True)
     calls = {
-        "/ai/prediction/a%2Fb/my%20model%2F1": (
-            predict_items(PredictionOptions("a/b", "my model/1"), ONE),
-            {},
-        ),
+        "/ai/prediction/a%2Fb/my%20model%2F1": (predict_items(other, ONE), {}),
         "/ai/prediction/vectors/my%20model%2F1": (predict_items(options, ONE), {"embedding": "vectors"}),
         # Both spellings of a use case are valid.
         "/ai/prediction/r1/m": (predict_items(rewriter, ONE), {"standalone-query-rewriter": "r1"}),
@@ -478,9 +470,7 @@ INPUTS = ANYTHING | st.lists(INPUT, min_size=1, max_size=2)
 @pytest.mark.parametrize("use_case", [*USE_CASES, "other"])
 @settings(max_examples=25)
 @given(config=CONFIGS, model_config=CONFIGS, inputs=INPUTS)
-def test_no_options_raise_anything_but_input_errors(
-    use_case: str, config: Any, model_config: Any, inputs: Any
-) -> None:
+def test_no_options_raise_other_errors(use_case: str, config: Any, model_config: Any, inputs: Any) -> None:
     try:
         options = options_of(use_case, config, model_config)
         items = read_items(inputs, options)
@@ -495,7 +485,7 @@ ODD = st.sampled_from([NAN, INFINITE, "\ud800", b"x", (), {1}, {(1,): 1}, 10**40
 @pytest.mark.parametrize("where", ["use_case_config", "model_config", "inputs"])
 @settings(max_examples=60)
 @given(
-    value=ODD | st.lists(ODD | ANYTHING, max_size=2) | st.dictionaries(st.text(max_size=3), ODD, max_size=2)
+    value=ODD | st.lists(ODD | ANYTHING, max_size=2) | st.dictionaries(st.text(max_size=1), ODD, max_size=2)
 )
 def test_what_passes_can_be_sent(where: str, value: Any) -> None:
     given_inputs = [{"text": "x", "custom": value, "id": value if isinstance(value, str) else None}]

@@ -223,9 +223,7 @@ def test_a_record_survives_storage(store: JobStateStore) -> None:
 
 
 @pytest.mark.parametrize("data", ["", "{", "[]", "null", '{"version": 2}', '{"version": 1}', '"x"'])
-def test_damaged_records_are_no_records(
-    store: JobStateStore, data: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_records_are_none(store: JobStateStore, data: str, caplog: pytest.LogCaptureFixture) -> None:
     write_file(f"{store.results.folder}/record.json", data.encode())
     assert store.load() is None
     assert "cannot be read" in caplog.text

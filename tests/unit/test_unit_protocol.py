@@ -112,7 +112,7 @@ def test_a_cold_crowd_refreshes_once(atomic: bool, starts: list[float], seed: in
 @STORES
 @settings(max_examples=60)
 @given(size=st.integers(1, 12), apart=st.floats(0, 0.5), seed=seeds)
-def test_a_crowd_whose_token_was_refused_refreshes_once(
+def test_a_crowd_with_a_refused_token_refreshes_once(
     atomic: bool, size: int, apart: float, seed: int
 ) -> None:
     world = World(seed, atomic=atomic)
@@ -127,13 +127,11 @@ def test_a_crowd_whose_token_was_refused_refreshes_once(
 
 @STORES
 @settings(max_examples=60)
-@given(size=st.integers(1, 8), commands_of=st.integers(0, 8), lands=st.booleans(), seed=seeds)
-def test_a_dead_claimant_is_survived(
-    atomic: bool, size: int, commands_of: int, lands: bool, seed: int
-) -> None:
+@given(size=st.integers(1, 8), commands=st.integers(0, 8), lands=st.booleans(), seed=seeds)
+def test_a_dead_claimant_is_survived(atomic: bool, size: int, commands: int, lands: bool, seed: int) -> None:
     world = World(seed, atomic=atomic)
     victim = Process(world)
-    victim.dies_after = commands_of
+    victim.dies_after = commands
     victim.call()
     world.run(0.02)
     traffic(world, fleet(world, size), 1)

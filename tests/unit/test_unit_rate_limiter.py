@@ -34,9 +34,7 @@ def refuse(limiter: AdaptiveRateLimiter, now: float, retry_after: float | None =
     return limiter.refused(limiter.sent(now), now, retry_after, 0.0)
 
 
-def paused(
-    now: float = 10.0, retry_after: float | None = 1.0, *, shared: bool = False
-) -> AdaptiveRateLimiter:
+def paused(now: float = 10.0, retry_after: float | None = 1.0, shared: bool = False) -> AdaptiveRateLimiter:
     """A limiter whose probe was refused at a time."""
     limiter = AdaptiveRateLimiter(shared=shared)
     for _ in range(2):

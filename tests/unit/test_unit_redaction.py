@@ -108,9 +108,7 @@ class TestLogging:
             ("does not fit either", (TOKEN,)),
         ],
     )
-    def test_messages(
-        self, lines: io.StringIO, capsys: pytest.CaptureFixture[str], message: Any, arguments: Any
-    ) -> None:
+    def test_messages(self, lines: io.StringIO, capsys: Any, message: Any, arguments: Any) -> None:
         redact_in_logs(TOKEN)
         logging.getLogger("urllib3.connectionpool").debug(message, *arguments)
         assert TOKEN not in lines.getvalue()

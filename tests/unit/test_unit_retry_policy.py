@@ -14,9 +14,7 @@ from lucidworks_provider.errors import JobFailedError, LucidworksError, RateLimi
 from lucidworks_provider.retry_policy import LONGEST_DELAY, LucidworksRetryPolicy, decide
 
 POLICY = LucidworksRetryPolicy()
-OURS = [
-    one for one in vars(errors).values() if inspect.isclass(one) and issubclass(one, errors.LucidworksError)
-]
+OURS = [one for one in vars(errors).values() if inspect.isclass(one) and issubclass(one, LucidworksError)]
 
 
 def an(error: type[LucidworksError]) -> LucidworksError:

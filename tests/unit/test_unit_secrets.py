@@ -40,20 +40,12 @@ ACCOUNT = {
 @pytest.mark.parametrize(
     ("secret", "names"),
     [
-        (
-            True,
-            "azureApiKey anthropicKey api_key apiKey apikey API_KEY x-api-key APIKey OPENAI_API_KEY openaikey",
-        ),
-        (
-            True,
-            "anthropickey KEY1 key_2 key Ocp-Apim-Subscription-Key token accessToken access_token hf_token",
-        ),
-        (True, "hfToken sessionToken Authorization serviceAccountKey service_account_json serviceaccount"),
-        (True, "private_key privateKeyId password PASSWORD dbPasswd passphrase clientSecret client_secret"),
-        (
-            True,
-            "secretAccessKey credentials trainingDataCredentials googleCredentials connectionString accountKey",
-        ),
+        (True, "azureApiKey anthropicKey api_key apiKey apikey API_KEY x-api-key APIKey OPENAI_API_KEY"),
+        (True, "openaikey anthropickey KEY1 key_2 key Ocp-Apim-Subscription-Key privateKeyId"),
+        (True, "token accessToken access_token hf_token hfToken sessionToken Authorization private_key"),
+        (True, "serviceAccountKey service_account_json serviceaccount credentials connectionString"),
+        (True, "password PASSWORD dbPasswd passphrase clientSecret client_secret secretAccessKey"),
+        (True, "trainingDataCredentials googleCredentials accountKey"),
         (False, "tokensUsed maxTokens max_tokens promptTokens tokenizer tokenLimit stopToken keywords"),
         (False, "keyword-extraction maxKeywords monkey keyboard turkey topK topk temperature azureEndpoint"),
         (False, "azureDeployment googleProjectId googleRegion memoryUuid 1 _ publicKey sortKey"),

@@ -206,7 +206,7 @@ def test_a_clock_that_is_off_prolongs_no_pause_for_long(variables: dict[str, str
         *('["me", 1e999, 1e999, 0]', '["me", 1e999, 1e999, 1e999]'),
     ],
 )
-def test_what_somebody_wrote_into_the_variable_holds_nobody_for_long(
+def test_a_strange_value_of_the_variable_holds_no_process_for_long(
     variables: dict[str, str], text: str
 ) -> None:
     variables["lucidworks_pause_name"] = text

@@ -344,9 +344,7 @@ NO_JOB = [InputError("too long"), LucidworksError("refused")]
 
 
 @pytest.mark.parametrize("error", [*UNKNOWN, *NO_JOB, ValueError("a bug")], ids=lambda e: type(e).__name__)
-def test_a_failure_stops_submissions_and_keeps_the_ids_of_those_in_flight(
-    stage: Stage, error: Exception
-) -> None:
+def test_a_failure_stops_submissions_and_keeps_the_ids_of_those_in_flight(stage: Stage, error: Any) -> None:
     stage.service.answer = raising(error, 10)
     with pytest.raises(type(error)) as caught:
         stage.attempt("fail")
@@ -399,9 +397,7 @@ def test_a_record_that_cannot_be_written_stops_submissions(
 
 
 @pytest.mark.parametrize("posts", [0, 1])
-def test_the_task_state_store_has_no_intents_of_posts_that_a_failed_write_prevented(
-    tmp_path: Path, posts: int
-) -> None:
+def test_the_task_state_store_has_no_intents_of_posts_that_were_not_sent(tmp_path: Path, posts: int) -> None:
     """By policy they would block each retry."""
     stage, folder = Stage(tmp_path / "x"), tmp_path / "x"
 

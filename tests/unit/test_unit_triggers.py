@@ -121,7 +121,7 @@ def test_another_triggerer_knows_what_was_told(monkeypatch: pytest.MonkeyPatch) 
     assert {key.split()[-1] for key in store.values} == {"AVAILABLE"}
 
 
-def test_killed_right_after_the_state_was_left_it_tells_of_the_next_time(
+def test_killed_right_after_the_state_was_left_it_fires_the_next_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = Store()
@@ -196,13 +196,7 @@ Wait = Callable[[str], Coroutine[Any, Any, dict[str, Any]]]
 def wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Wait:
     """What a trigger returns that finds no record of a task, once it has its connection."""
     monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
-    row: Any = {
-        "kind": "chunking",
-        "folder": str(tmp_path),
-        "nonce": "n",
-        "poll_interval": 1.0,
-        "deadline": 0.0,
-    }
+    row = {"kind": "chunking", "folder": str(tmp_path), "nonce": "n", "poll_interval": 1.0, "deadline": 0.0}
 
     async def event_of(conn_id: str) -> dict[str, Any]:
         trigger = LucidworksJobsTrigger(lucidworks_conn_id=conn_id, **row)
