@@ -91,11 +91,9 @@ class Clock(ServerClock):
         self._world, self._skew = world, skew
 
     def wall(self) -> float:
-        """This host's own clock."""
         return self._world.now + self._skew
 
     def now(self) -> float:
-        """As the parent, in virtual time."""
         return self.wall() + self._offset
 
 
@@ -141,7 +139,6 @@ class World:
     # Time
 
     def at(self, moment: float, work: Callable[[], None]) -> None:
-        """Do something later."""
         heapq.heappush(self._queue, (moment, next(self._numbers), work))
 
     def spawn(self, steps: Steps, process: Process | None = None) -> None:
@@ -163,7 +160,6 @@ class World:
         self.at(self.now, go_on)
 
     def run(self, seconds: float) -> None:
-        """Let time pass."""
         end = self.now + seconds
         while self._queue and self._queue[0][0] <= end:
             moment, _, work = heapq.heappop(self._queue)
@@ -172,7 +168,6 @@ class World:
         self.now = end
 
     def run_until(self, done: Callable[[], bool], limit: float) -> bool:
-        """Let time pass until something is so."""
         end = self.now + limit
         while not done():
             if not self._queue or self._queue[0][0] > end:
@@ -189,7 +184,6 @@ class World:
             self.counted[kind] = self.counted.get(kind, 0) + 1
 
     def fault(self, what: str) -> None:
-        """A promise was broken."""
         self.note(f"FAULT {what}", counts=False)
         self.faults.append("\n  ".join([f"{what}. What happened:", *self.trace]))
 
@@ -217,11 +211,9 @@ class World:
             self.deaths.append(self.now)
 
     def refreshes(self, *, foreign: bool = False, since: float = -math.inf) -> int:
-        """How many tokens were asked for."""
         return sum(at >= since and (by == "foreign") == foreign for _, at, by in self.refreshed)
 
     def foreign(self, period: float, until: float) -> Steps:
-        """Another system with the same client id."""
         while self.now < until and not self.well:
             self.note("foreign refresh")
             self.refresh("foreign")
@@ -293,7 +285,6 @@ class World:
                 )
 
     def excuses(self, first: Turn, second: Turn) -> set[str]:
-        """Why two may ask at once."""
         why = first.troubled | second.troubled
         if first.slowest > PROMPT:
             why.add("the first one's store was slow")
@@ -358,7 +349,6 @@ class Process:
     # What it does
 
     def call(self) -> Call:
-        """Begin a call of the API."""
         world, held = self.world, self.cache.held
         used = held.token.value if held else None
         stored = world.token.value if world.token else None

@@ -27,7 +27,7 @@ from lucidworks_provider.errors import (
     SubmissionUnknownError,
 )
 from lucidworks_provider.jobs import task
-from lucidworks_provider.jobs.decisions import WINDOW, JobsOutcome
+from lucidworks_provider.jobs.decisions import JobsOutcome
 from lucidworks_provider.jobs.record import PART, JobRecord, JobStateStore, ResultDirectory, read_record
 from lucidworks_provider.jobs.task import SUBMISSIONS, JobTask
 from tests.task_state import TaskStateStore
@@ -184,17 +184,6 @@ def test_responses_that_arrive_during_a_write_share_the_next_one(stage: Stage) -
     stage.state.seconds = 0.03
     stage.attempt()
     assert len(stage.state.writes) <= PARTS // 2
-
-
-@pytest.mark.alone
-def test_a_submission_costs_the_same_in_a_task_of_many_jobs(tmp_path: Path) -> None:
-    """As in one whose record is a single part."""
-    costs = []
-    for size in (PART, WINDOW):
-        stage = Stage(tmp_path / str(size), size)
-        stage.attempt()
-        costs.append(sum(stage.state.writes) / size)
-    assert costs[1] < 1.2 * costs[0]
 
 
 @pytest.fixture
