@@ -112,22 +112,36 @@ def test_it_fires_once_each_time_that_the_state_is_reached(
     assert {(one["kind"], one["model_id"], one["state"]) for one in told} <= {("model", "m", "AVAILABLE")}
 
 
-def test_another_triggerer_knows_what_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store()
-    assert len(fired(monkeypatch, [TRAINING, AVAILABLE, AVAILABLE], store)) == 1
-    assert fired(monkeypatch, [AVAILABLE, AVAILABLE], store) == []
-    assert len(fired(monkeypatch, [TRAINING, TRAINING, AVAILABLE], store)) == 1
-    # Two triggers of one asset do not share what they know.
-    assert {key.split()[-1] for key in store.values} == {"AVAILABLE"}
-
-
-def test_killed_right_after_the_state_was_left_it_fires_the_next_time(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("lives", "written"),
+    [
+        (
+            [
+                ([TRAINING, AVAILABLE, AVAILABLE], "poll", 1),
+                ([AVAILABLE, AVAILABLE], "poll", 0),
+                ([TRAINING, TRAINING, AVAILABLE], "poll", 1),
+            ],
+            [True, False, True],
+        ),
+        (
+            [([AVAILABLE, AVAILABLE], "poll", 1), ([TRAINING], "sleep", 0), ([AVAILABLE], "poll", 1)],
+            [True, False, True],
+        ),
+        # Airflow may not have stored the event by then.
+        ([([AVAILABLE], "event", 1), ([AVAILABLE, AVAILABLE], "poll", 1)], [True]),
+    ],
+    ids=["another triggerer", "killed right after the state was left", "killed right after the event"],
+)
+def test_the_store_has_what_was_fired(
+    monkeypatch: pytest.MonkeyPatch, lives: list[tuple[Any, str, int]], written: list[bool]
 ) -> None:
     store = Store()
-    assert len(fired(monkeypatch, [AVAILABLE, AVAILABLE], store)) == 1
-    assert fired(monkeypatch, [TRAINING], store, killed="sleep") == []
-    assert len(fired(monkeypatch, [AVAILABLE], store)) == 1
+    assert [len(fired(monkeypatch, seen, store, killed=at)) for seen, at, _ in lives] == [
+        n for *_, n in lives
+    ]
+    assert store.written == written
+    # Two triggers of one asset do not share what they know.
+    assert {key.split()[-1] for key in store.values} == {"AVAILABLE"}
 
 
 def test_a_store_that_failed_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,15 +158,6 @@ def test_a_store_that_failed_is_told_again(monkeypatch: pytest.MonkeyPatch) -> N
     fired(monkeypatch, [AVAILABLE, AVAILABLE, TRAINING, TRAINING], store)
     assert store.written == [True, False]
     assert len(fired(monkeypatch, [AVAILABLE], store)) == 1
-
-
-def test_killed_right_after_the_event_it_tells_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Airflow may not have stored the event by then."""
-    store = Store()
-    assert len(fired(monkeypatch, [AVAILABLE], store, killed="event")) == 1
-    assert store.written == []
-    assert len(fired(monkeypatch, [AVAILABLE, AVAILABLE], store)) == 1
-    assert store.written == [True]
 
 
 def test_it_can_be_made_anew_from_its_row() -> None:
