@@ -112,7 +112,7 @@ def test_when_the_probe_is_refused_all_wait_on(board: Board, one: SharedPause, o
     board.now = 2
     assert other.ask(2, 2) == pytest.approx(0.1 * 58), "a long pause is not looked at every second"
     board.now = 60
-    assert other.ask(2, 60) == 0, "and whoever dies then takes nothing along"
+    assert other.ask(2, 60) == 0, "and a process that dies then stops no other"
     board.now = 62
     assert one.ask(2, 62) == 0
 
