@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """fsspec's ``memory://`` as a storage that Airflow knows; it stands for every remote file system."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import fsspec

@@ -91,11 +91,9 @@ class Clock(ServerClock):
         self._world, self._skew = world, skew
 
     def wall(self) -> float:
-        """This host's own clock."""
         return self._world.now + self._skew
 
     def now(self) -> float:
-        """As the parent, in virtual time."""
         return self.wall() + self._offset
 
 
@@ -135,10 +133,12 @@ class World:
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
 
+    def living(self) -> list[Process]:
+        return [process for process in self.processes if not process.killed]
+
     # Time
 
     def at(self, moment: float, work: Callable[[], None]) -> None:
-        """Do something later."""
         heapq.heappush(self._queue, (moment, next(self._numbers), work))
 
     def spawn(self, steps: Steps, process: Process | None = None) -> None:
@@ -160,7 +160,6 @@ class World:
         self.at(self.now, go_on)
 
     def run(self, seconds: float) -> None:
-        """Let time pass."""
         end = self.now + seconds
         while self._queue and self._queue[0][0] <= end:
             moment, _, work = heapq.heappop(self._queue)
@@ -169,7 +168,6 @@ class World:
         self.now = end
 
     def run_until(self, done: Callable[[], bool], limit: float) -> bool:
-        """Let time pass until something is so."""
         end = self.now + limit
         while not done():
             if not self._queue or self._queue[0][0] > end:
@@ -186,7 +184,6 @@ class World:
             self.counted[kind] = self.counted.get(kind, 0) + 1
 
     def fault(self, what: str) -> None:
-        """A promise was broken."""
         self.note(f"FAULT {what}", counts=False)
         self.faults.append("\n  ".join([f"{what}. What happened:", *self.trace]))
 
@@ -214,11 +211,9 @@ class World:
             self.deaths.append(self.now)
 
     def refreshes(self, *, foreign: bool = False, since: float = -math.inf) -> int:
-        """How many tokens were asked for."""
         return sum(at >= since and (by == "foreign") == foreign for _, at, by in self.refreshed)
 
     def foreign(self, period: float, until: float) -> Steps:
-        """Another system with the same client id."""
         while self.now < until and not self.well:
             self.note("foreign refresh")
             self.refresh("foreign")
@@ -236,12 +231,7 @@ class World:
         """The last writer wins; with Redis, whoever has the lease."""
         if self.atomic:
             seen = self.current_claim()
-            if (
-                claim.owner
-                and seen not in {RELEASED, None}
-                and seen is not None
-                and seen.owner != claim.owner
-            ):
+            if claim.owner and seen is not None and seen.owner not in {RELEASED.owner, claim.owner}:
                 return
             self.claimed_until = self.now + protocol.LEASE
         self.claim = claim
@@ -266,9 +256,7 @@ class World:
 
     def begins_to_refresh(self, turn: Turn) -> None:
         """Promise: never two at once, but for an excuse."""
-        others = [
-            p.turn for p in self.processes if not p.killed and p.turn is not None and p.turn is not turn
-        ]
+        others = [p.turn for p in self.living() if p.turn is not None and p.turn is not turn]
         turn.refreshing = self.now
         stored = self.token
         if (
@@ -297,7 +285,6 @@ class World:
                 )
 
     def excuses(self, first: Turn, second: Turn) -> set[str]:
-        """Why two may ask at once."""
         why = first.troubled | second.troubled
         if first.slowest > PROMPT:
             why.add("the first one's store was slow")
@@ -362,7 +349,6 @@ class Process:
     # What it does
 
     def call(self) -> Call:
-        """Begin a call of the API."""
         world, held = self.world, self.cache.held
         used = held.token.value if held else None
         stored = world.token.value if world.token else None

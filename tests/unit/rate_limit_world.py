@@ -15,27 +15,13 @@ from typing import Any, NamedTuple, Protocol
 from lucidworks_provider.client.http.rate_limiter import PATIENCE, AdaptiveRateLimiter
 
 
-class Unlimited:
+class Unlimited(AdaptiveRateLimiter):
     """A plain loop: each request only waits for itself."""
-
-    rate = None
 
     def wait(self, now: float) -> float:
         return 0.0
 
-    def must_ask(self) -> bool:
-        return False
-
-    def agreed(self, seconds: float | None, now: float) -> None:
-        pass
-
-    def sent(self, now: float) -> int:
-        return 0
-
-    def accepted(self, permit: int, now: float) -> bool:
-        return False
-
-    def refused(self, permit: int, now: float, retry_after: float | None, jitter: float) -> float | None:
+    def refused(self, *_: object) -> None:
         return None
 
 
@@ -248,7 +234,6 @@ class World:
                 self.at(0.5, self._stall, sender)
 
     def at(self, time: float, call: Callable[..., None], *arguments: Any) -> None:
-        """Let something happen."""
         heapq.heappush(self._events, (time, next(self._counter), call, arguments))
 
     def run(self, until: float) -> World:

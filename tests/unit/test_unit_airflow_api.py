@@ -1,92 +1,70 @@
 # SPDX-License-Identifier: Apache-2.0
 """The harness's client of Airflow: what it asks again, and what it does not."""
 
-from __future__ import annotations
-
+import io
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+import requests
 
 from dev import airflow_api
 from dev.airflow_api import AirflowApi, AirflowApiError
 
-LOCKED = {"detail": {"reason": "Database error", "orig_error": "database is locked"}}
-BROKEN = {"detail": {"reason": "Database error", "orig_error": "no such table: dag"}}
+LOCKED = 500, {"detail": {"reason": "Database error", "orig_error": "database is locked"}}
+BROKEN = 500, {"detail": {"reason": "Database error", "orig_error": "no such table: dag"}}
 
 
-@contextmanager
-def airflow(*answers: tuple[int, dict[str, object]]) -> Iterator[tuple[AirflowApi, list[str]]]:
-    """An API server that gives these answers to what is no login, and the methods that it was asked with."""
-    waiting, asked = list(answers), list[str]()
+@pytest.fixture
+def asked() -> list[str]:
+    """The methods of the requests that are no login."""
+    return []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/auth/token":
-                self._answer(200, {"access_token": "token"})
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch, asked: list[str]) -> Callable[..., AirflowApi]:
+    """A client of an API server that gives these answers to what is no login."""
+
+    def client(*answers: tuple[int, object]) -> AirflowApi:
+        waiting = list(answers)
+
+        def request(_: requests.Session, method: str, url: str, **__: Any) -> requests.Response:
+            response = requests.Response()
+            if url.endswith("/auth/token"):
+                response.status_code, content = 200, {"access_token": "token"}
             else:
-                self.do_PATCH()
+                asked.append(method)
+                response.status_code, content = waiting.pop(0)
+            response.raw = io.BytesIO(json.dumps(content).encode())
+            return response
 
-        def do_PATCH(self) -> None:
-            asked.append(self.command)
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self._answer(*waiting.pop(0))
+        monkeypatch.setattr(requests.Session, "request", request)
+        monkeypatch.setattr(airflow_api.time, "sleep", lambda _: None)
+        return AirflowApi("http://airflow.test")
 
-        def _answer(self, status: int, content: dict[str, object]) -> None:
-            body = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
-            yield AirflowApi(f"http://127.0.0.1:{server.server_port}"), asked
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(airflow_api.time, "sleep", lambda _: None)
+    return client
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH"])
-def test_a_locked_database_is_asked_again(method: str) -> None:
-    with airflow((500, LOCKED), (500, LOCKED), (200, {"is_paused": False})) as (client, asked):
-        assert client.api(method, "dags/one") == {"is_paused": False}
+def test_a_locked_database_is_asked_again(answered: Any, asked: list[str], method: str) -> None:
+    assert answered(LOCKED, LOCKED, (200, {"a": 1})).api(method, "dags/one") == {"a": 1}
     assert asked == [method] * 3
 
 
-def test_a_database_that_stays_locked_is_told() -> None:
-    with (
-        airflow(*[(500, LOCKED)] * 5) as (client, asked),
-        pytest.raises(AirflowApiError, match="database is locked"),
-    ):
-        client.api("PATCH", "dags/one")
-    assert len(asked) == 5
+@pytest.mark.parametrize(
+    ("answer", "words", "times"), [(LOCKED, "database is locked", 5), (BROKEN, "no such table", 1)]
+)
+def test_an_error_that_stays_is_raised(
+    answered: Any, asked: Any, answer: Any, words: str, times: int
+) -> None:
+    with pytest.raises(AirflowApiError, match=words):
+        answered(*[answer] * 5).api("PATCH", "dags/one")
+    assert len(asked) == times
 
 
-def test_what_else_is_broken_is_told_at_once() -> None:
-    with airflow((500, BROKEN)) as (client, asked), pytest.raises(AirflowApiError, match="no such table"):
-        client.api("PATCH", "dags/one")
-    assert asked == ["PATCH"]
-
-
-def test_asset_events_are_asked_for_again_while_a_run_that_one_created_is_queued() -> None:
-    with airflow((500, {}), (500, {}), (200, {"asset_events": [{"id": 1}]})) as (client, asked):
-        assert client.asset_events() == [{"id": 1}]
+def test_asset_events_are_asked_for_again_while_their_run_is_queued(answered: Any, asked: list[str]) -> None:
+    assert answered((500, {}), (500, {}), (200, {"asset_events": [{"id": 1}]})).asset_events() == [{"id": 1}]
     assert asked == ["GET"] * 3
-
-
-def test_asset_events_that_cannot_be_read_are_told() -> None:
-    with airflow((500, {})) as (client, _), pytest.raises(AirflowApiError, match="assets/events"):
-        client.asset_events(timeout=0)
+    with pytest.raises(AirflowApiError, match="assets/events"):
+        answered((500, {})).asset_events(timeout=0)

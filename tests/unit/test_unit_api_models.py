@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Models API by values: requests, lenient readers, and what counts as the same."""
 
-from __future__ import annotations
-
 import json
+from collections.abc import Sequence
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
+from lucidworks_provider import errors
+from lucidworks_provider.client import models
 from lucidworks_provider.client.http.messages import Call, Request, Response
 from lucidworks_provider.client.model_specs import (
     DeploymentSpec,
@@ -17,38 +19,9 @@ from lucidworks_provider.client.model_specs import (
     choose,
     join_deployments,
 )
-from lucidworks_provider.client.models import (
-    Deployment,
-    Model,
-    Progress,
-    create_deployment,
-    create_model,
-    delete_deployment,
-    deployment_progress,
-    get_model,
-    is_unknown_state,
-    list_deployments,
-    list_model_deployments,
-    list_models,
-    merge_models,
-    model_progress,
-    nearest_models,
-    read_deployment,
-    read_deployments,
-    read_model,
-    read_models,
-    read_undeployment,
-)
+from lucidworks_provider.client.models import Deployment, Model, Progress
 from lucidworks_provider.client.settings import LucidworksSettings, parse_settings
-from lucidworks_provider.errors import (
-    AmbiguousResourceError,
-    ConfigurationError,
-    ForbiddenError,
-    InputError,
-    MalformedResponseError,
-    ServiceError,
-    UnknownResourceError,
-)
+from lucidworks_provider.errors import AmbiguousResourceError, InputError, MalformedResponseError
 
 CANARY = "canary-5d1f-of-a-private-key"
 DATA = {"catalog": "gs://bucket/Catalog", "signals": "gs://bucket/signals"}
@@ -80,12 +53,12 @@ def training(**changes: Any) -> TrainingSpec:
 
 
 def model(**changes: Any) -> Model:
-    return read_model(answer(SHOWN | changes))
+    return models.read_model(answer(SHOWN | changes))
 
 
 def deployment(**changes: Any) -> Deployment:
     shown = {"id": "d1", "modelId": "m1", "state": "DEPLOYED", "region": "us-x", "config": {"a": 1}}
-    return read_deployment(answer(shown | {"minReplicas": 1, "maxReplicas": 2} | changes))
+    return models.read_deployment(answer(shown | {"minReplicas": 1, "maxReplicas": 2} | changes))
 
 
 # Requests
@@ -98,13 +71,13 @@ def request_of(call: Call[Any]) -> Request:
 @pytest.mark.parametrize(
     ("call", "method", "path", "params", "replayable"),
     [
-        (list_models(), "GET", "/models", (), True),
-        (get_model("a/b"), "GET", "/models/a%2Fb", (), True),
-        (get_model("m", metrics=True), "GET", "/models/m", (("metrics", "true"),), True),
-        (list_model_deployments("m"), "GET", "/models/m/deployments", (), True),
-        (list_deployments(), "GET", "/deployments", (), True),
-        (create_model(training()), "POST", "/models", (), False),
-        (create_deployment(DeploymentSpec("m")), "POST", "/deployments", (), False),
+        (models.list_models(), "GET", "/models", (), True),
+        (models.get_model("a/b"), "GET", "/models/a%2Fb", (), True),
+        (models.get_model("m", metrics=True), "GET", "/models/m", (("metrics", "true"),), True),
+        (models.list_model_deployments("m"), "GET", "/models/m/deployments", (), True),
+        (models.list_deployments(), "GET", "/deployments", (), True),
+        (models.create_model(training()), "POST", "/models", (), False),
+        (models.create_deployment(DeploymentSpec("m")), "POST", "/deployments", (), False),
     ],
 )
 def test_requests(call: Call[Any], method: str, path: str, params: tuple[Any, ...], replayable: bool) -> None:
@@ -114,29 +87,31 @@ def test_requests(call: Call[Any], method: str, path: str, params: tuple[Any, ..
     assert (request.body is None) == (method != "POST"), "the bodies of generated examples are an artefact"
 
 
+def sent_by(call: Call[Any]) -> Any:
+    return json.loads(request_of(call).body or b"")
+
+
 def test_the_body_of_a_training() -> None:
     credentials = {"serviceAccountKey": CANARY}
-    request = request_of(create_model(training(), credentials))
-    assert json.loads(request.body or b"") == {
-        "name": "shop",
-        "modelType": "ecommerce-rnn",
-        "region": "us-southcarolina",
-        "trainingData": DATA,
-        "config": CONFIG,
-        "trainingDataCredentials": credentials,
-    }
-    assert request.secrets == (CANARY,)
-    assert CANARY not in repr(request)
-    plain = request_of(create_model(training(region=None, config=None)))
-    assert set(json.loads(plain.body or b"")) == {"name", "modelType", "trainingData"}
+    call = models.create_model(training(), credentials)
+    names = {"name": "shop", "modelType": "ecommerce-rnn"}
+    placed = {"region": "us-southcarolina", "config": CONFIG, "trainingDataCredentials": credentials}
+    assert sent_by(call) == names | {"trainingData": DATA} | placed
+    assert request_of(call).secrets == (CANARY,)
+    assert CANARY not in repr(request_of(call))
+    plain = models.create_model(training(region=None, config=None))
+    assert sent_by(plain) == names | {"trainingData": DATA}
 
 
 def test_the_body_of_a_deployment() -> None:
-    request = request_of(create_deployment(DeploymentSpec("m", "us-x", {"a": [1]}, 1, 3)))
-    replicas = {"minReplicas": 1, "maxReplicas": 3}
-    assert (
-        json.loads(request.body or b"") == {"modelId": "m", "region": "us-x", "config": {"a": [1]}} | replicas
-    )
+    # The id of a model is one segment of a path, whatever is in it.
+    assert sent_by(models.create_deployment(DeploymentSpec("../models", "us-x", {"a": [1]}, 1, 3))) == {
+        "modelId": "../models",
+        "region": "us-x",
+        "config": {"a": [1]},
+        "minReplicas": 1,
+        "maxReplicas": 3,
+    }
 
 
 @pytest.mark.parametrize(
@@ -163,12 +138,8 @@ def test_what_cannot_work_is_refused(arguments: dict[str, Any], words: list[str]
     assert [word for word in words if word not in str(caught.value)] == []
 
 
-def test_the_id_of_a_model_is_one_segment_of_a_path_whatever_is_in_it() -> None:
-    assert DeploymentSpec("../models").as_json()["modelId"] == "../models"
-
-
 def test_without_a_customer_id_there_is_no_models_api() -> None:
-    with pytest.raises(ConfigurationError, match=r"'c'.*customer_id"):
+    with pytest.raises(errors.ConfigurationError, match=r"'c'.*customer_id"):
         _ = settings().models_base
 
 
@@ -183,125 +154,125 @@ def test_without_a_customer_id_there_is_no_models_api() -> None:
     ],
 )
 def test_every_path_of_a_deletion_names_the_deployment(extra: dict[str, str], paths: list[str]) -> None:
-    steps = delete_deployment("d/1").steps(settings(customer_id="CUST", **extra))
+    steps = models.delete_deployment("d/1").steps(settings(customer_id="CUST", **extra))
     requests = [next(steps).request]
-    requests += [steps.throw(UnknownResourceError("none", status=404)).request for _ in paths[1:]]
-    with pytest.raises(UnknownResourceError, match="undeploy_path"):
-        steps.throw(UnknownResourceError("none", status=404))
+    requests += [steps.throw(errors.UnknownResourceError("none", status=404)).request for _ in paths[1:]]
+    with pytest.raises(errors.UnknownResourceError, match="undeploy_path"):
+        steps.throw(errors.UnknownResourceError("none", status=404))
     assert [one.url for one in requests] == [f"https://api.lucidworks.com{path}" for path in paths]
     assert all((one.method, one.replayable) == ("DELETE", True) for one in requests)
     assert {one.scope for one in requests} == {"machinelearning.model"}
 
 
-@pytest.mark.parametrize("deployment_id", ["", " ", ".", "..", "...", "\t\n", "\u200b", "/", "?", "-", "*"])
-def test_a_deletion_without_an_id_is_refused(deployment_id: str) -> None:
-    with pytest.raises(InputError, match="deployment_id"):
-        request_of(delete_deployment(deployment_id))
-
-
-@pytest.mark.parametrize("deployment_id", ["CUST", "cust", " CUST "])
-def test_the_customer_is_never_deleted(deployment_id: str) -> None:
-    with pytest.raises(InputError, match="Customer ID"):
-        request_of(delete_deployment(deployment_id))
+@pytest.mark.parametrize(
+    ("deployment_id", "words"),
+    [
+        *((one, "deployment_id") for one in ["", ".", "..", "...", "\t\n", "\u200b", "/", "?", "-", "*"]),
+        *((one, "Customer ID") for one in ["CUST", "cust", " CUST "]),
+    ],
+)
+def test_a_deletion_of_no_deployment_is_refused(deployment_id: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        request_of(models.delete_deployment(deployment_id))
 
 
 # Reading
 
 
 def test_a_model_as_the_examples_show_it() -> None:
-    shown = SHOWN | {
+    placed = {"id": "d1", "region": "us-x", "state": "DEPLOYED", "deployedAt": "2026-01-02"}
+    given = SHOWN | {
         "category": "CUSTOM",
         "description": "d",
         "vectorSize": "384",
         "trainingCompleted": "2026-01-01T01:00:00Z",
         "createdBy": "me",
-        "deployments": [{"id": "d1", "region": "us-x", "state": "DEPLOYED", "deployedAt": "2026-01-02"}],
+        "deployments": [placed],
         "metrics": {"hit@5": 0.6},
         "later": {"new": True},
     }
-    read = read_model(answer(shown))
-    assert (read.id, read.name, read.category, read.model_type) == (
-        SHOWN["id"],
-        "shop",
-        "CUSTOM",
-        "ecommerce-rnn",
+    read = models.read_model(answer(given))
+    deployed = Deployment("d1", SHOWN["id"], "us-x", "DEPLOYED", None, None, None, "2026-01-02", None, ANY)
+    assert read == Model(
+        id=SHOWN["id"],
+        name="shop",
+        category="CUSTOM",
+        model_type="ecommerce-rnn",
+        description="d",
+        region="us-southcarolina",
+        vector_size=384,
+        state="AVAILABLE",
+        training_data=DATA,
+        config=CONFIG,
+        training_started="2026-01-01T00:00:00Z",
+        training_completed="2026-01-01T01:00:00Z",
+        created_by="me",
+        deployments=(deployed,),
+        metrics={"hit@5": 0.6},
+        sent=given,
     )
-    assert (read.vector_size, read.state, read.progress) == (384, "AVAILABLE", Progress.READY)
-    assert (read.training_data, read.config, read.metrics) == (DATA, CONFIG, {"hit@5": 0.6})
-    assert read.training_started == "2026-01-01T00:00:00Z"
-    assert read.training_completed == "2026-01-01T01:00:00Z"
-    assert (read.description, read.region, read.created_by) == ("d", "us-southcarolina", "me")
-    [one] = read.deployments
-    assert (one.id, one.model_id, one.state, one.deployed_at) == ("d1", SHOWN["id"], "DEPLOYED", "2026-01-02")
-    assert read.sent["later"] == {"new": True}
+    assert read.progress is Progress.READY
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"), [("384", 384), (384, 384), (None, None), ("", None), ("big", None), (True, None)]
-)
-def test_the_size_of_vectors_is_a_text_or_a_number(size: object, expected: int | None) -> None:
-    assert model(vectorSize=size).vector_size == expected
+def test_the_size_of_vectors_is_a_text_or_a_number() -> None:
+    sizes = {"384": 384, 384: 384, None: None, "": None, "big": None, True: None}
+    assert {size: model(vectorSize=size).vector_size for size in sizes} == sizes
 
 
 def test_what_the_oldest_page_shows_is_enough() -> None:
-    read = read_model(answer({"id": "text-encoder", "modelType": "text-encoder", "state": "AVAILABLE"}))
+    read = models.read_model(answer({"id": "text-encoder", "modelType": "text-encoder", "state": "A"}))
     assert (read.id, read.name, read.deployments, read.vector_size) == ("text-encoder", None, (), None)
 
 
 def test_a_deployment() -> None:
-    read = deployment(deployedAt="2026-01-01T00:00:00Z", createdBy="me", extra=1)
-    assert (read.id, read.model_id, read.region, read.config) == ("d1", "m1", "us-x", {"a": 1})
-    assert (read.min_replicas, read.max_replicas, read.state) == (1, 2, "DEPLOYED")
-    assert (read.deployed_at, read.created_by, read.sent["extra"]) == ("2026-01-01T00:00:00Z", "me", 1)
+    read = deployment(deployedAt="2026-01-01", createdBy="me", extra=1)
+    assert read == Deployment("d1", "m1", "us-x", "DEPLOYED", {"a": 1}, 1, 2, "2026-01-01", "me", ANY)
+    assert read.sent["extra"] == 1
 
 
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"models": x, "total": 1}], ids=["array", "object"])
 def test_lists(wrap: Any) -> None:
-    assert [one.id for one in read_models(answer(wrap([SHOWN])))] == [SHOWN["id"]]
-    assert [one.id for one in read_deployments(answer(wrap([{"id": "d"}])))] == ["d"]
-    assert read_models(answer(wrap([]))) == ()
+    assert [one.id for one in models.read_models(answer(wrap([SHOWN])))] == [SHOWN["id"]]
+    assert [one.id for one in models.read_deployments(answer(wrap([{"id": "d"}])))] == ["d"]
+    assert models.read_models(answer(wrap([]))) == ()
 
 
-@pytest.mark.parametrize(("read", "name"), [(read_models, "[Mm]odel"), (read_deployments, "[Dd]eployment")])
+NO_LIST = [b"<html>", b'"text"', b"{}", b"null", [1], {"a": [], "b": []}, [{"name": "no id"}], b"[{", b""]
+NO_RECORD = [b"", b"[", b"<html>", [], {}, {"id": None}, {"id": " "}, {"id": True}, {"by": {"id": 1}, "a": 2}]
+
+
 @pytest.mark.parametrize(
-    "body", [b"<html>", b'"text"', b"{}", b"null", [1], {"a": [], "b": []}, [{"name": "no id"}], b"[{", b""]
+    ("read", "name", "bodies"),
+    [
+        (models.read_models, "[Mm]odel", NO_LIST),
+        (models.read_deployments, "[Dd]eployment", NO_LIST),
+        (models.read_model, "[Mm]odel", NO_RECORD),
+        (models.read_deployment, "[Dd]eployment", NO_RECORD),
+    ],
 )
-def test_what_is_no_list_is_named(body: Any, read: Any, name: str) -> None:
-    with pytest.raises(MalformedResponseError, match=name):
-        read(answer(body))
-
-
-@pytest.mark.parametrize(("read", "name"), [(read_model, "[Mm]odel"), (read_deployment, "[Dd]eployment")])
-@pytest.mark.parametrize("body", [b"", b"[", b"<html>", [], {}, {"id": None}, {"id": " "}, {"id": True}])
-def test_what_is_no_model_is_named(body: Any, read: Any, name: str) -> None:
-    with pytest.raises(MalformedResponseError, match=name):
-        read(answer(body))
-
-
-def test_the_id_of_something_else_is_no_models_id() -> None:
-    with pytest.raises(MalformedResponseError):
-        read_model(answer({"state": "TRAINING", "createdBy": {"id": "user-1"}}))
+def test_a_response_of_another_shape_is_an_error(read: Any, name: str, bodies: list[Any]) -> None:
+    for body in bodies:
+        with pytest.raises(MalformedResponseError, match=name):
+            read(answer(body))
 
 
 @pytest.mark.parametrize(
-    ("status", "error"), [(403, ForbiddenError), (404, UnknownResourceError), (503, ServiceError)]
+    ("status", "error"),
+    [(403, errors.ForbiddenError), (404, errors.UnknownResourceError), (503, errors.ServiceError)],
 )
 def test_statuses(status: int, error: type[Exception]) -> None:
-    for read in (read_model, read_models, read_deployment, read_deployments, read_undeployment):
+    readers = (models.read_model, models.read_models, models.read_deployment, models.read_deployments)
+    for read in (*readers, models.read_undeployment):
         with pytest.raises(error):
             read(answer({"message": "no"}, status))
 
 
-@pytest.mark.parametrize(
-    ("body", "state"), [({"id": "d", "state": "DELETED"}, "DELETED"), (b"", None), ([], None), ({}, None)]
-)
-def test_a_deletion_needs_no_response(body: Any, state: str | None) -> None:
-    assert read_undeployment(answer(body)) == state
-
-
-def test_a_page_is_no_response_to_a_deletion() -> None:
+def test_a_deletion_needs_no_response_but_no_page_either() -> None:
+    bodies = ({"id": "d", "state": "DELETED"}, b"", [], {})
+    states = [models.read_undeployment(answer(body)) for body in bodies]
+    assert states == ["DELETED", None, None, None]
     with pytest.raises(MalformedResponseError, match="a page"):
-        read_undeployment(answer(b" <html>please log in</html>"))
+        models.read_undeployment(answer(b" <html>please log in</html>"))
 
 
 # Credentials
@@ -323,7 +294,7 @@ def test_credentials_are_not_kept_however_deep_they_are(shown: dict[str, Any]) -
 def test_a_broken_response_shows_no_credentials() -> None:
     key = json.dumps({"type": "service_account", "private_key": CANARY})
     body = json.dumps({"id": "x", "trainingDataCredentials": {"serviceAccountKey": key}}).encode()
-    for read in (read_model, read_models):
+    for read in (models.read_model, models.read_models):
         with pytest.raises(MalformedResponseError) as caught:
             read(answer(body[:-2]))
         assert CANARY not in str(caught.value)
@@ -334,43 +305,32 @@ def test_a_broken_response_shows_no_credentials() -> None:
 
 FAILURES = (
     *("CANCELLED", "CANCELED", "ABORTED", "TERMINATED", "KILLED", "STOPPED", "EXPIRED"),
-    *("TIMED_OUT", "REJECTED", "TRAIN_FAILED", "INTERNAL_ERROR"),
+    *("TIMED_OUT", "REJECTED", "INTERNAL_ERROR", "cancelled"),
 )
 
 
 @pytest.mark.parametrize(
-    ("states", "progress"),
+    ("read", "progress", "states"),
     [
-        (["AVAILABLE", "available", " AVAILABLE "], Progress.READY),
-        (["TRAIN_FAILED", "TrainingError", "cancelled", "Timed out", *FAILURES], Progress.FAILED),
-        ([f"TRAINING_{word}" for word in FAILURES], Progress.FAILED),
-        (["DELETING", "DELETED"], Progress.GONE),
-        (["TRAINING", "TRAINED", "UNAVAILABLE", "CANCELLING", "ACTIVE"], Progress.RUNNING),
-        (["DEPLOYED", "UNHEARD_OF", None], Progress.RUNNING),
+        (models.model_progress, Progress.READY, ["AVAILABLE", "available", " AVAILABLE "]),
+        (models.model_progress, Progress.FAILED, ["TRAIN_FAILED", "TrainingError", "Timed out", *FAILURES]),
+        (models.model_progress, Progress.FAILED, [f"TRAINING_{word}" for word in FAILURES]),
+        (models.model_progress, Progress.GONE, ["DELETING", "DELETED"]),
+        (models.model_progress, Progress.RUNNING, ["TRAINING", "UNAVAILABLE", "CANCELLING", "ACTIVE"]),
+        (models.model_progress, Progress.RUNNING, ["TRAINED", "DEPLOYED", "UNHEARD_OF", None]),
+        (models.deployment_progress, Progress.READY, ["DEPLOYED", "ACTIVE", "SERVING"]),
+        (models.deployment_progress, Progress.FAILED, ["DEPLOY_FAILED", "DEPLOY_ABORTED", *FAILURES]),
+        (models.deployment_progress, Progress.GONE, ["DELETING", "DELETED"]),
+        (models.deployment_progress, Progress.RUNNING, ["INACTIVE", "RUNNING", "AVAILABLE", None]),
     ],
-    ids=str,
 )
-def test_states_of_a_model(states: list[str | None], progress: Progress) -> None:
-    assert [state for state in states if model_progress(state) is not progress] == []
-
-
-@pytest.mark.parametrize(
-    ("states", "progress"),
-    [
-        (["DEPLOYED", "ACTIVE", "SERVING"], Progress.READY),
-        (["DEPLOY_FAILED", "DELETE_FAILED", "DEPLOY_ABORTED", *FAILURES], Progress.FAILED),
-        (["DELETING", "DELETED"], Progress.GONE),
-        (["DEPLOYING", "INACTIVE", "RUNNING", "AVAILABLE", None], Progress.RUNNING),
-    ],
-    ids=str,
-)
-def test_states_of_a_deployment(states: list[str | None], progress: Progress) -> None:
-    assert [state for state in states if deployment_progress(state) is not progress] == []
+def test_what_a_state_means(read: Any, progress: Progress, states: list[str | None]) -> None:
+    assert [state for state in states if read(state) is not progress] == []
 
 
 def test_unknown_states() -> None:
     states = ("TRAINED", "RUNNING", "", "TRAINING", "queued", "AVAILABLE", "CANCELLED", "DELETING")
-    unknown = [state for state in states if is_unknown_state(state, model_progress(state))]
+    unknown = [state for state in states if models.is_unknown_state(state, models.model_progress(state))]
     assert unknown == ["TRAINED", "RUNNING", ""]
 
 
@@ -384,51 +344,41 @@ def data(**changes: str | None) -> dict[str, Any]:
     return {"trainingData": DATA | changes}
 
 
+def config(**changes: Any) -> dict[str, Any]:
+    return {"config": CONFIG | changes}
+
+
 @pytest.mark.parametrize(
-    ("changes", "likeness"),
+    ("likeness", "cases"),
     [
-        ({}, SAME),
-        ({"id": "another"}, SAME),
-        ({"config": {**CONFIG, "trainer_config.num_epochs": "1", "list": ["128"], "a default": 7}}, SAME),
-        ({"modelType": "ECOMMERCE_RNN"}, SAME),
-        ({"region": "US-SouthCarolina"}, SAME),
-        (data(signals="gs://bucket/signals/"), SAME),
+        (SAME, [{}, {"id": "another"}, {"modelType": "ECOMMERCE_RNN"}, {"region": "US-SouthCarolina"}]),
+        (SAME, [config(**{"trainer_config.num_epochs": "1"}, list=["128"], default=7)]),
+        (SAME, [data(signals="gs://bucket/signals/")]),
         # Not shown.
-        *(({name: None}, UNCERTAIN) for name in ("name", "config", "trainingData", "modelType")),
-        ({"config": {}}, UNCERTAIN),
-        ({"region": ""}, UNCERTAIN),
-        (data(signals=None), UNCERTAIN),
+        (UNCERTAIN, [{name: None} for name in ("name", "config", "trainingData", "modelType")]),
+        (UNCERTAIN, [{"config": {}}, {"region": ""}, data(signals=None)]),
         # In the service's own words.
-        ({"name": "Shop"}, UNCERTAIN),
-        *(({"region": one}, UNCERTAIN) for one in ("us", "us-southcarolina-b", "gcp-us-southcarolina")),
-        (data(catalog=f"{PUBLIC}/bucket/Catalog?X-Sig=1"), UNCERTAIN),
-        (data(catalog="https://bucket.storage.googleapis.com/Catalog"), UNCERTAIN),
-        (data(catalog="bucket/Catalog"), UNCERTAIN),
-        (data(catalog="gs://bucket/Catalog#1764387"), UNCERTAIN),
+        (UNCERTAIN, [{"name": "Shop"}]),
+        (UNCERTAIN, [{"region": one} for one in ("us", "us-southcarolina-b", "gcp-us-southcarolina")]),
+        (UNCERTAIN, [data(catalog=f"{PUBLIC}/bucket/Catalog?X-Sig=1"), data(catalog="bucket/Catalog")]),
+        (UNCERTAIN, [data(catalog="https://bucket.storage.googleapis.com/Catalog")]),
+        (UNCERTAIN, [data(catalog="gs://bucket/Catalog#1764387")]),
         # Another one.
-        ({"name": "shop 2"}, DIFFERENT),
-        ({"modelType": "general-rnn"}, DIFFERENT),
-        ({"region": "eu"}, DIFFERENT),
-        ({"region": "us-east1"}, DIFFERENT),
-        (data(signals="gs://bucket/other"), DIFFERENT),
-        (data(signals="gs://other/signals"), DIFFERENT),
-        (data(signals=f"{PUBLIC}/other/signals"), DIFFERENT),
-        (data(catalog="gs://bucket/catalog"), DIFFERENT),
-        ({"trainingData": {"catalog": DATA["catalog"]}}, DIFFERENT),
-        ({"config": {**CONFIG, "trainer_config.num_epochs": 2}}, DIFFERENT),
-        ({"config": {**CONFIG, "list": [128, 128]}}, DIFFERENT),
-        ({"config": {"list": [128]}}, DIFFERENT),
-        ({"config": None, "region": "eu"}, DIFFERENT),
-        ({"config": "mlp"}, DIFFERENT),
-        ({"name": None, "modelType": "text-encoder"}, DIFFERENT),
+        (DIFFERENT, [{"name": "shop 2"}, {"modelType": "general-rnn"}, {"region": "us-east1"}]),
+        (DIFFERENT, [data(signals=f"{one}/other/signals") for one in ("gs:/", PUBLIC)]),
+        (DIFFERENT, [data(signals="gs://bucket/other"), data(catalog="gs://bucket/catalog")]),
+        (DIFFERENT, [{"trainingData": {"catalog": DATA["catalog"]}}]),
+        (DIFFERENT, [config(**{"trainer_config.num_epochs": 2}), config(list=[128, 128])]),
+        (DIFFERENT, [{"config": {"list": [128]}}, {"config": "mlp"}, {"config": None, "region": "eu"}]),
+        (DIFFERENT, [{"name": None, "modelType": "text-encoder"}]),
     ],
-    ids=str,
 )
-def test_likeness_of_a_model(changes: dict[str, Any], likeness: Likeness) -> None:
-    compared = training().compare(model(**changes))
-    assert compared.likeness is likeness
-    for field in set(changes) & set(training().as_json()) if likeness is not SAME else ():
-        assert f"{field}: requested" in str(compared)
+def test_likeness_of_a_model(likeness: Likeness, cases: list[dict[str, Any]]) -> None:
+    for changes in cases:
+        compared = training().compare(model(**changes))
+        assert compared.likeness is likeness, changes
+        for field in set(changes) & set(training().as_json()) if likeness is not SAME else ():
+            assert f"{field}: requested" in str(compared)
 
 
 def test_what_is_not_asked_for_is_not_compared() -> None:
@@ -441,26 +391,24 @@ PLACEMENT = DeploymentSpec("m1", "us-x", {"a": 1}, 1, 2)
 
 
 @pytest.mark.parametrize(
-    ("changes", "likeness"),
+    ("likeness", "cases"),
     [
-        ({}, SAME),
-        ({"modelId": "M1"}, SAME),
-        ({"minReplicas": "1"}, SAME),
-        ({"minReplicas": None}, SAME),  # the documented default
-        ({"modelId": None}, UNCERTAIN),
-        ({"config": None}, UNCERTAIN),
-        ({"region": None}, UNCERTAIN),
-        ({"region": "us"}, UNCERTAIN),
-        ({"maxReplicas": None}, DIFFERENT),
-        ({"modelId": "m2"}, DIFFERENT),
-        ({"region": "us-y"}, DIFFERENT),
-        ({"config": {"a": 2}}, DIFFERENT),
-        ({"maxReplicas": 3}, DIFFERENT),
+        (
+            SAME,
+            [{}, {"modelId": "M1"}, {"minReplicas": "1"}, {"minReplicas": None}],
+        ),  # the documented default
+        (UNCERTAIN, [{"modelId": None}, {"config": None}, {"region": None}, {"region": "us"}]),
+        (DIFFERENT, [{"modelId": "m2"}, {"region": "us-y"}, {"config": {"a": 2}}]),
+        (DIFFERENT, [{"maxReplicas": None}, {"maxReplicas": 3}]),
     ],
-    ids=str,
 )
-def test_likeness_of_a_deployment(changes: dict[str, Any], likeness: Likeness) -> None:
-    assert PLACEMENT.compare(deployment(**changes)).likeness is likeness
+def test_likeness_of_a_deployment(likeness: Likeness, cases: list[dict[str, Any]]) -> None:
+    assert [one for one in cases if PLACEMENT.compare(deployment(**one)).likeness is not likeness] == []
+
+
+def taken(asked: Any, listed: Sequence[Any], *post: UnansweredPost | None) -> str | None:
+    found = choose(asked, listed, *post)
+    return found and found.id
 
 
 @pytest.mark.parametrize(
@@ -478,23 +426,20 @@ def test_likeness_of_a_deployment(changes: dict[str, Any], likeness: Likeness) -
 )
 def test_which_model_is_taken(states: list[tuple[str, str, str | None]], expected: str | None) -> None:
     listed = [model(id=one, state=state, trainingStarted=started) for one, state, started in states]
-    found = choose(training(), listed)
-    assert (found and found.id) == expected
+    assert taken(training(), listed) == expected
 
 
 @pytest.mark.parametrize(
     ("states", "expected"),
     [
-        (["DEPLOYING", "DEPLOYED"], 1),
-        (["DEPLOYING", "ACTIVE"], 1),
+        (["DEPLOYING", "DEPLOYED"], "DEPLOYED"),
+        (["DEPLOYING", "ACTIVE"], "ACTIVE"),
+        (["DEPLOY_FAILED", "DEPLOYING"], "DEPLOYING"),
         (["DEPLOY_FAILED", "DELETING", "DELETED", "DELETE_FAILED", "STOPPED"], None),
-        (["DEPLOY_FAILED", "DEPLOYING"], 1),
     ],
 )
-def test_which_deployment_is_taken(states: list[str], expected: int | None) -> None:
-    listed = [deployment(id=str(n), state=state) for n, state in enumerate(states)]
-    found = choose(PLACEMENT, listed)
-    assert (found and found.id) == (None if expected is None else str(expected))
+def test_which_deployment_is_taken(states: list[str], expected: str | None) -> None:
+    assert taken(PLACEMENT, [deployment(id=state, state=state) for state in states]) == expected
 
 
 # What is taken after a POST without an answer
@@ -547,15 +492,12 @@ def test_what_is_taken_after_a_post(found: Any, post: UnansweredPost | None, exp
         assert choose(training(), listed, post, if_ambiguous="create") is None
         assert choose(training(), listed, post, if_ambiguous="reuse") in listed
     else:
-        taken = choose(training(), listed, post)
-        assert (taken and taken.id) == expected
+        assert taken(training(), listed, post) == expected
 
 
 def test_of_several_new_ones_the_one_with_our_name_is_ours() -> None:
     listed = [model(id=one, config=None, createdBy=one) for one in ("somebody", "me")]
-    taken = choose(training(), listed, SENT)
-    assert taken
-    assert taken.id == "me"
+    assert taken(training(), listed, SENT) == "me"
 
 
 def test_an_error_shows_no_keys() -> None:
@@ -570,11 +512,11 @@ def test_an_error_shows_no_keys() -> None:
 
 def test_a_model_shows_what_the_list_leaves_out() -> None:
     listed = model(config=None, region=None, trainingData=None)
-    assert training().compare(merge_models(model(name=None), listed)).likeness is SAME
+    assert training().compare(models.merge_models(model(name=None), listed)).likeness is SAME
 
 
 def shown(name: str, **fields: Any) -> Deployment:
-    return read_deployment(answer({"id": name, "state": "DEPLOYED"} | fields))
+    return models.read_deployment(answer({"id": name, "state": "DEPLOYED"} | fields))
 
 
 @pytest.mark.parametrize(
@@ -590,9 +532,7 @@ def shown(name: str, **fields: Any) -> Deployment:
         (None, [], [shown("a")], {}),
     ],
 )
-def test_deployments_of_a_model_from_three_responses(
-    own: Any, itself: Any, every: Any, expected: Any
-) -> None:
+def test_deployments_of_a_model_in_three_responses(own: Any, itself: Any, every: Any, expected: Any) -> None:
     joined = join_deployments("m1", own, itself, every)
     assert {one.id: (one.model_id, one.region) for one in joined} == expected
 
@@ -608,6 +548,6 @@ def test_deployments_of_a_model_from_three_responses(
     ],
 )
 def test_the_nearest_models(given: str, sentence: str) -> None:
-    models = [model(id="1a2b", name="ranking"), model(id="text-encoder", name=None)]
-    assert nearest_models(models, given) == sentence
-    assert nearest_models([], given) == ""
+    known = [model(id="1a2b", name="ranking"), model(id="text-encoder", name=None)]
+    assert models.nearest_models(known, given) == sentence
+    assert models.nearest_models([], given) == ""

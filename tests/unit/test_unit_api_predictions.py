@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The prediction API by values: which options and inputs are refused, and what is sent."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any
@@ -22,12 +20,7 @@ from lucidworks_provider.client.predictions import (
     tokenize,
 )
 from lucidworks_provider.client.settings import parse_settings
-from lucidworks_provider.client.use_cases import (
-    MAX_BATCH,
-    USE_CASES,
-    PredictionOptions,
-    read_items,
-)
+from lucidworks_provider.client.use_cases import MAX_BATCH, USE_CASES, PredictionOptions, read_items
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.operators import prediction as prediction_operator
 
@@ -48,23 +41,33 @@ def sent_by(request: Request) -> Any:
     return json.loads(request.body or b"")
 
 
-def without_required(use_case: str) -> dict[str, Any]:
+def options_of(use_case: str, config: Any = None, model_config: Any = None) -> PredictionOptions[Any]:
+    return PredictionOptions(use_case, MODEL, config, model_config)
+
+
+def without_options(use_case: str, spelt: str = "") -> PredictionOptions[Any]:
+    """With the required ones alone."""
     needed = {"labels": ["a"], "memoryUuid": MEMORY}
-    return {name: needed[name] for name in USE_CASES[use_case].required}
+    return options_of(spelt or use_case, {name: needed[name] for name in USE_CASES[use_case].required})
 
 
-def body_of(use_case: str, config: Any = None, model_config: Any = None) -> dict[str, Any]:
-    options: PredictionOptions[Any] = PredictionOptions(use_case, MODEL, config, model_config)
-    return dict(options.body(ONE))
+def configs_of(options: PredictionOptions[Any]) -> tuple[Any, Any]:
+    body = options.body(ONE)
+    return body.get("useCaseConfig"), body.get("modelConfig")
 
 
-def refused(words: list[str], error: pytest.ExceptionInfo[InputError]) -> None:
+def assert_refused(words: list[str], call: Callable[..., Any], *arguments: Any) -> None:
     """The message has all words, and no key."""
-    assert [word for word in words if word not in str(error.value)] == []
-    assert KEY not in str(error.value)
+    with pytest.raises(InputError) as caught:
+        call(*arguments)
+    assert [word for word in words if word not in str(caught.value)] == []
+    assert KEY not in str(caught.value)
 
 
 # What is refused
+
+TEMPERATURES = (("0.5", 0.5), (" 1 ", 1), ("2e0", 2.0))
+TRUTHS = (("true", True), ("False", False), (" 1 ", True), ("0", False))
 
 
 @pytest.mark.parametrize(
@@ -82,16 +85,13 @@ def refused(words: list[str], error: pytest.ExceptionInfo[InputError]) -> None:
 )
 @pytest.mark.parametrize("use_case", ["passthrough", "rag"])
 def test_what_the_vendor_documents_of_a_model_passes(use_case: str, name: str, value: object) -> None:
-    assert body_of(use_case, None, {name: value})["modelConfig"] == {name: value}
+    assert configs_of(options_of(use_case, None, {name: value})) == (None, {name: value})
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[
-            ("temperature", value)
-            for value in (-0.1, 2.1, NAN, INFINITE, True, "2.1", "NaN", "", [1], 10**400)
-        ],
+        *[("temperature", value) for value in (-0.1, 2.1, NAN, INFINITE, True, "2.1", "", [1], 10**400)],
         *[("topP", value) for value in (-0.1, 1.1, NAN, False, "inf")],
         *[("topK", value) for value in (-2, 1.5, NAN, INFINITE, True, "1.5")],
         *[("presencePenalty", value) for value in (NAN, -INFINITE, True, "0x1", "1_0")],
@@ -102,9 +102,7 @@ def test_what_the_vendor_documents_of_a_model_passes(use_case: str, name: str, v
     ],
 )
 def test_what_no_model_takes_is_refused_by_name(name: str, value: object) -> None:
-    with pytest.raises(InputError, match=rf"model_config: {name} is") as caught:
-        PredictionOptions("passthrough", MODEL, None, {name: value})
-    refused([], caught)
+    assert_refused([f"model_config: {name} is"], options_of, "passthrough", None, {name: value})
 
 
 @pytest.mark.parametrize(
@@ -143,72 +141,49 @@ def test_what_no_model_takes_is_refused_by_name(name: str, value: object) -> Non
         ("rag", {1: 2}, ["no option 1"]),
     ],
 )
-def test_a_use_cases_options_are_refused_with_what_they_may_be(
-    use_case: str, config: Any, words: list[str]
-) -> None:
-    with pytest.raises(InputError) as caught:
-        PredictionOptions(use_case, MODEL, config)
-    refused(words, caught)
+def test_a_use_cases_options_are_refused(use_case: str, config: Any, words: list[str]) -> None:
+    assert_refused(words, options_of, use_case, config)
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"),
+    ("meant", "spelt"),
     [
-        *((given, "topK") for given in ("topk", "top_k")),
-        ("top-p", "topP"),
-        *((given, "temperature") for given in ("temprature", "Temperature")),
-        *((given, "maxTokens") for given in ("max_tokens", "maxToken")),
-        ("frequency_penalty", "frequencyPenalty"),
-        ("presencePenality", "presencePenalty"),
-        ("azure_endpoint", "azureEndpoint"),
-        ("googleProjectID", "googleProjectId"),
-        *((given, "apiKey") for given in ("api_key", "apikey", "API-KEY")),
+        ("topK", ["topk", "top_k"]),
+        ("topP", ["top-p"]),
+        ("temperature", ["temprature", "Temperature"]),
+        ("maxTokens", ["max_tokens", "maxToken"]),
+        ("frequencyPenalty", ["frequency_penalty"]),
+        ("presencePenalty", ["presencePenality"]),
+        ("azureEndpoint", ["azure_endpoint"]),
+        ("googleProjectId", ["googleProjectID"]),
+        ("apiKey", ["api_key", "apikey", "API-KEY"]),
     ],
 )
-def test_a_misspelt_option_is_refused_with_the_right_name(given: str, meant: str) -> None:
-    with pytest.raises(InputError, match=f"{given!r}.*Did you mean {meant!r}") as caught:
-        PredictionOptions("passthrough", MODEL, None, {given: KEY})
-    refused([], caught)
+def test_a_misspelt_option_is_refused_with_the_right_name(meant: str, spelt: list[str]) -> None:
+    for one in spelt:
+        words = [f"{one!r}", f"Did you mean {meant!r}"]
+        assert_refused(words, options_of, "passthrough", None, {one: KEY})
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "value"),
+    ("config", "model_config", "sent"),
     [
-        ("temperature", "0.5", 0.5),
-        ("temperature", " 1 ", 1),
-        ("temperature", "2e0", 2.0),
-        ("topK", "-1.0", -1.0),
-        ("topK", "40", 40),
-        ("maxTokens", "256", 256),
-        ("presencePenalty", "+1", 1),
+        # What a template has rendered.
+        *((None, {"temperature": text}, (None, {"temperature": value})) for text, value in TEMPERATURES),
+        (None, {"topK": "-1.0", "presencePenalty": "+1"}, (None, {"topK": -1.0, "presencePenalty": 1})),
+        (None, {"topK": "40", "maxTokens": "256"}, (None, {"topK": 40, "maxTokens": 256})),
+        *(({"useSystemPrompt": text}, None, ({"useSystemPrompt": value}, None)) for text, value in TRUTHS),
+        ({"dataType": None}, {"apiKey": None, "topP": 1, "seed": None}, (None, {"topP": 1})),
         # What is not documented stays as it is, and so does text.
-        ("seed", "7", "7"),
-        ("azureDeployment", "2024", "2024"),
+        ({"seed": 7}, {"seed": "7", "azureDeployment": "2024"}, ...),
+        ({"stop": ["\n"]}, {"reasoningEffort": "low"}, ...),
     ],
 )
-def test_a_rendered_number_is_a_number(name: str, text: str, value: object) -> None:
-    config = body_of("rag", None, {name: text})["modelConfig"]
-    assert config == {name: value}
-    assert type(config[name]) is type(value)
-
-
-@pytest.mark.parametrize(("text", "value"), [("true", True), ("False", False), (" 1 ", True), ("0", False)])
-def test_a_rendered_truth_value_is_one(text: str, value: bool) -> None:
-    assert body_of("passthrough", {"useSystemPrompt": text})["useCaseConfig"] == {"useSystemPrompt": value}
-
-
-def test_an_option_that_is_none_is_absent() -> None:
-    given = {"temperature": None, "apiKey": None, "topP": 1, "seed": None}
-    options: PredictionOptions[Any] = PredictionOptions("rag", MODEL, {"memoryUuid": None}, given)
-    assert options.body(ONE)["modelConfig"] == {"topP": 1}
-    assert "useCaseConfig" not in options.body(ONE)
+def test_what_is_sent_of_the_options(config: Any, model_config: Any, sent: Any) -> None:
+    options = options_of("passthrough", config, model_config)
+    # As texts, since 1 == 1.0 == True.
+    assert repr(configs_of(options)) == repr((config, model_config) if sent is ... else sent)
     assert options.secrets == ()
-
-
-@pytest.mark.parametrize("config", [{"seed": 7}, {"stop": ["\n"]}, {"reasoningEffort": "low"}])
-def test_an_option_that_nobody_documented_passes(config: dict[str, Any]) -> None:
-    body = body_of("rag", dict(config), dict(config))
-    assert (body["useCaseConfig"], body["modelConfig"]) == (config, config)
 
 
 @pytest.mark.parametrize(
@@ -231,24 +206,18 @@ def test_use_case_and_model_have_names(name: Any) -> None:
 
 
 def test_of_an_unknown_use_case_nothing_is_refused() -> None:
-    options: PredictionOptions[Any] = PredictionOptions(
-        "sentiment", "m", {"topk": 1, "labels": ""}, {"temperature": 9, "topk": "x", "api_key": KEY}
-    )
+    configs = {"topk": 1, "labels": ""}, {"temperature": 9, "topk": "x", "api_key": KEY}
+    options = options_of("sentiment", *configs)
     items = read_items([{"text": "x", "language": "de", "documents": None}], options)
-    assert options.body(items) == {
-        # A template that rendered to None.
-        "batch": [{"text": "x", "language": "de"}],
-        "useCaseConfig": {"topk": 1, "labels": ""},
-        "modelConfig": {"temperature": 9, "topk": "x", "api_key": KEY},
-    }
+    # A template that rendered to None.
+    assert options.body(items)["batch"] == [{"text": "x", "language": "de"}]
+    assert configs_of(options) == configs
     assert (options.known.prediction, options.known.asynchronous) == (Prediction, True)
 
 
 @pytest.mark.parametrize("use_case", USE_CASES)
 def test_underscores_and_hyphens_are_alike(use_case: str) -> None:
-    options: PredictionOptions[Any] = PredictionOptions(
-        use_case.replace("-", "_"), MODEL, without_required(use_case)
-    )
+    options = without_options(use_case, use_case.replace("-", "_"))
     assert (options.name, options.known) == (use_case, USE_CASES[use_case])
 
 
@@ -257,7 +226,7 @@ def test_underscores_and_hyphens_are_alike(use_case: str) -> None:
 
 def test_nothing_that_is_shown_or_stored_has_a_key() -> None:
     model_config = {"apiKey": KEY, "serviceAccountKey": KEY, "service_account_key": KEY, "temperature": 1}
-    options: PredictionOptions[Any] = PredictionOptions("rag", "gpt-4o", None, model_config)
+    options = options_of("rag", None, model_config)
     request = request_of(predict_items(options, read_items(RAG_INPUTS, options)))
     for shown in (repr(options), str(options), repr(request), json.dumps(options.as_json())):
         assert KEY not in shown
@@ -274,20 +243,19 @@ def test_every_request_with_a_key_names_it_as_a_secret(call: Callable[..., Any])
 
 
 def test_previews_take_the_options_of_what_they_preview() -> None:
-    with pytest.raises(InputError, match="tokenize takes the options of 'embedding', not of 'passthrough'"):
-        tokenize(use_cases.passthrough("m"), ["x"])
-    with pytest.raises(InputError, match="preview_prompt takes the options of 'passthrough', not of 'ner'"):
-        preview_prompt(use_cases.ner("m"), ["x"])
+    words = "{} takes the options of '{}', not of '{}'"
+    assert_refused([words.format("tokenize", "embedding", "passthrough")], tokenize, PASS, ["x"])
+    ner = use_cases.ner("m")
+    assert_refused([words.format("preview_prompt", "passthrough", "ner")], preview_prompt, ner, ["x"])
 
 
 @pytest.mark.parametrize("placeholder", ["x", "key", "prompt", "placeholder", "YOUR_API_KEY"])
 def test_a_placeholder_for_a_key_is_not_blanked_in_responses(placeholder: str) -> None:
     options = use_cases.passthrough("gpt-4o", model_config={"apiKey": placeholder})
-    told = Response(
-        200, {}, json.dumps({"prompt": f"Explain the key x of your prompt, {placeholder}."}).encode()
-    )
+    text = f"Explain the key x of your prompt, {placeholder}."
+    response = Response(200, {}, json.dumps({"prompt": text}).encode())
     request = request_of(preview_prompt(options, ["x"]))
-    assert read_blanked(read_prompt, told, *request.secrets).text.endswith(f"prompt, {placeholder}.")
+    assert read_blanked(read_prompt, response, *request.secrets).text == text
 
 
 def test_operator_and_api_agree() -> None:
@@ -334,9 +302,7 @@ RAG_INPUTS = [{"text": "Why did I go to Germany?", "documents": [DOCUMENT]}]
     ],
 )
 def test_inputs_are_refused_by_their_position(inputs: object, words: list[str]) -> None:
-    with pytest.raises(InputError) as caught:
-        read_items(inputs, PASS)
-    refused(words, caught)
+    assert_refused(words, read_items, inputs, PASS)
 
 
 @pytest.mark.parametrize(
@@ -354,9 +320,7 @@ def test_inputs_are_refused_by_their_position(inputs: object, words: list[str]) 
     ],
 )
 def test_rag_has_documents_with_body_and_source(change: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(InputError, match=r"inputs\[0\]") as caught:
-        read_items([RAG_INPUTS[0] | change], RAG)
-    refused(words, caught)
+    assert_refused(["inputs[0]", *words], read_items, [RAG_INPUTS[0] | change], RAG)
 
 
 def test_a_conversation_goes_on_without_documents() -> None:
@@ -395,9 +359,8 @@ def test_a_request_takes_1_to_32_inputs(count: int) -> None:
 
 @pytest.mark.parametrize("use_case", ["embedding", "classification"])
 def test_what_has_no_asynchronous_page_is_not_submitted(use_case: str) -> None:
-    options: PredictionOptions[Any] = PredictionOptions(use_case, "gte-small", without_required(use_case))
     with pytest.raises(InputError, match=f"{use_case}.*asynchronously.*LucidworksPredictionOperator"):
-        submit_items(options, ONE)
+        submit_items(without_options(use_case), ONE)
 
 
 # What is sent
@@ -454,12 +417,10 @@ def test_bodies_have_the_vendors_names_and_nothing_else(
         assert (submission.body, submission.replayable) == (request.body, False)
 
 
-@pytest.mark.parametrize("wrong", [{"labels": "abc"}, {"labels": None}])
-def test_a_text_is_no_list_of_labels(wrong: Any) -> None:
-    with pytest.raises(InputError, match="labels"):
-        use_cases.classification("m", **wrong)
-    with pytest.raises(InputError, match="entityTypeMap"):
-        use_cases.ner("m", entity_type_map={"person": "Bob"})
+def test_a_text_is_no_list_of_texts() -> None:
+    for labels in ("abc", None):
+        assert_refused(["labels"], lambda labels=labels: use_cases.classification("m", labels=labels))
+    assert_refused(["entityTypeMap"], lambda: use_cases.ner("m", entity_type_map={"person": "Bob"}))
 
 
 def test_documents_go_as_they_are_and_the_id_stays_here() -> None:
@@ -472,21 +433,24 @@ def test_documents_go_as_they_are_and_the_id_stays_here() -> None:
 
 def test_segments_are_quoted_and_the_previews_have_paths_of_their_own() -> None:
     options = use_cases.embedding("my model/1", data_type="query")
-    other: PredictionOptions[Any] = PredictionOptions("a/b", options.model_id)
-    assert request_of(predict_items(other, ONE)).url == f"{BASE}/ai/prediction/a%2Fb/my%20model%2F1"
-    renamed = request_of(predict_items(options, ONE), use_case_segments={"embedding": "vectors"})
-    assert renamed.url == f"{BASE}/ai/prediction/vectors/my%20model%2F1"
-    # Both spellings of a use case are valid.
+    other: Any = PredictionOptions("a/b", "my model/1")
     rewriter = use_cases.standalone_query_rewriter("m", memory_uuid="u")
-    for name in ("standalone-query-rewriter", "standalone_query_rewriter"):
-        renamed = request_of(predict_items(rewriter, ONE), use_case_segments={name: "rewriter"})
-        assert renamed.url == f"{BASE}/ai/prediction/rewriter/m"
-    tokens = request_of(tokenize(options, ["x"]))
-    assert (tokens.method, tokens.url) == ("POST", f"{BASE}/ai/tokenization/my%20model%2F1")
-    assert sent_by(tokens) == {"batch": [{"text": "x"}], "useCaseConfig": {"dataType": "query"}}
-    prompt = request_of(preview_prompt(use_cases.passthrough("m", use_system_prompt=True), ["x"]))
-    assert (prompt.method, prompt.url) == ("POST", f"{BASE}/ai/prompt/passthrough/m")
-    assert sent_by(prompt) == {"batch": [{"text": "x"}], "useCaseConfig": {"useSystemPrompt": True}}
+    prompt = use_cases.passthrough("m", use_system_prompt=True)
+    calls = {
+        "/ai/prediction/a%2Fb/my%20model%2F1": (predict_items(other, ONE), {}),
+        "/ai/prediction/vectors/my%20model%2F1": (predict_items(options, ONE), {"embedding": "vectors"}),
+        # Both spellings of a use case are valid.
+        "/ai/prediction/r1/m": (predict_items(rewriter, ONE), {"standalone-query-rewriter": "r1"}),
+        "/ai/prediction/r2/m": (predict_items(rewriter, ONE), {"standalone_query_rewriter": "r2"}),
+        "/ai/tokenization/my%20model%2F1": (tokenize(options, ["x"]), {}),
+        "/ai/prompt/passthrough/m": (preview_prompt(prompt, ["x"]), {}),
+    }
+    requests = [request_of(call, use_case_segments=segments) for call, segments in calls.values()]
+    assert [(one.method, one.url) for one in requests] == [("POST", BASE + path) for path in calls]
+    assert [sent_by(request) for request in requests[-2:]] == [
+        {"batch": [{"text": "x"}], "useCaseConfig": {"dataType": "query"}},
+        {"batch": [{"text": "x"}], "useCaseConfig": {"useSystemPrompt": True}},
+    ]
 
 
 # Whatever comes
@@ -506,11 +470,9 @@ INPUTS = ANYTHING | st.lists(INPUT, min_size=1, max_size=2)
 @pytest.mark.parametrize("use_case", [*USE_CASES, "other"])
 @settings(max_examples=25)
 @given(config=CONFIGS, model_config=CONFIGS, inputs=INPUTS)
-def test_no_options_raise_anything_but_input_errors(
-    use_case: str, config: Any, model_config: Any, inputs: Any
-) -> None:
+def test_no_options_raise_other_errors(use_case: str, config: Any, model_config: Any, inputs: Any) -> None:
     try:
-        options: PredictionOptions[Any] = PredictionOptions(use_case, "m", config, model_config)
+        options = options_of(use_case, config, model_config)
         items = read_items(inputs, options)
     except InputError:
         return
@@ -523,13 +485,13 @@ ODD = st.sampled_from([NAN, INFINITE, "\ud800", b"x", (), {1}, {(1,): 1}, 10**40
 @pytest.mark.parametrize("where", ["use_case_config", "model_config", "inputs"])
 @settings(max_examples=60)
 @given(
-    value=ODD | st.lists(ODD | ANYTHING, max_size=2) | st.dictionaries(st.text(max_size=3), ODD, max_size=2)
+    value=ODD | st.lists(ODD | ANYTHING, max_size=2) | st.dictionaries(st.text(max_size=1), ODD, max_size=2)
 )
 def test_what_passes_can_be_sent(where: str, value: Any) -> None:
     given_inputs = [{"text": "x", "custom": value, "id": value if isinstance(value, str) else None}]
     configs = {where: {"custom": value}} if where != "inputs" else {}
     try:
-        options: PredictionOptions[Any] = PredictionOptions("sentiment", "m", **configs)
+        options: Any = PredictionOptions("sentiment", "m", **configs)
         items = read_items(given_inputs if where == "inputs" else ["x"], options)
     except InputError:
         return

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers by values: what a job's body means, what a status means, what a token answer holds."""
 
-from __future__ import annotations
-
 import base64
 import json
 import sys
@@ -13,13 +11,8 @@ import pytest
 from lucidworks_provider.client import jobs
 from lucidworks_provider.client.auth.source import token_source
 from lucidworks_provider.client.auth.token import parse_token_response, token_request
-from lucidworks_provider.client.http.messages import (
-    Response,
-    check_status,
-    parse_json,
-    retry_after,
-    vendor_message,
-)
+from lucidworks_provider.client.http.messages import Response, check_status, parse_json, vendor_message
+from lucidworks_provider.client.http.messages import retry_after as read_retry_after
 from lucidworks_provider.client.jobs import CHUNKING, SMALL_BODY, JobState, parse_poll
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
@@ -39,58 +32,36 @@ PAYLOAD = [{"chunks": ["x"]}]
 
 
 @pytest.mark.parametrize(
-    ("body", "state"),
+    ("state", "bodies"),
     [
-        ({"status": "SUBMITTED"}, JobState.PENDING),
-        ({"status": "SUBMITTED", "chunkedData": []}, JobState.PENDING),
-        ({"status": "READY", "chunkedData": PAYLOAD}, JobState.RESULT),
-        ({"status": "ready", "chunkedData": PAYLOAD}, JobState.RESULT),
-        ({"status": "READY"}, JobState.EMPTY),
-        ({"status": "READY", "chunkedData": None}, JobState.EMPTY),
-        ({"status": "READY", "chunkedData": []}, JobState.EMPTY),
-        ({"status": "Succeeded", "chunkedData": PAYLOAD}, JobState.RESULT),
-        ({"status": "COMPLETED"}, JobState.EMPTY),
-        ({"data": {"status": "READY", "chunkedData": PAYLOAD}}, JobState.RESULT),
-        ({"status": "READY", "data": {"chunkedData": PAYLOAD}}, JobState.RESULT),
-        ({"data": {"chunkingId": "j", "status": "READY", "chunkedData": []}}, JobState.EMPTY),
-        ({"status": "FAILED"}, JobState.FAILED),
-        ({"status": "Failure"}, JobState.FAILED),
-        ({"status": "TIMED_OUT"}, JobState.FAILED),
-        ({"status": "cancelled"}, JobState.FAILED),
-        ({"status": "EXPIRED"}, JobState.FAILED),
-        ({"error": "no capacity"}, JobState.FAILED),
-        ({"error": None, "chunkedData": PAYLOAD}, JobState.RESULT),
-        ({"error": None}, JobState.PENDING),
-        ({"status": "SUBMITTED", "error": "of somebody else"}, JobState.PENDING),
-        ({"status": "ARCHIVED", "chunkedData": PAYLOAD}, JobState.PENDING),
-        ({"status": "RETRIEVED", "chunkedData": PAYLOAD}, JobState.RESULT),
-        ({"status": "RETRIEVED"}, JobState.GONE),
-        ({"status": "RETRIEVED", "chunkedData": []}, JobState.GONE),
-        ({"status": "ERROR", "message": "m"}, JobState.FAILED),
-        ({"status": "ERROR", "chunkedData": PAYLOAD}, JobState.FAILED),
-        ({"status": "RUNNING"}, JobState.PENDING),
-        ({"status": "RUNNING", "chunkedData": PAYLOAD}, JobState.PENDING),
-        ({"chunkedData": PAYLOAD}, JobState.RESULT),
-        ({}, JobState.PENDING),
-        ([], JobState.UNREADABLE),
-        ("text", JobState.UNREADABLE),
+        (JobState.RESULT, [{"status": one, "chunkedData": PAYLOAD} for one in ("ready", "Succeeded")]),
+        (JobState.RESULT, [{"status": "RETRIEVED", "chunkedData": PAYLOAD}, {"chunkedData": PAYLOAD}]),
+        (JobState.RESULT, [{"data": {"status": "READY", "chunkedData": PAYLOAD}}]),
+        (JobState.RESULT, [{"status": "READY", "data": {"chunkedData": PAYLOAD}}]),
+        (JobState.RESULT, [{"error": None, "chunkedData": PAYLOAD}]),
+        (JobState.EMPTY, [{"status": "READY"}, {"status": "COMPLETED"}]),
+        (JobState.EMPTY, [{"status": "READY", "chunkedData": nothing} for nothing in (None, [])]),
+        (JobState.EMPTY, [{"data": {"chunkingId": "j", "status": "READY", "chunkedData": []}}]),
+        (JobState.GONE, [{"status": "RETRIEVED"}, {"status": "RETRIEVED", "chunkedData": []}]),
+        (JobState.FAILED, [{"status": one} for one in ("Failure", "TIMED_OUT", "cancelled", "EXPIRED")]),
+        (JobState.FAILED, [{"status": "ERROR", "message": "m"}, {"status": "ERROR", "chunkedData": PAYLOAD}]),
+        (JobState.FAILED, [{"error": "no capacity"}, {"status": "FAILED"}]),
+        (JobState.PENDING, [{}, {"error": None}, {"status": "SUBMITTED"}, {"status": "RUNNING"}]),
+        (JobState.PENDING, [{"status": "SUBMITTED", "chunkedData": []}]),
+        (JobState.PENDING, [{"status": "SUBMITTED", "error": "of somebody else"}]),
+        (JobState.PENDING, [{"status": one, "chunkedData": PAYLOAD} for one in ("RUNNING", "ARCHIVED")]),
+        (JobState.UNREADABLE, [[], "text"]),
     ],
 )
-def test_the_table_of_job_states(body: object, state: JobState) -> None:
-    assert parse_poll(json.dumps(body).encode(), CHUNKING).state is state
-
-
-def test_a_cut_body_is_unreadable_and_shows_its_start() -> None:
-    seen = parse_poll(b'{"status": "READY", "chunkedData": [{"chu', CHUNKING)
-    assert seen.state is JobState.UNREADABLE
-    assert seen.message.startswith('{"status": "READY"')
+def test_the_table_of_job_states(state: JobState, bodies: list[object]) -> None:
+    assert [one for one in bodies if parse_poll(json.dumps(one).encode(), CHUNKING).state is not state] == []
 
 
 def test_a_large_body_is_kept_without_being_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "parse_json", lambda body: pytest.fail("decoded"))
     body = b'{"status": "READY", "chunkedData": [{"chunks": ["' + b"x" * SMALL_BODY
-    assert parse_poll(body, CHUNKING).state is JobState.RESULT
-    assert parse_poll(b"\xef\xbb\xbf \n" + body, CHUNKING).state is JobState.RESULT
+    for bom in (b"", b"\xef\xbb\xbf \n"):
+        assert parse_poll(bom + body, CHUNKING).state is JobState.RESULT
 
 
 LARGE = b"x" * SMALL_BODY
@@ -120,9 +91,9 @@ LARGE_PAYLOAD = b'[{"chunks": ["' + LARGE + b'"], "spans": [[0, 1]], "status": "
     ],
 )
 def test_a_large_body_says_as_much_as_a_small_one(body: bytes, state: JobState) -> None:
-    assert parse_poll(body.replace(b"%p", LARGE_PAYLOAD), CHUNKING).state is state
-    small = body.replace(b"%p", LARGE_PAYLOAD).replace(LARGE, b"x")
-    assert parse_poll(small, CHUNKING).state is state
+    large = body.replace(b"%p", LARGE_PAYLOAD)
+    for one in (large, large.replace(LARGE, b"x")):
+        assert parse_poll(one, CHUNKING).state is state
 
 
 @pytest.mark.parametrize("payload", [b"null", b"[]", LARGE_PAYLOAD])
@@ -136,9 +107,12 @@ def test_the_id_in_a_body_is_compared(payload: bytes, named: object, other: str)
         assert parse_poll(body.replace(b"%p", payload), CHUNKING, "j-1").other_job == other
 
 
-def test_a_large_page_of_html_is_no_result() -> None:
-    seen = parse_poll(b"<html>" + b"x" * SMALL_BODY, CHUNKING)
-    assert (seen.state, seen.message[:6]) == (JobState.UNREADABLE, "<html>")
+@pytest.mark.parametrize(
+    "body", [b'{"status": "READY", "chunkedData": [{"chu', b"<html>" + b"x" * SMALL_BODY]
+)
+def test_a_cut_body_and_a_page_are_unreadable_and_show_their_start(body: bytes) -> None:
+    seen = parse_poll(body, CHUNKING)
+    assert (seen.state, seen.message[:18]) == (JobState.UNREADABLE, body[:18].decode())
 
 
 @pytest.mark.parametrize(
@@ -210,22 +184,19 @@ def test_error_bodies_of_every_kind_give_their_words(body: bytes, words: str) ->
     ],
 )
 def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
-    assert retry_after(Response(429, headers, b"")) == seconds
+    assert read_retry_after(Response(429, headers, b"")) == seconds
 
 
 def test_the_token_request_is_the_documented_one() -> None:
-    settings = LucidworksSettings(
-        "lw", "id", "hidden", auth_url="https://identity.example", auth_server_id="aus1"
-    )
+    settings = LucidworksSettings("lw", "id", "hidden", auth_url="https://identity", auth_server_id="aus1")
     request = token_request(settings, "sc")
-    assert (request.method, request.url) == ("POST", "https://identity.example/oauth2/aus1/v1/token")
-    assert request.params == (("scope", "sc"), ("grant_type", "client_credentials"))
+    assert (request.method, request.url) == ("POST", "https://identity/oauth2/aus1/v1/token")
+    assert (request.params, request.body) == ((("scope", "sc"), ("grant_type", "client_credentials")), None)
     assert dict(request.headers) == {
         "Accept": "application/json",
         "Cache-Control": "no-cache",
         "Content-Type": "application/x-www-form-urlencoded",
     }
-    assert request.body is None
     assert "hidden" not in repr(request)
 
 
@@ -234,23 +205,30 @@ def _jwt(claims: object) -> str:
     return f"eyJ4.{payload}.sig"
 
 
+DATED = {"date": "Wed, 21 Oct 2026 07:28:00 GMT"}
+ODD_CLAIMS: tuple[Any, ...] = ({"exp": "soon"}, {"exp": 1e999}, [])
+
+
 @pytest.mark.parametrize(
-    ("fields", "lifetime"),
+    ("fields", "headers", "lifetime", "server_time"),
     [
-        ({"expires_in": 3600}, 3600),
-        ({"expires_in": "120"}, 120),
-        ({"expires_in": None, "access_token": _jwt({"iat": 100, "exp": 160})}, 60),
-        ({"access_token": "opaque"}, 3600),
-        ({"expires_in": -5}, 3600),
+        ({"expires_in": 3600}, DATED, 3600, 1792567680),
+        ({"expires_in": "120"}, {}, 120, None),
+        ({"access_token": _jwt({"iat": 100, "exp": 160})}, DATED, 60, 1792567680),
+        ({"access_token": "opaque"}, {}, 3600, None),
+        ({"expires_in": -5}, {}, 3600, None),
+        # The clock of the server is its date, else the token's own expiry tells it.
+        ({"access_token": _jwt({"exp": 5000}), "expires_in": 600}, DATED, 600, 1792567680),
+        ({"access_token": _jwt({"exp": 5000}), "expires_in": 600}, {}, 600, 4400.0),
+        *(({"access_token": _jwt(one), "expires_in": 600}, {}, 600, None) for one in ODD_CLAIMS),
     ],
 )
-def test_the_lifetime_of_a_token(fields: dict[str, Any], lifetime: float) -> None:
+def test_the_lifetime_of_a_token_and_the_servers_clock(
+    fields: dict[str, Any], headers: dict[str, str], lifetime: float, server_time: float | None
+) -> None:
     body = {"access_token": "opaque", "token_type": "Bearer"} | fields
-    grant = parse_token_response(
-        Response(200, {"date": "Wed, 21 Oct 2026 07:28:00 GMT"}, json.dumps(body).encode())
-    )
-    assert grant.lifetime == lifetime
-    assert grant.server_time == 1792567680
+    grant = parse_token_response(Response(200, headers, json.dumps(body).encode()))
+    assert (grant.lifetime, grant.server_time) == (lifetime, server_time)
     assert grant.access_token not in repr(grant)
 
 
@@ -272,32 +250,11 @@ def test_an_unknown_scope_is_refused() -> None:
         token_source(LucidworksSettings("lw", "i", "s", share_via="memory"), "predict")
 
 
-@pytest.mark.parametrize(
-    ("claims", "headers", "server_time"),
-    [
-        ({"exp": 5000}, {"date": "Sun, 22 Nov 2026 10:00:00 GMT"}, 1795341600.0),
-        ({"exp": 5000}, {}, 4400.0),
-        ({"exp": "soon"}, {}, None),
-        ({"exp": 1e999}, {}, None),
-        ([], {}, None),
-    ],
-)
-def test_the_server_clock_is_the_date_else_the_tokens_own_expiry(
-    claims: object, headers: dict[str, str], server_time: float | None
-) -> None:
-    body = json.dumps({"access_token": _jwt(claims), "expires_in": 600}).encode()
-    assert parse_token_response(Response(200, headers, body)).server_time == server_time
-
-
 @pytest.mark.parametrize("parser", ["orjson", "json"])
-def test_what_is_paid_for_is_read_where_json_is_nearly_right(
-    parser: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nearly_valid_json_is_read(parser: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if parser == "json":
         monkeypatch.setitem(sys.modules, "orjson", None)
-    assert parse_json(b'{"response": "cut \\ud83d", "score": NaN}') == {
-        "response": "cut \ufffd",
-        "score": None,
-    }
+    read = {"response": "cut \ufffd", "score": None}
+    assert parse_json(b'{"response": "cut \\ud83d", "score": NaN}') == read
     assert parse_json(b'{"response": "\\ud83d\\ude00"}') == {"response": "\U0001f600"}
     assert parse_json(b"<html>") is None

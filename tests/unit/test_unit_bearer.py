@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which hosts may see a token, however their address is spelt."""
 
-from __future__ import annotations
-
 import pytest
 
 from lucidworks_provider.client.http.transport import AllowedHosts

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The job protocol by values: the record across attempts, and waiting for one job."""
 
-from __future__ import annotations
-
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -55,25 +53,21 @@ REFUSED = PollResult(JobState.REFUSED, "", "400")
 class World:
     """Plays one conversation: polls see the script's entries in turn, the last one for ever."""
 
-    def __init__(self, *script: PollResult, deadline: float = 1000.0, stored_at: float | None = None) -> None:
-        self.script = list(script)
-        self.deadline = deadline
-        self.stored_at = stored_at
+    def __init__(self, *script: PollResult, deadline: float = 1000.0, stored_at: float = inf) -> None:
+        self.script, self.deadline, self.stored_at = list(script), deadline, stored_at
         self.now = 0.0
-        self.polls = 0
         self.times: list[float] = []
+
+    @property
+    def polls(self) -> int:
+        return len(self.times)
 
     def run(
         self, poll_interval: float = 5.0, confirm_seconds: float = 0.0, *, until: float = inf, **how: Any
     ) -> PollOutcome | None:
         """The outcome; None if there is none by then."""
-        conversation = job_decision(
-            poll_interval=poll_interval,
-            deadline=self.deadline,
-            now=lambda: self.now,
-            confirm_seconds=confirm_seconds,
-            **how,
-        )
+        how |= {"poll_interval": poll_interval, "confirm_seconds": confirm_seconds}
+        conversation = job_decision(deadline=self.deadline, now=lambda: self.now, **how)
         reply: Any = None
         while self.now < until:
             try:
@@ -82,10 +76,9 @@ class World:
                 return stop.value
             match command:
                 case CheckStorage():
-                    reply = self.stored_at is not None and self.now >= self.stored_at
+                    reply = self.now >= self.stored_at
                 case Poll():
                     reply = self.script[min(self.polls, len(self.script) - 1)]
-                    self.polls += 1
                     self.times.append(self.now)
                 case Sleep(seconds):
                     assert seconds > 0
@@ -124,29 +117,30 @@ class World:
 )
 def test_the_table_of_waiting(script: list[PollResult], end: JobEnd, polls: int) -> None:
     world = World(*script)
-    assert world.ends() is end
-    assert world.polls == polls
+    assert (world.ends(), world.polls) == (end, polls)
 
 
-def test_pages_of_html_do_not_fail_a_job_but_are_told_at_the_deadline() -> None:
-    assert World(UNREADABLE, deadline=100.0).run() == PollOutcome(JobEnd.TIMEOUT, "<html>")
-
-
-def test_a_result_that_another_reader_took_is_waited_for() -> None:
-    world = World(RETRIEVED, stored_at=GONE_PATIENCE / 2)
-    assert world.ends() is JobEnd.COLLECTED
-
-
-def test_a_result_that_nobody_stores_is_gone_after_the_patience() -> None:
-    world = World(RETRIEVED)
-    assert world.ends() is JobEnd.GONE
-    assert GONE_PATIENCE <= world.now <= GONE_PATIENCE + 10
-
-
-def test_an_unknown_id_is_given_time_while_the_job_is_young() -> None:
-    world = World(UNKNOWN_ID)
-    assert world.ends() is JobEnd.GONE
-    assert world.now >= NEVER_SEEN + GONE_PATIENCE
+@pytest.mark.parametrize(
+    ("world", "end", "least", "most"),
+    [
+        # The deadline ends the wait with a last look.
+        (World(PENDING, deadline=100.0), JobEnd.TIMEOUT, 100, 100),
+        (World(*[PENDING] * 3, RESULT, deadline=12.0), JobEnd.COLLECTED, 5, 12),
+        # Pages of HTML do not fail a job.
+        (World(UNREADABLE, deadline=100.0), JobEnd.TIMEOUT, 100, 100),
+        # Another reader has taken the result, and stores it or does not.
+        (World(RETRIEVED, stored_at=GONE_PATIENCE / 2), JobEnd.COLLECTED, 0, GONE_PATIENCE),
+        (World(RETRIEVED), JobEnd.GONE, GONE_PATIENCE, GONE_PATIENCE + 10),
+        # An id may be unknown while the job is young.
+        (World(UNKNOWN_ID), JobEnd.GONE, NEVER_SEEN + GONE_PATIENCE, 1000),
+    ],
+)
+def test_how_long_a_job_is_waited_for(world: World, end: JobEnd, least: float, most: float) -> None:
+    outcome = world.run()
+    assert outcome is not None
+    assert outcome.end is end
+    assert least - 0.001 <= world.now <= most + 0.001
+    assert outcome.message == ("<html>" if world.script == [UNREADABLE] else outcome.message)
 
 
 @pytest.mark.parametrize(
@@ -164,17 +158,6 @@ def test_the_end_of_a_failed_job_is_told_within_a_poll_interval() -> None:
     assert world.ends(poll_interval=30.0) is JobEnd.FAILED
     assert world.polls == 30 + REREADS + 1
     assert world.now - world.times[30] <= 30.0
-
-
-def test_the_deadline_ends_the_wait_with_a_last_look() -> None:
-    world = World(PENDING, deadline=100.0)
-    assert world.ends() is JobEnd.TIMEOUT
-    assert world.now == pytest.approx(100.0)
-
-
-def test_a_job_ready_at_the_deadline_is_collected() -> None:
-    world = World(*[PENDING] * 3, RESULT, deadline=12.0)
-    assert world.ends() is JobEnd.COLLECTED
 
 
 @pytest.mark.parametrize(
@@ -198,8 +181,7 @@ def test_a_poke_polls_again_only_where_one_response_does_not_decide(
     script: list[PollResult], end: JobEnd, polls: int
 ) -> None:
     poke = World(*script, deadline=0.0)
-    assert poke.ends(confirm_seconds=30.0) is end
-    assert poke.polls == polls
+    assert (poke.ends(confirm_seconds=30.0), poke.polls) == (end, polls)
     assert poke.now <= 30.0
 
 
@@ -241,9 +223,7 @@ def test_a_record_survives_storage(store: JobStateStore) -> None:
 
 
 @pytest.mark.parametrize("data", ["", "{", "[]", "null", '{"version": 2}', '{"version": 1}', '"x"'])
-def test_damaged_records_are_no_records(
-    store: JobStateStore, data: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_records_are_none(store: JobStateStore, data: str, caplog: pytest.LogCaptureFixture) -> None:
     write_file(f"{store.results.folder}/record.json", data.encode())
     assert store.load() is None
     assert "cannot be read" in caplog.text
@@ -274,10 +254,14 @@ def test_a_change_costs_one_part_of_a_record_whatever_its_size(store: JobStateSt
     store.save(record)
     names = {f"record-{n}.json" if n else "record.json" for n in range(10)}
     assert set(names_in(store.results.folder)) == names
-    before = {name: (Path(store.results.folder) / name).read_bytes() for name in names}
+
+    def files() -> dict[str, bytes]:
+        return {name: (Path(store.results.folder) / name).read_bytes() for name in names}
+
+    before = files()
     record.submitted(3 * PART + 1, "another")
     store.save(record)
-    after = {name: (Path(store.results.folder) / name).read_bytes() for name in names}
+    after = files()
     assert {name for name in names if before[name] != after[name]} == {"record-3.json"}
     assert len(max(after.values(), key=len)) < 64_000
     record.finish({"uri": "u"})
@@ -331,17 +315,17 @@ def test_parts_of_another_record_are_ignored(store: JobStateStore) -> None:
     assert record.jobs == {}
 
 
-def test_a_retry_goes_on_with_the_same_jobs() -> None:
+def resumed(found: JobRecord | None, **changes: Any) -> tuple[JobRecord, str]:
+    """What an attempt makes of a record, by default with the same input."""
+    return resume(found, **{"fingerprint": "f", "generation": 2, "size": 3} | changes)
+
+
+def test_a_retry_goes_on_with_the_same_jobs_and_every_wait_has_a_nonce_of_its_own() -> None:
     found = with_jobs("a")
     nonce = found.nonce
-    record, said = resume(found, fingerprint="f", generation=2, size=3)
+    record, said = resumed(found)
     assert (record.jobs, record.nonce, record.new) == ({0: "a"}, nonce, False)
     assert "Resuming 1 job of" in said
-
-
-def test_every_wait_has_a_nonce_of_its_own() -> None:
-    record = with_jobs("a")
-    nonce = record.nonce
     record.begin_wait()
     assert record.nonce != nonce
     assert record.jobs == {0: "a"}
@@ -353,25 +337,24 @@ def test_a_new_attempt_submits_again_what_failed_or_was_gone() -> None:
     found.mark_gone(0)
     found.submitted(0, "d")
     assert (found.missing(), found.resubmitted) == ([], {0})
-    record, said = resume(found, fingerprint="f", generation=2, size=3)
+    record, said = resumed(found)
     assert (record.missing(), record.resubmitted, record.failed) == ([1], set(), {})
     assert said == "Resuming 2 jobs of an earlier attempt; 1 that ended in ERROR are submitted again."
 
 
-def test_other_input_starts_again_and_names_some_orphans() -> None:
-    record, said = resume(with_jobs("job-a"), fingerprint="g", generation=2, size=3)
+@pytest.mark.parametrize(("jobs", "words"), [(1, "orphans: job-0"), (3000, "job-19 and 2,980 more")])
+def test_other_input_starts_again_and_names_some_orphans(jobs: int, words: str) -> None:
+    found = with_jobs(*(f"job-{p}" for p in range(jobs)), size=jobs)
+    record, said = resumed(found, fingerprint="g")
     assert record.jobs == {}
-    assert said.endswith("orphans: job-a")
-    many = with_jobs(*(f"job-{p}" for p in range(3000)), size=3000)
-    _, said = resume(many, fingerprint="g", generation=2, size=3)
-    assert said.endswith("job-19 and 2,980 more")
+    assert said.endswith(words)
 
 
 def test_a_success_is_returned_to_a_retry_and_repeated_after_a_clear() -> None:
     found = with_jobs("a")
     found.finish({"uri": "u"})
-    assert resume(found, fingerprint="f", generation=2, size=3)[0].result == {"uri": "u"}
-    again = resume(found, fingerprint="f", generation=5, size=3)[0]
+    assert resumed(found)[0].result == {"uri": "u"}
+    again, _ = resumed(found, generation=5)
     assert (again.result, again.jobs, again.generation) == (None, {}, 5)
 
 
@@ -381,7 +364,7 @@ def test_what_starts_again_is_newer_than_what_it_replaces(store: JobStateStore) 
         old = with_jobs("a", "b")
         old.finish({"uri": "u"})
         store.save(old)
-        record, _ = resume(store.load(), **{"fingerprint": "f", "generation": 2, "size": 3} | change)
+        record, _ = resumed(store.load(), **change)
         record.intend([0])
         JobStateStore(store.results, None).save(record)
         assert store.load() == record
@@ -393,19 +376,19 @@ def test_clearing_a_failed_task_keeps_its_jobs_and_settles_the_open_submission()
         found.intend([0, 1, 2, 3])
         found.submitted(0, "a")
         found.withdraw([3])
-        record, _ = resume(found, fingerprint="f", generation=generation, size=4)
+        record, _ = resumed(found, generation=generation, size=4)
         assert (record.jobs, record.intents, record.generation) == ({0: "a"}, intents, generation)
 
 
 def test_the_fingerprint_tells_every_part_apart() -> None:
-    options = {"chunker": "sentence"}
-    seen = {
-        fingerprint_of(options, [("a", "bc")]),
-        fingerprint_of(options, [("ab", "c")]),
-        fingerprint_of(options, [("a", "b"), ("c", "")]),
-        fingerprint_of({"chunker": "semantic"}, [("a", "bc")]),
-    }
-    assert len(seen) == 4
+    one, other = {"chunker": "sentence"}, {"chunker": "semantic"}
+    inputs = [
+        (one, [("a", "bc")]),
+        (one, [("ab", "c")]),
+        (one, [("a", "b"), ("c", "")]),
+        (other, [("a", "bc")]),
+    ]
+    assert len({fingerprint_of(*given) for given in inputs}) == 4
 
 
 def test_an_outcome_is_small_and_survives_the_event() -> None:
@@ -440,14 +423,13 @@ def test_no_poll_comes_before_the_retry_after_of_the_response_before(
         assert now - before >= min(seen.retry_after or 0.0, deadline - before) * 0.999
 
 
-def polls_within(seconds: float, *seen: PollResult) -> int:
-    """How often a job is asked for that is polled every 50 ms while all is well."""
-    world = World(*seen, deadline=1e6)
-    world.run(30.0, until=seconds, wait=lambda age, interval: 0.05)
-    return world.polls
-
-
 def test_a_service_that_does_not_respond_is_asked_ever_more_seldom() -> None:
+    def polls_within(seconds: float, *seen: PollResult) -> int:
+        """How often a job is asked for that is polled every 50 ms while all is well."""
+        world = World(*seen, deadline=1e6)
+        world.run(30.0, until=seconds, wait=lambda age, interval: 0.05)
+        return world.polls
+
     # 0.5 to 1 s, 1 to 2 s, … up to 15 to 30 s.
     assert 5 <= polls_within(60.0, UNREADABLE) <= 9
     assert polls_within(60.0, PENDING) == pytest.approx(1200, abs=2)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is counted, and that the page has each name."""
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess
@@ -70,8 +68,7 @@ def test_where_no_airflow_is_loaded_none_is() -> None:
         "import sys; from lucidworks_provider import metrics; metrics.refreshed('s'); metrics.written({'chunks': 1});"
         "print([name for name in sys.modules if name.startswith('airflow')])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
 def endpoints() -> set[str]:

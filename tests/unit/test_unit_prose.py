@@ -1,16 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prose: banned phrases are found in text, and nowhere else."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from dev import prose
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # Sentences of earlier pages, each with what is wrong in it.
 WRONG = (
@@ -48,53 +43,51 @@ RIGHT = (
 )
 
 
+MODULE = '''"""One line.
+
+Nobody reads ``stands``.
+"""
+# It is told
+# where it lies.
+raise ValueError(f"Waiting goes on for {seconds} s.", "stands")
+'''
+QUOTED = "```text\nit stands\n```\n\n`it stands` ``a `b` stands`` [page](goes-on.md)\n\n> it goes on\n\nstand-ins\n"
+
+
 def found(path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(prose, "ROOT", path.parent)
     path.write_text(text)
-    return [line.rpartition(": use ")[0] for line in prose.problems(path)]
+    return [line.rpartition(": use ")[0].removeprefix(f"{path.name}:") for line in prose.problems(path)]
 
 
-def test_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "# Waiting\n\nThe retry goes\non waiting. Whoever reads it, engineers who run it.\n"
-    assert found(tmp_path / "a.md", text, monkeypatch) == ["a.md:3: goes on", "a.md:4: Whoever"]
-
-
-def test_code_and_quotations_of_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "```text\nit stands\n```\n\n`it stands` ``a `b` stands`` [page](goes-on.md)\n\n> it goes on\n\nstand-ins\n"
-    assert found(tmp_path / "a.md", text, monkeypatch) == []
+@pytest.mark.parametrize(
+    ("name", "text", "problems"),
+    [
+        (
+            "a.md",
+            "# A\n\nIt goes\non waiting. Whoever reads it, engineers who run it.\n",
+            ["3: goes on", "4: Whoever"],
+        ),
+        ("a.md", QUOTED, []),
+        *(("a.md", text, []) for text in RIGHT),
+        ("a.py", MODULE, ["3: Nobody", "5: told", "6: lies", "7: goes on"]),
+    ],
+)
+def test_what_is_found(
+    name: str, text: str, problems: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert found(tmp_path / name, text, monkeypatch) == problems
 
 
 @pytest.mark.parametrize(("text", "wrong"), WRONG, ids=lambda one: one[:30])
 def test_what_is_wrong(text: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert f"a.md:1: {wrong}" in found(tmp_path / "a.md", text, monkeypatch)
-
-
-@pytest.mark.parametrize("text", RIGHT, ids=lambda one: one[:30])
-def test_what_is_right(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert found(tmp_path / "a.md", text, monkeypatch) == []
+    assert f"1: {wrong}" in found(tmp_path / "a.md", text, monkeypatch)
 
 
 def test_other_files_of_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prose, "ROOT", tmp_path)
-    for name in ("deploy/alerts.yaml", ".github/ISSUE_TEMPLATE/bug.yml", "example_dags/a.py", "deploy/a.tf"):
+    names = ("deploy/alerts.yaml", ".github/ISSUE_TEMPLATE/bug.yml", "example_dags/a.py", "deploy/a.tf")
+    for name in (*names, "CODE_OF_CONDUCT.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("# Nobody reads it.\n")
-    (tmp_path / "CODE_OF_CONDUCT.md").write_text("Nobody\n")
     assert len([problem for path in prose.files() for problem in prose.problems(path)]) == 5
-
-
-def test_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = '''"""One line.
-
-    Nobody reads ``stands``.
-    """
-    # It is told
-    # where it lies.
-    raise ValueError(f"Waiting goes on for {seconds} s.", "stands")
-    '''.replace("\n    ", "\n")
-    assert found(tmp_path / "a.py", text, monkeypatch) == [
-        "a.py:3: Nobody",
-        "a.py:5: told",
-        "a.py:6: lies",
-        "a.py:7: goes on",
-    ]

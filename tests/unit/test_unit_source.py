@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shell of the token protocol with a scripted store and service: what threads and accidents do to it."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -42,19 +42,44 @@ def source_of(store: TokenStore, service: IdentityServer, clock: Later | None = 
     return TokenSource(store, Service(service, service.time), monotonic=clock or time.monotonic)
 
 
-class Hanging(MemoryStore):
-    """A store whose reads hang until the test lets them go on."""
+class Store(MemoryStore):
+    """Calls what a test sets before each operation."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.hangs = False
-        self.entered, self.leave = threading.Event(), threading.Event()
+    before_read: Callable[[], Any] = staticmethod(lambda: None)
+    before_claim: Callable[[Claim], Any] = staticmethod(lambda _: None)
+    before_publication: Callable[[AccessToken], Any] = staticmethod(lambda _: None)
 
     def read(self) -> protocol.Snapshot:
-        if self.hangs:
-            self.entered.set()
-            self.leave.wait(20)
+        self.before_read()
         return super().read()
+
+    def write_claim(self, claim: Claim) -> None:
+        self.before_claim(claim)
+        super().write_claim(claim)
+
+    def publish(self, token: AccessToken) -> None:
+        self.before_publication(token)
+        super().publish(token)
+
+
+class Hanging(Store):
+    """A store whose reads hang until the test lets them go on."""
+
+    def hang(self) -> None:
+        self.entered, self.leave = threading.Event(), threading.Event()
+        self.before_read = lambda: (self.entered.set(), self.leave.wait(20))
+
+    def heal(self) -> None:
+        self.before_read = lambda: None
+
+
+class Stopped(BaseException):
+    """As Airflow's own time-out of a task."""
+
+
+def shared_token() -> AccessToken:
+    now = time.time()
+    return AccessToken("shared", now, now + 50, now + 60)
 
 
 def test_a_token_is_asked_for_once_and_kept() -> None:
@@ -88,8 +113,7 @@ def test_a_token_that_others_shared_is_used_while_asking_is_held_off() -> None:
     for _ in range(REFUSED_IN_A_ROW - 1):
         source.get(source.get())
     refused = source.get()
-    now = time.time()
-    store.publish(AccessToken("shared", now, now + 50, now + 60))
+    store.publish(shared_token())
     assert source.get(refused) == "shared"
 
 
@@ -149,7 +173,7 @@ async def test_coroutines_that_waited_for_a_failure_get_an_error_each() -> None:
     service.error = AuthenticationError("no", status=401)
     source = source_of(MemoryStore(), service)
     errors = await asyncio.gather(*(source.aget() for _ in range(3)), return_exceptions=True)
-    assert [(str(err), getattr(err, "status", None)) for err in errors] == [("no", 401)] * 3
+    assert [(str(err), err.status) for err in errors] == [("no", 401)] * 3
     assert len(set(map(id, errors))) == 3
 
 
@@ -168,53 +192,30 @@ def test_a_short_lived_token_is_renewed_at_its_appointment() -> None:
 def test_a_slow_refresh_keeps_its_claim_moving(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "HEARTBEAT", 0.05)
 
-    class PollOutcome(MemoryStore):
-        heartbeats: list[int] = []  # noqa: RUF012
-
-        def write_claim(self, claim: Claim) -> None:
-            self.heartbeats.append(claim.heartbeat)
-            super().write_claim(claim)
-
-    store = PollOutcome()
+    store, beats = Store(), []
+    store.before_claim = lambda claim: beats.append(claim.heartbeat)
     source_of(store, IdentityServer(seconds=0.4)).get()
-    assert store.heartbeats[:6] == [0, 1, 2, 3, 4, 5]
+    assert beats[:6] == [0, 1, 2, 3, 4, 5]
     assert store.read().claim == protocol.RELEASED
 
 
-def test_a_refresh_whose_caller_is_stopped_is_published_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at", ["a heartbeat", "the publication"])
+def test_a_refresh_whose_caller_is_stopped_is_published_all_the_same(
+    at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(protocol, "HEARTBEAT", 0.05)
+    store, service, stops = Store(), IdentityServer(seconds=0.2), [Stopped()]
 
-    class Stopped(BaseException):
-        """As Airflow's own time-out of a task."""
+    def stop(now: bool) -> None:
+        if now and stops:
+            raise stops.pop()
 
-    class Store(MemoryStore):
-        def write_claim(self, claim: Claim) -> None:
-            if claim.heartbeat == 2:  # the first one comes before the refresh
-                raise Stopped
-            super().write_claim(claim)
-
-    store, service = Store(), IdentityServer(seconds=0.2)
-    with pytest.raises(Stopped):
-        source_of(store, service).get()
-    token = store.read().token
-    assert token is not None
-    assert token.value == "token-1"
-
-
-def test_a_caller_that_is_stopped_while_it_shares_the_token_shares_it() -> None:
-    class Stopped(BaseException):
-        """As Airflow's own time-out of a task."""
-
-    class Store(MemoryStore):
-        stopped = False
-
-        def publish(self, token: AccessToken) -> None:
-            if not self.stopped:
-                self.stopped = True
-                raise Stopped
-            super().publish(token)
-
-    store, service = Store(), IdentityServer()
+    if at == "a heartbeat":
+        store.before_claim = lambda claim: stop(
+            claim.heartbeat == 2
+        )  # the first one comes before the refresh
+    else:
+        store.before_publication = lambda _: stop(True)
     with pytest.raises(Stopped):
         source_of(store, service).get()
     assert source_of(store, service).get() == "token-1"
@@ -237,27 +238,21 @@ def test_a_clock_that_is_an_hour_off_is_corrected_with_one_warning(caplog: pytes
     store, service = MemoryStore(), IdentityServer(clock_off=3600)
     source = source_of(store, service)
     token = source.get()
-    stored = store.read().token
-    assert stored is not None
-    assert stored.issued_at == pytest.approx(time.time() + 3600, abs=5)
+    assert store.read().token.issued_at == pytest.approx(time.time() + 3600, abs=5)
     assert source.get() == token
     assert source.get(token) == "token-2"
     assert caplog.text.count("clock is -3600 s off") == 1
 
 
 def test_a_store_that_goes_down_leaves_the_token_in_use(caplog: pytest.LogCaptureFixture) -> None:
-    class Down(MemoryStore):
-        down = False
-
-        def read(self) -> protocol.Snapshot:
-            if self.down:
-                raise TokenStoreError("unreachable")
-            return super().read()
-
-    store, service = Down(), IdentityServer(lifetime=1.0)
+    store, service = Store(), IdentityServer(lifetime=1.0)
     source = source_of(store, service)
     token = source.get()
-    store.down = True
+
+    def fail() -> None:
+        raise TokenStoreError("unreachable")
+
+    store.before_read = fail
     time.sleep(0.92)
     assert source.get() == token
     assert "unreachable" in caplog.text
@@ -270,36 +265,34 @@ def test_peeking_never_refreshes() -> None:
     store, service = MemoryStore(), IdentityServer()
     source = source_of(store, service)
     assert source.peek() is None
-    store.publish(AccessToken("shared", time.time(), time.time() + 50, time.time() + 60))
-    peeked = source.peek()
-    assert peeked is not None
-    assert peeked.value == "shared"
+    store.publish(shared_token())
+    assert str(source.peek().value) == "shared"
     assert service.asked == 0
 
 
 def test_only_the_same_secret_and_identity_open_a_sealed_token() -> None:
     identity = TokenIdentity("https://a", "s", "c", "machinelearning.predict")
+    other = TokenIdentity("https://a", "s", "c", "machinelearning.model")
     token = AccessToken("value", 1, 2, 3)
     sealed = TokenCipher(identity, "secret").seal(token)
     assert "value" not in sealed
     assert TokenCipher(identity, "secret").open(sealed, "it") == token
     assert TokenCipher(identity, "rotated").open(sealed, "it") is None
-    other = TokenIdentity("https://a", "s", "c", "machinelearning.model")
     assert TokenCipher(other, "secret").open(sealed, "it") is None
     assert TokenCipher(identity, "secret").open("damaged", "it") is None
 
 
 def test_a_forked_child_gets_locks_of_its_own() -> None:
     """Also a source that only a session still holds, while another thread of the parent was busy with it."""
-    service = IdentityServer()
-    store, clock = Hanging(), Later()
+    store, service, clock = Hanging(), IdentityServer(), Later()
     source = source_of(store, service, clock)
     assert source.get() == "token-1"
-    clock.seconds, store.hangs = 3400, True
+    clock.seconds = 3400
+    store.hang()
     with ThreadPoolExecutor(1) as pool:
         busy = pool.submit(source.get)
         assert store.entered.wait(10)
-        store.hangs = False
+        store.heal()
         forget_sources()
         assert source.get() == "token-1", "what the store shows"
         store.leave.set()
@@ -313,7 +306,7 @@ def test_a_good_token_is_not_held_back_by_a_store_that_hangs(monkeypatch: pytest
     source = source_of(store, IdentityServer(lifetime=60.0), clock)
     assert source.get() == "token-1"
     clock.seconds = 55
-    store.hangs = True
+    store.hang()
     with ThreadPoolExecutor(1) as pool:
         looking = pool.submit(source.get)
         assert store.entered.wait(10)

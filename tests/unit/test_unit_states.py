@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of ``state_decision``: when a wait for a model or a deployment ends."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,32 +29,21 @@ OLD = YOUNG + 1
 @pytest.mark.parametrize(
     ("kind", "state", "target", "ending"),
     [
-        ("model", "AVAILABLE", READY, DONE),
-        ("model", "available", READY, DONE),
-        ("model", "TRAINING", READY, WAIT),
-        ("model", "QUEUED_BY_SOMEBODY", READY, WAIT),
-        ("model", "", READY, WAIT),
-        ("model", "TRAIN_FAILED", READY, FAILED),
-        ("model", "INTERNAL_ERROR", READY, FAILED),
-        ("model", None, READY, FAILED),
+        *(("model", state, READY, DONE) for state in ("AVAILABLE", "available")),
+        *(("model", state, READY, WAIT) for state in ("TRAINING", "QUEUED_BY_SOMEBODY", "")),
+        *(("model", state, READY, FAILED) for state in ("TRAIN_FAILED", "INTERNAL_ERROR", None)),
         ("model", "AVAILABLE", "AVAILABLE", DONE),
         ("model", "TRAIN_FAILED", "TRAIN_FAILED", DONE),
         ("model", "AVAILABLE", "ARCHIVED", WAIT),
         ("deployment", "DEPLOYED", READY, DONE),
         ("deployment", "DEPLOYING", READY, WAIT),
-        ("deployment", "DEPLOY_FAILED", READY, FAILED),
-        ("deployment", "DELETING", READY, FAILED),
-        ("deployment", "DELETED", READY, FAILED),
+        *(("deployment", state, READY, FAILED) for state in ("DEPLOY_FAILED", "DELETING", "DELETED", None)),
         ("deployment", "DELETING", "DEPLOYED", FAILED),
-        ("deployment", None, READY, FAILED),
-        ("deployment", "DEPLOYED", GONE, WAIT),
-        ("deployment", "DELETING", GONE, WAIT),
-        ("deployment", "DELETING", "DELETED", WAIT),
-        ("deployment", "DELETED", GONE, DONE),
-        ("deployment", None, GONE, DONE),
+        *(("deployment", state, GONE, WAIT) for state in ("DEPLOYED", "DELETING")),
+        *(("deployment", state, "DELETED", WAIT) for state in ("DEPLOYED", "DELETING")),
+        *(("deployment", state, GONE, DONE) for state in ("DELETED", None)),
         ("deployment", None, "DELETED", DONE),
         ("deployment", "DELETE_FAILED", GONE, FAILED),
-        ("deployment", "DEPLOYED", "DELETED", WAIT),
         ("deployment", "DEPLOYED", "deployed", DONE),
         ("deployment", "custom", "CUSTOM", DONE),
         ("deployment", "DEPLOYED", "CUSTOM", WAIT),
@@ -88,10 +75,11 @@ def test_a_deletion_outlives_failures_from_before_it(state: str, age: float) -> 
 
 
 def test_the_wait_until_the_next_poll() -> None:
-    assert state_wait(60, 100, None, lambda: 1.0) == 60
-    assert state_wait(60, 100, None, lambda: 0.0) == 48
-    assert state_wait(60, 5, None, lambda: 1.0) == 5
-    assert state_wait(60, -1, None, lambda: 1.0) == 0
+    waits = [
+        state_wait(60, left, None, lambda spread=spread: spread)
+        for left, spread in ((100, 1.0), (100, 0.0), (5, 1.0), (-1, 1.0))
+    ]
+    assert waits == [60, 48, 5, 0]
 
 
 @given(interval=st.floats(0.01, 1000), left=st.floats(-10, 1000), spread=st.floats(0, 1))

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The submissions of a task: what the record says before each POST, after a failure, and after a kill."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,12 +27,13 @@ from lucidworks_provider.errors import (
     SubmissionUnknownError,
 )
 from lucidworks_provider.jobs import task
-from lucidworks_provider.jobs.decisions import WINDOW, JobsOutcome
+from lucidworks_provider.jobs.decisions import JobsOutcome
 from lucidworks_provider.jobs.record import PART, JobRecord, JobStateStore, ResultDirectory, read_record
 from lucidworks_provider.jobs.task import SUBMISSIONS, JobTask
 from tests.task_state import TaskStateStore
 
 PARTS = 30
+ALL = {position: f"job-{position}" for position in range(PARTS)}
 
 
 class Kill(BaseException):
@@ -145,10 +144,14 @@ class Stage:
         parts = Parts(uri, store, hook, policy == "resubmit", self.service, self.size)
         return parts, store.begin("f", 0, self.size, uri)
 
-    def attempt(self, policy: str = "resubmit") -> JobRecord:
+    def submitted(self, policy: str = "resubmit") -> tuple[Parts, JobRecord]:
+        """A task that has submitted what it may."""
         parts, record = self.begin(policy)
         asyncio.run(parts.submit_missing(record))
-        return record
+        return parts, record
+
+    def attempt(self, policy: str = "resubmit") -> JobRecord:
+        return self.submitted(policy)[1]
 
     def store(self, record: JobRecord, positions: Iterable[int]) -> None:
         """A wait has stored these results."""
@@ -169,11 +172,10 @@ def stage(tmp_path: Path) -> Stage:
 
 def test_parts_are_submitted_several_at_a_time_each_after_its_intent(stage: Stage) -> None:
     record = stage.attempt()
-    assert record.jobs == {p: f"job-{p}" for p in range(PARTS)}
+    assert (record.jobs, record.intents) == (ALL, set())
     assert stage.record == record
-    assert record.intents == set()
-    assert stage.service.most == SUBMISSIONS
-    assert stage.service.without_intent == []
+    assert (stage.service.most, stage.service.without_intent) == (SUBMISSIONS, [])
+    assert SUBMISSIONS == CONNECTIONS, "of the client"
     assert stage.service.began[: SUBMISSIONS + 1] == list(range(SUBMISSIONS + 1))
     assert len(stage.state.writes) <= PARTS + 1, "no more than one for each part, and the first"
 
@@ -182,17 +184,6 @@ def test_responses_that_arrive_during_a_write_share_the_next_one(stage: Stage) -
     stage.state.seconds = 0.03
     stage.attempt()
     assert len(stage.state.writes) <= PARTS // 2
-
-
-@pytest.mark.alone
-def test_a_submission_costs_the_same_in_a_task_of_many_jobs(tmp_path: Path) -> None:
-    """As in one whose record is a single part."""
-    costs = []
-    for size in (PART, WINDOW):
-        stage = Stage(tmp_path / str(size), size)
-        stage.attempt()
-        costs.append(sum(stage.state.writes) / size)
-    assert costs[1] < 1.2 * costs[0]
 
 
 @pytest.fixture
@@ -222,8 +213,7 @@ def test_failed_jobs_of_a_window_end_the_task_at_its_end_or_if_they_are_most(
     tmp_path: Path, window: int, failed: int, stops: bool
 ) -> None:
     stage = Stage(tmp_path, window + 10)
-    parts, record = stage.begin()
-    asyncio.run(parts.submit_missing(record))
+    parts, record = stage.submitted()
     positions = list(range(failed))
     outcome = JobsOutcome(collected=window - failed, failed=positions, messages={0: "why"})
     if stops:
@@ -242,8 +232,7 @@ def test_failed_jobs_of_a_window_end_the_task_at_its_end_or_if_they_are_most(
 
 
 def test_messages_of_a_wait_are_redacted_before_they_are_stored(stage: Stage) -> None:
-    parts, record = stage.begin()
-    asyncio.run(parts.submit_missing(record))
+    parts, record = stage.submitted()
     record.mark_gone(2)
     record.submitted(2, "another job")
     with pytest.raises(ResultGoneError, match=r"\*\*\* seen"):
@@ -259,16 +248,12 @@ def test_results_that_a_restarted_triggerer_has_stored_count_as_well(
     tmp_path: Path, window: int, stored: int, stops: bool
 ) -> None:
     stage = Stage(tmp_path, 2 * window + 10)
-    parts, record = stage.begin()
-    asyncio.run(parts.submit_missing(record))
+    parts, record = stage.submitted()
     stage.store(record, range(window))
     asyncio.run(parts.submit_missing(record))
     stage.store(record, range(window, window + stored))
     last = JobsOutcome(collected=0, failed=list(range(2 * window - 6, 2 * window)))
-    if stops:
-        with pytest.raises(JobFailedError, match="6 of 50 parts failed"):
-            parts.settle(record, last)
-    else:
+    with pytest.raises(JobFailedError, match="6 of 50 parts failed") if stops else nullcontext():
         assert not parts.settle(record, last)
 
 
@@ -276,8 +261,7 @@ def test_a_job_without_a_result_does_not_stop_the_next_window_and_is_not_submitt
     tmp_path: Path, window: int
 ) -> None:
     stage = Stage(tmp_path, window + 10)
-    parts, record = stage.begin()
-    asyncio.run(parts.submit_missing(record))
+    parts, record = stage.submitted()
     stage.store(record, range(1, window))
     assert not parts.settle(record, JobsOutcome(collected=window - 1, empty=[0], messages={0: "why"}))
     assert 0 not in stage.record.awaited, "it is not polled again in this attempt"
@@ -321,7 +305,7 @@ def test_a_kill_loses_the_ids_of_the_posts_in_flight_at_most(stage: Stage, at: i
     first, stage.service.began = set(stage.service.began), []
     stage.service.answer = "job-{}".format
     record = stage.attempt()
-    assert record.jobs == {p: f"job-{p}" for p in range(PARTS)}
+    assert record.jobs == ALL
     assert first & set(stage.service.began) <= killed.intents, "these alone are submitted twice"
     assert sorted(stage.service.began) == sorted(set(range(PARTS)) - killed.jobs.keys())
 
@@ -349,9 +333,7 @@ NO_JOB = [InputError("too long"), LucidworksError("refused")]
 
 
 @pytest.mark.parametrize("error", [*UNKNOWN, *NO_JOB, ValueError("a bug")], ids=lambda e: type(e).__name__)
-def test_a_failure_stops_submissions_and_keeps_the_ids_of_those_in_flight(
-    stage: Stage, error: Exception
-) -> None:
+def test_a_failure_stops_submissions_and_keeps_the_ids_of_those_in_flight(stage: Stage, error: Any) -> None:
     stage.service.answer = raising(error, 10)
     with pytest.raises(type(error)) as caught:
         stage.attempt("fail")
@@ -373,7 +355,7 @@ def test_an_id_that_another_part_has_is_an_error(stage: Stage) -> None:
 def test_an_unknown_outcome_is_resubmitted_by_policy(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lucidworks_provider.retrying.FIRST_WAIT", 0.001)
     stage.service.answer = raising(SubmissionUnknownError("no answer."), 4, 4, 17)
-    assert stage.attempt().jobs == {p: f"job-{p}" for p in range(PARTS)}
+    assert stage.attempt().jobs == ALL
     assert stage.service.without_intent == []
     assert len(stage.service.began) == PARTS + 3
 
@@ -397,18 +379,14 @@ def test_a_record_that_cannot_be_written_stops_submissions(
         stage.attempt()
     record = stage.record
     assert record.jobs.keys() == set(stage.service.began), "the ids of the POSTs in flight are written"
-    assert len(record.jobs) < PARTS
-    assert record.intents == set()
-    assert unsaved
+    assert (len(record.jobs) < PARTS, record.intents, bool(unsaved)) == (True, set(), True)
     assert [one.getMessage() for one in caplog.records if "could not be saved" in one.getMessage()] == [
         f"Part {p}: the id of job {job} could not be saved on storage." for p, job in sorted(unsaved.items())
     ]
 
 
 @pytest.mark.parametrize("posts", [0, 1])
-def test_the_task_state_store_has_no_intents_of_posts_that_a_failed_write_prevented(
-    tmp_path: Path, posts: int
-) -> None:
+def test_the_task_state_store_has_no_intents_of_posts_that_were_not_sent(tmp_path: Path, posts: int) -> None:
     """By policy they would block each retry."""
     stage, folder = Stage(tmp_path / "x"), tmp_path / "x"
 
@@ -426,8 +404,7 @@ def test_the_task_state_store_has_no_intents_of_posts_that_a_failed_write_preven
     assert len(stage.service.began) == posts
     folder.unlink()
     stage.service.answer = "job-{}".format
-    record = stage.attempt("fail")
-    assert record.jobs == {p: f"job-{p}" for p in range(PARTS)}
+    assert stage.attempt("fail").jobs == ALL
     assert len(stage.service.began) == PARTS
 
 
@@ -450,7 +427,3 @@ def test_the_log_has_the_number_of_jobs_and_no_id(stage: Stage, caplog: pytest.L
     caplog.clear()
     stage.attempt()
     assert caplog.messages == [f"Resuming {PARTS} jobs of an earlier attempt."]
-
-
-def test_the_window_is_that_of_the_clients_connections() -> None:
-    assert SUBMISSIONS == CONNECTIONS

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The channel to the supervisor, in processes that inherit it."""
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib
@@ -84,12 +82,8 @@ def test_a_forked_child_reads_connections_of_the_environment_only(
     channel: Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extra = {"application_url": "https://a.example", "customer_id": "c"}
-    monkeypatch.setenv(
-        "AIRFLOW_CONN_HERE",
-        json.dumps(
-            {"conn_type": "lucidworks", "login": "id", "password": "secret", "host": "app", "extra": extra}
-        ),
-    )
+    here = {"conn_type": "lucidworks", "login": "id", "password": "secret", "host": "app", "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_HERE", json.dumps(here))
     assert in_fork(lambda: settings("here")) == {"result": "id"}
     assert in_fork(lambda: settings("stored")) == {"error": ConfigurationError.__name__, "retryable": False}
     assert channel.sent() == b""

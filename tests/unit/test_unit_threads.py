@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``threads.py``: results in order, with few calls and few bytes ahead."""
 
-from __future__ import annotations
-
 import threading
 import time
 

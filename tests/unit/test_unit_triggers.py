@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Triggers: when a watcher of a model fires, and how often a burst of triggers reads the connection."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -131,22 +129,36 @@ def test_it_fires_once_each_time_that_the_state_is_reached(
     assert {(one["kind"], one["model_id"], one["state"]) for one in told} <= {("model", "m", "AVAILABLE")}
 
 
-def test_another_triggerer_knows_what_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store()
-    assert len(fired(monkeypatch, [TRAINING, AVAILABLE, AVAILABLE], store)) == 1
-    assert fired(monkeypatch, [AVAILABLE, AVAILABLE], store) == []
-    assert len(fired(monkeypatch, [TRAINING, TRAINING, AVAILABLE], store)) == 1
-    # Two triggers of one asset do not share what they know.
-    assert {key.split()[-1] for key in store.values} == {"AVAILABLE"}
-
-
-def test_killed_right_after_the_state_was_left_it_tells_of_the_next_time(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("lives", "written"),
+    [
+        (
+            [
+                ([TRAINING, AVAILABLE, AVAILABLE], "poll", 1),
+                ([AVAILABLE, AVAILABLE], "poll", 0),
+                ([TRAINING, TRAINING, AVAILABLE], "poll", 1),
+            ],
+            [True, False, True],
+        ),
+        (
+            [([AVAILABLE, AVAILABLE], "poll", 1), ([TRAINING], "sleep", 0), ([AVAILABLE], "poll", 1)],
+            [True, False, True],
+        ),
+        # Airflow may not have stored the event by then.
+        ([([AVAILABLE], "event", 1), ([AVAILABLE, AVAILABLE], "poll", 1)], [True]),
+    ],
+    ids=["another triggerer", "killed right after the state was left", "killed right after the event"],
+)
+def test_the_store_has_what_was_fired(
+    monkeypatch: pytest.MonkeyPatch, lives: list[tuple[Any, str, int]], written: list[bool]
 ) -> None:
     store = Store()
-    assert len(fired(monkeypatch, [AVAILABLE, AVAILABLE], store)) == 1
-    assert fired(monkeypatch, [TRAINING], store, killed="sleep") == []
-    assert len(fired(monkeypatch, [AVAILABLE], store)) == 1
+    assert [len(fired(monkeypatch, seen, store, killed=at)) for seen, at, _ in lives] == [
+        n for *_, n in lives
+    ]
+    assert store.written == written
+    # Two triggers of one asset do not share what they know.
+    assert {key.split()[-1] for key in store.values} == {"AVAILABLE"}
 
 
 def test_a_store_that_failed_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,15 +177,6 @@ def test_a_store_that_failed_is_told_again(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(fired(monkeypatch, [AVAILABLE], store)) == 1
 
 
-def test_killed_right_after_the_event_it_tells_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Airflow may not have stored the event by then."""
-    store = Store()
-    assert len(fired(monkeypatch, [AVAILABLE], store, killed="event")) == 1
-    assert store.written == []
-    assert len(fired(monkeypatch, [AVAILABLE, AVAILABLE], store)) == 1
-    assert store.written == [True]
-
-
 def test_it_can_be_made_anew_from_its_row() -> None:
     for trigger in (
         LucidworksModelEventTrigger(model_id="m", target_state="FAILED", poll_interval=5),
@@ -185,21 +188,18 @@ def test_it_can_be_made_anew_from_its_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "named"),
+    ("name", "values"),
     [
-        ({"model_id": ""}, "model_id"),
-        ({"model_id": None}, "model_id"),
-        ({"model_id": "m", "target_state": " "}, "target_state"),
-        ({"model_id": "m", "lucidworks_conn_id": ""}, "lucidworks_conn_id"),
-        ({"model_id": "m", "poll_interval": 0}, "poll_interval"),
-        ({"model_id": "m", "poll_interval": float("nan")}, "poll_interval"),
-        ({"model_id": "m", "poll_interval": "60"}, "poll_interval"),
-        ({"model_id": "m", "poll_interval": True}, "poll_interval"),
+        ("model_id", ["", None]),
+        ("target_state", [" "]),
+        ("lucidworks_conn_id", [""]),
+        ("poll_interval", [0, float("nan"), "60", True]),
     ],
 )
-def test_a_wrong_argument_is_refused_when_the_dag_is_parsed(kwargs: dict[str, Any], named: str) -> None:
-    with pytest.raises(InputError, match=named):
-        LucidworksModelEventTrigger(**kwargs)
+def test_a_wrong_argument_is_refused_when_the_dag_is_parsed(name: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(InputError, match=name):
+            LucidworksModelEventTrigger(**{"model_id": "m", name: value})
 
 
 @pytest.mark.parametrize(("state", "hint"), [("availabel", "Did you mean 'AVAILABLE'?"), ("AVAILABLE", "")])
@@ -218,16 +218,10 @@ Wait = Callable[[str], Coroutine[Any, Any, dict[str, Any]]]
 def wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Wait:
     """What a trigger returns that finds no record of a task, once it has its connection."""
     monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
+    row = {"kind": "chunking", "folder": str(tmp_path), "nonce": "n", "poll_interval": 1.0, "deadline": 0.0}
 
-    async def event_of(lucidworks_conn_id: str) -> dict[str, Any]:
-        trigger = LucidworksJobsTrigger(
-            kind="chunking",
-            lucidworks_conn_id=lucidworks_conn_id,
-            folder=str(tmp_path),
-            nonce="n",
-            poll_interval=1.0,
-            deadline=0.0,
-        )
+    async def event_of(conn_id: str) -> dict[str, Any]:
+        trigger = LucidworksJobsTrigger(lucidworks_conn_id=conn_id, **row)
         return dict((await anext(trigger.run())).payload)
 
     return event_of
@@ -257,14 +251,22 @@ async def test_a_burst_of_waits_for_states_reads_the_connection_once(monkeypatch
     assert read == ["one"]
 
 
-async def test_a_burst_reads_the_connection_once(wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The connections that were read, each slowly; the one named "wrong" is."""
+    ids: list[str] = []
 
     async def slowly(self: LucidworksHook) -> None:
-        read.append(self.lucidworks_conn_id)
-        await asyncio.sleep(0.02)
+        ids.append(self.lucidworks_conn_id)
+        await asyncio.sleep(0.05)
+        if self.lucidworks_conn_id == "wrong":
+            raise ConfigurationError("no such field")
 
     monkeypatch.setattr(LucidworksHook, "aget_settings", slowly)
+    return ids
+
+
+async def test_a_burst_reads_the_connection_once(wait: Wait, read: list[str]) -> None:
     events = await asyncio.gather(*(wait("one") for _ in range(50)), wait("other"))
     assert sorted(read) == ["one", "other"]
     assert all(event["unshared"] for event in events)
@@ -272,11 +274,7 @@ async def test_a_burst_reads_the_connection_once(wait: Wait, monkeypatch: pytest
     assert sorted(read) == ["one", "one", "other"], "a connection may have changed meanwhile"
 
 
-async def test_who_asked_first_may_be_cancelled(wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def slowly(self: LucidworksHook) -> None:
-        await asyncio.sleep(0.05)
-
-    monkeypatch.setattr(LucidworksHook, "aget_settings", slowly)
+async def test_who_asked_first_may_be_cancelled(wait: Wait, read: list[str]) -> None:
     first = asyncio.create_task(wait("one"))
     await asyncio.sleep(0.01)
     second = asyncio.create_task(wait("one"))
@@ -284,12 +282,10 @@ async def test_who_asked_first_may_be_cancelled(wait: Wait, monkeypatch: pytest.
     first.cancel()
     assert (await second)["unshared"]
     assert first.cancelled()
+    assert read == ["one"]
 
 
-async def test_a_connection_that_is_wrong_is_told_to_all(wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def wrong(self: LucidworksHook) -> None:
-        raise ConfigurationError("no such field")
-
-    monkeypatch.setattr(LucidworksHook, "aget_settings", wrong)
-    events = await asyncio.gather(*(wait("one") for _ in range(3)))
+async def test_a_connection_that_is_wrong_is_an_error_of_all(wait: Wait, read: list[str]) -> None:
+    events = await asyncio.gather(*(wait("wrong") for _ in range(3)))
     assert [event["error"] for event in events] == ["ConfigurationError: no such field"] * 3
+    assert read == ["wrong"]
