@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The transaction log: actions, replay, versions, features, checkpoints, cleanup."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``documents/source.py``: the same files from a local disk and from a store, and errors for what is none."""
 
-from __future__ import annotations
-
 import os
 import time
 import tracemalloc
@@ -494,7 +492,7 @@ def scan_as(monkeypatch: pytest.MonkeyPatch, seen: Callable[[list[Any]], list[An
     scandir = os.scandir
 
     class Scanned(list[Any]):
-        def __enter__(self) -> Scanned:
+        def __enter__(self) -> "Scanned":
             return self
 
         def __exit__(self, *_: object) -> None:

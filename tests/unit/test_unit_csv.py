@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``documents/csv_rows.py``: CSV as it is written, what is rejected by line, and compressed files of lines."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``documents/readers.py``: documents and reasons out of every kind of file, in bounded memory."""
 
-from __future__ import annotations
-
 import codecs
 import json
 import sys

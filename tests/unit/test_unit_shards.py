@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shards of a corpus, and their listings."""
 
-from __future__ import annotations
-
 import json
 from operator import attrgetter
 from pathlib import Path

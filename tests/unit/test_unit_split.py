@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``documents/split.py``: nothing lost, nothing too long, cut where a reader would."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

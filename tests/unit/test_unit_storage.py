@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Storage and the result file: the same on a local disk and on a remote file system, whole or not at all."""
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import gc

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What runs write passes inspection, night after night, and whatever other writers do to the tables is named."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

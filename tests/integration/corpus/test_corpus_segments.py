@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run is made of, each by itself: the journal, the window, the slots, the guess at job times."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import threading

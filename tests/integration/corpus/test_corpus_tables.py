@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two tables of a corpus, night after night, held against other readers and against what others do to them."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

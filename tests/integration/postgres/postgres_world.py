@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The chunks of a catalogue and those of a PostgreSQL, to be compared."""
 
-from __future__ import annotations
-
 import json
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import psycopg
+from corpus_world import World
 
 from lucidworks_provider.corpus import open_dataset
-
-if TYPE_CHECKING:
-    import psycopg
-    from corpus_world import World
 
 # Document, number, text, and the vector as 32-bit numbers.
 Row = tuple[Any, ...]

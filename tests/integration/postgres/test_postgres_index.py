@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The example ``index_in_postgres`` against a real PostgreSQL with pgvector, night after night."""
 
-from __future__ import annotations
-
 import json
 import random
 import threading
@@ -16,7 +14,7 @@ from unittest import mock
 import corpus_world
 import psycopg
 import pytest
-from postgres_world import Index  # noqa: TC002
+from postgres_world import Index
 
 from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus import dataset

@@ -12,8 +12,6 @@ abfs   Azurite, from npm, where there is one       adlfs
 =====  ==========================================  =====================
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

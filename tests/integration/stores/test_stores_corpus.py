@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs over a corpus whose source and tables are on an object store."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from typing import Any
 

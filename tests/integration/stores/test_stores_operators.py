@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every operator that writes a file, on every store: in the worker, deferred at 40 ms a request, after a kill."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
@@ -11,15 +9,16 @@ import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
-from store_servers import S3_CONN_ID, register_gs
+from store_servers import S3_CONN_ID, Store, register_gs
 
 from lucidworks_provider.client.chunking import submit_chunking
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.jobs import decisions
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
@@ -30,11 +29,6 @@ from lucidworks_provider.operators.prediction import (
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
 from lucidworks_provider.storage import names_in, reading, writing
 from tests.forks import start
-
-if TYPE_CHECKING:
-    from store_servers import Store
-
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 TEXTS = [f"Sentence {number}." for number in range(6)]
 EMBEDDING: dict[str, Any] = {"use_case": "embedding", "model_id": "gte-small", "batch_size": 2}

@@ -1,21 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many requests to the store a task makes."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from store_servers import deletion_refused
+from store_servers import Store, deletion_refused
 
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.jobs import decisions
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.storage import discard, names_in, remove_file, write_file
-
-if TYPE_CHECKING:
-    from store_servers import Store
 
 DOCUMENTS = 25
 
