@@ -147,14 +147,6 @@ def test_duckdbs_encodings_without_dictionaries(tmp_path: Path) -> None:
     assert is_read(path)
 
 
-@pytest.mark.parametrize("kind", [pa.int64(), pa.uint8(), pa.dictionary(pa.int8(), pa.int64())])
-def test_ids_that_are_numbers(kind: pa.DataType, tmp_path: Path) -> None:
-    path, ids = tmp_path / "f.parquet", [n % 200 for n in range(ROWS)]
-    column = pa.array(ids).dictionary_encode() if pa.types.is_dictionary(kind) else pa.array(ids, kind)
-    pq.write_table(table(pa.string()).set_column(1, "id", column), path, **SMALL)
-    assert is_read(path)
-
-
 def test_thousands_of_row_groups(tmp_path: Path) -> None:
     path = tmp_path / "f.parquet"
     rows = 4000
