@@ -7,20 +7,20 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 from zlib import crc32
 
 import deltalake
-import duckdb
 import polars
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from corpus_world import Killed, World, killed
-from duckdb_extensions import import_extension
+from delta_world import READERS
 
 from lucidworks_provider import storage
 from lucidworks_provider.client.chunking import ChunkingOptions
@@ -36,35 +36,19 @@ COLUMNS = ["document_id", "chunk_index", "text", "start", "end", "vector", "inpu
 Chunks = list[tuple[Any, ...]]
 
 
-@pytest.fixture(scope="module")
-def duck() -> Iterator[duckdb.DuckDBPyConnection]:
-    import_extension("delta")
-    with duckdb.connect() as connection:
-        connection.execute("LOAD delta")
-        yield connection
-
-
-def _sorted(rows: list[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
-    return sorted(rows, key=lambda row: tuple(row[key] for key in keys))
-
-
-def agree(world: World, duck: duckdb.DuckDBPyConnection) -> None:
+def agree(world: World) -> None:
     """This reader, delta-rs, Polars and DuckDB see the same rows in both tables, and chunks as the source is."""
     world.check()
     for name, ours, keys in (
         ("chunks", open_dataset(str(world.output)), ("document_id", "chunk_index")),
         ("documents", open_documents(str(world.output)), ("document_id",)),
     ):
-        expected = _sorted(ours.to_table().to_pylist(), *keys)
+        expected = sorted(ours.to_table().to_pylist(), key=itemgetter(*keys))
         assert len(ours) == len(expected)
-        table = delta_rs(world, name)
-        assert table.version() == ours.version
-        names = ", ".join(f'"{column}"' for column in ours.schema.names)
-        query = deltalake.QueryBuilder().register("t", table).execute(f"SELECT {names} FROM t")  # noqa: S608
-        polar = polars.scan_delta(str(world.output / name)).collect()
-        scan = duck.execute(f"SELECT {names} FROM delta_scan('{world.output / name}')")  # noqa: S608
-        for found in (pa.table(query).to_pylist(), polar.to_dicts(), scan.to_arrow_table().to_pylist()):
-            assert _sorted(found, *keys) == expected
+        assert delta_rs(world, name).version() == ours.version
+        for read in READERS.values():
+            found = sorted(read(str(world.output / name)), key=itemgetter(*keys))
+            assert [{column: row[column] for column in ours.schema.names} for row in found] == expected
 
 
 def states_of(world: World) -> dict[str, Chunks]:
@@ -115,13 +99,7 @@ def several(count: int) -> dict[str, str]:
 
 @pytest.mark.parametrize("vectors", [True, False])
 @pytest.mark.parametrize("seed", range(2))
-def test_random_nights(
-    world: World,
-    duck: duckdb.DuckDBPyConnection,
-    monkeypatch: pytest.MonkeyPatch,
-    seed: int,
-    vectors: bool,
-) -> None:
+def test_random_nights(world: World, monkeypatch: pytest.MonkeyPatch, seed: int, vectors: bool) -> None:
     """Every state is what the source says, for all readers, and every older version is folded rightly."""
     draw = random.Random(seed)
     monkeypatch.setattr(publish, "CHECKPOINT_EVERY", 5)
@@ -141,7 +119,7 @@ def test_random_nights(
             world.set(options=ChunkingOptions("sentence", "gte-small"), full_refresh=True)
         delta = world.run(documents=len(world.expected))
         world.set(full_refresh=False)
-        agree(world, duck)
+        agree(world)
         now = states_of(world)
         assert delta["documents"] == sum(status == "ok" for status in world.statuses().values())
         assert delta["chunks"] == len(world.rows())
@@ -254,9 +232,7 @@ OTHERS: dict[str, Callable[[World], object]] = {
 
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("vectors", [True, False])
-def test_another_writer_rewrites_the_files(
-    world: World, duck: duckdb.DuckDBPyConnection, name: str, vectors: bool
-) -> None:
+def test_another_writer_rewrites_the_files(world: World, name: str, vectors: bool) -> None:
     world.set(prune=True, deletion_vectors=vectors)
     world.write_all(several(9))
     world.run()
@@ -270,7 +246,7 @@ def test_another_writer_rewrites_the_files(
     world.write("2.txt", "Changed after that. " * 30)
     world.remove("3.txt")
     delta = world.run(posted=["Changed after that. " * 30], changed=1, removed=1)
-    agree(world, duck)
+    agree(world)
     assert world.changed(before) == {"2.txt": "changed", "3.txt": "deleted"}
     world.run(version=delta["version"])
 
@@ -329,12 +305,7 @@ def test_the_rows_of_documents_that_are_interleaved(world: World) -> None:
 @pytest.mark.parametrize("how", ["resend", "drop"])
 @pytest.mark.parametrize("condition", ["document_id = '1.txt'", "document_id = '1.txt' AND chunk_index > 0"])
 def test_another_writer_deletes_chunks(
-    world: World,
-    duck: duckdb.DuckDBPyConnection,
-    caplog: pytest.LogCaptureFixture,
-    how: Any,
-    condition: str,
-    records: bool,
+    world: World, caplog: pytest.LogCaptureFixture, how: Any, condition: str, records: bool
 ) -> None:
     texts = several(5)
 
@@ -352,7 +323,7 @@ def test_another_writer_deletes_chunks(
     delta = world.run(posted=[texts["1.txt"]] if resend else [], removed=0 if resend else 1)
 
     assert "removed or replaced chunks of 1 documents ('1.txt'" in caplog.text
-    agree(world, duck)
+    agree(world)
     assert world.changed(before) == {"1.txt": "changed" if resend else "deleted"}
     assert world.statuses()["1.txt"] == ("ok" if resend else "deleted")
     # It stays so.
@@ -432,7 +403,7 @@ def test_another_writer_restores_what_was_pruned(world: World) -> None:
 
 @pytest.mark.parametrize("table", ["chunks", "documents"])
 def test_another_writer_commits_between_reading_and_committing(
-    world: World, duck: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch, table: str
+    world: World, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
     world.write_all(several(5))
     world.run()
@@ -456,7 +427,7 @@ def test_another_writer_commits_between_reading_and_committing(
 
     assert left == 0
     assert delta["version"] == open_dataset(str(world.output)).version
-    agree(world, duck)
+    agree(world)
     world.run(skipped=5)
 
 
@@ -557,7 +528,7 @@ def test_between_the_two_commits(world: World, own: bool) -> None:
     world.run(run_id="night", try_number=3, changed=1)
 
 
-def test_a_vacuum_between_the_two_commits(world: World, duck: duckdb.DuckDBPyConnection) -> None:
+def test_a_vacuum_between_the_two_commits(world: World) -> None:
     """It takes every file that no version names; the rows of the second commit are outside both tables."""
     # Of delta-rs, a full vacuum removes deletion vectors that are in use.
     world.set(deletion_vectors=False)
@@ -569,7 +540,7 @@ def test_a_vacuum_between_the_two_commits(world: World, duck: duckdb.DuckDBPyCon
     world.run(run_id="night", try_number=2, changed=1)
 
     assert world.changed(before) == {"1.txt": "changed"}
-    agree(world, duck)
+    agree(world)
     world.write("2.txt", "The next night.")
     world.run()
     assert not list((world.output / "runs").glob("*.parquet"))
@@ -599,9 +570,7 @@ def test_leases_that_were_removed(world: World) -> None:
 
 
 @pytest.mark.parametrize("changed", [False, True])
-def test_documents_that_were_restored_alone(
-    world: World, duck: duckdb.DuckDBPyConnection, changed: bool
-) -> None:
+def test_documents_that_were_restored_alone(world: World, changed: bool) -> None:
     """Chunks that they know nothing of are not doubled."""
     texts = several(6)
     world.write_all(dict(list(texts.items())[:3]))
@@ -614,7 +583,7 @@ def test_documents_that_were_restored_alone(
 
     delta = world.run(documents=6)
 
-    agree(world, duck)
+    agree(world)
     assert world.statuses() == dict.fromkeys(texts, "ok")
     world.run(version=delta["version"])
 
@@ -634,7 +603,7 @@ def test_a_night_with_old_rejects_commits_nothing(world: World) -> None:
 
 @pytest.mark.parametrize("later", [False, True])
 def test_a_zombie_between_its_commits_makes_the_second_one_once(
-    world: World, duck: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch, later: bool
+    world: World, monkeypatch: pytest.MonkeyPatch, later: bool
 ) -> None:
     """The next run has made it meanwhile, and another one after it has removed what the second one needs."""
     world.write("1.txt", "The first.")
@@ -657,7 +626,7 @@ def test_a_zombie_between_its_commits_makes_the_second_one_once(
     monkeypatch.setattr(publish, "commit", pauses)
     world.run(run_id="night")
     assert woken
-    agree(world, duck)
+    agree(world)
     assert len(open_documents(str(world.output))) == len(world.expected)
     world.run(skipped=len(world.expected))
 
@@ -787,9 +756,7 @@ def test_old_versions_go_after_the_retention(world: World, monkeypatch: pytest.M
     assert added == {f"{n}.txt" for n in range(1, 9)}
 
 
-def test_other_writers_keep_what_the_retention_keeps(
-    world: World, duck: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_writers_keep_what_the_retention_keeps(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def properties(name: str) -> set[str | None]:
         found = delta_rs(world, name).metadata().configuration
         kinds = ("deletedFile", "log")
@@ -808,7 +775,7 @@ def test_other_writers_keep_what_the_retention_keeps(
         assert properties(name) == {"interval 1728000 seconds"}
         assert delta_rs(world, name).vacuum(dry_run=False) == []
     assert len(open_dataset(str(world.output), 0)) == 1
-    agree(world, duck)
+    agree(world)
 
     world.set(retention=5 * 86_400.5)
     world.run(version=1)
@@ -818,7 +785,7 @@ def test_other_writers_keep_what_the_retention_keeps(
     for name in ("chunks", "documents"):
         assert properties(name) == {"interval 432003 seconds"}
     world.run(version=2)
-    agree(world, duck)
+    agree(world)
 
 
 def test_properties_say_how_the_chunks_were_made(world: World) -> None:
