@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small writer on the package's Delta functions, and three other readers to compare it with."""
 
-from __future__ import annotations
-
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence

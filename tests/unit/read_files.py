@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A file of a source, and what is read from it in short."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from lucidworks_provider.documents.document import Document, RejectedDocument

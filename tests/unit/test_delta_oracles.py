@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """delta-rs, Polars and DuckDB read what this package writes, row by row like its own reader, and the reverse."""
 
-from __future__ import annotations
-
 import datetime as dt
 import uuid
 from collections.abc import Callable

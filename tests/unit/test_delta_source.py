@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Delta table as the source of a corpus."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import deltalake

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deletion vectors: the file format, checked against the protocol's examples and with other readers."""
 
-from __future__ import annotations
-
 import base64
 import struct
 import zlib

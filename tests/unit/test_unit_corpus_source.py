@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``documents/source.py``: the same files from a local disk and from a store, and errors for what is none."""
 
-from __future__ import annotations
-
 import os
 import time
 import tracemalloc
@@ -123,14 +121,25 @@ def test_a_folder(base: str, caplog: pytest.LogCaptureFixture) -> None:
     assert paths(f"{base}/sub") == {"c.txt", "deep/d.txt"}
 
 
-def test_formats(base: str) -> None:
-    fill(base, *TREE)
-    assert {file.path: file.format for file in list_source(base) if "/" not in file.path} == {
-        **dict.fromkeys(("a.txt", "B.MD"), Format.TEXT),
-        **dict.fromkeys(("page.html", "old.HTM"), Format.HTML),
-        **dict.fromkeys(("lines.jsonl", "more.ndjson"), Format.JSON_LINES),
-        "rows.parquet": Format.PARQUET,
+def test_formats(tmp_path: Path) -> None:
+    names = {
+        Format.TEXT: ("a.txt", "B.MD"),
+        Format.HTML: ("page.html", "old.HTM"),
+        Format.JSON_LINES: ("lines.jsonl", "more.ndjson", "a.jsonl.gz", "a.ndjson.zst"),
+        Format.PARQUET: ("rows.parquet",),
+        Format.CSV: ("a.csv", "a.tsv", "a.CSV.gz", "a.tsv.gz"),
     }
+    fill(
+        str(tmp_path),
+        "a.txt.gz",
+        "a.gz",
+        "gz",
+        "csv",
+        "csv.gz",
+        *(name for of in names.values() for name in of),
+    )
+    found = {file.path: file.format for file in list_source(str(tmp_path))}
+    assert found == {name: kind for kind, of in names.items() for name in of}
 
 
 def test_a_file(base: str) -> None:
@@ -317,25 +326,6 @@ def test_links_and_what_is_no_file(tmp_path: Path, caplog: pytest.LogCaptureFixt
         list(list_source(str(folder / "pipe.txt")))
 
 
-def test_a_folder_that_became_a_link_keeps_its_documents(tmp_path: Path) -> None:
-    fill(str(tmp_path), "corpus/sub/a.txt", "corpus/b.txt", "moved/c.txt")
-    (tmp_path / "corpus/sub").rename(tmp_path / "elsewhere")
-    (tmp_path / "corpus/sub").symlink_to(tmp_path / "elsewhere")
-    # In a circle of two links each folder is listed once on the way.
-    (tmp_path / "elsewhere/on").symlink_to(tmp_path / "moved")
-    (tmp_path / "moved/back").symlink_to(tmp_path / "elsewhere")
-    assert paths(str(tmp_path / "corpus")) == {"b.txt", "sub/a.txt", "sub/on/c.txt"}
-    assert paths(str(tmp_path / "corpus/*/a.txt")) == {"sub/a.txt"}
-
-
-def test_two_links_to_one_folder_are_two_folders(tmp_path: Path) -> None:
-    fill(str(tmp_path), "other/a.txt", "other/sub/b.txt")
-    (tmp_path / "corpus").mkdir()
-    for name in ("x", "y"):
-        (tmp_path / "corpus" / name).symlink_to(tmp_path / "other")
-    assert paths(str(tmp_path / "corpus")) == {"x/a.txt", "x/sub/b.txt", "y/a.txt", "y/sub/b.txt"}
-
-
 @pytest.mark.parametrize(("outside", "expected"), [(False, 49), (True, 7)])
 def test_crosswise_links_are_bounded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, outside: bool, expected: int
@@ -359,18 +349,32 @@ def test_crosswise_links_are_bounded(
     assert f"{source} has {7 * 6 * 5 if not outside else 6 * 5:,} links in linked folders" in warning
 
 
-def test_a_link_in_a_linked_folder_to_what_is_not_listed_is_followed(tmp_path: Path) -> None:
-    fill(str(tmp_path), "corpus/.hidden/a.txt", "corpus/b/c.txt", "other/d.txt")
-    (tmp_path / "corpus/link").symlink_to(tmp_path / "other")
-    (tmp_path / "other/hidden").symlink_to(tmp_path / "corpus/.hidden")
-    (tmp_path / "other/b").symlink_to(tmp_path / "corpus/b")
-    assert paths(str(tmp_path / "corpus")) == {"b/c.txt", "link/d.txt", "link/hidden/a.txt"}
-    assert paths(str(tmp_path / "corpus/l*/**")) == {"link/d.txt", "link/hidden/a.txt", "link/b/c.txt"}
+CIRCLE = {"corpus/sub": "elsewhere", "elsewhere/on": "moved", "moved/back": "elsewhere"}
+INNER = {"corpus/link": "other", "other/hidden": "corpus/.hidden", "other/b": "corpus/b"}
+INNER_FILES = ["corpus/.hidden/a.txt", "corpus/b/c.txt", "other/d.txt"]
 
 
 @pytest.mark.parametrize(
     ("links", "files", "glob", "expected"),
     [
+        # A folder that became a link; in a circle of two links each folder is listed once on the way.
+        (
+            CIRCLE,
+            ["corpus/b.txt", "elsewhere/a.txt", "moved/c.txt"],
+            "",
+            {"b.txt", "sub/a.txt", "sub/on/c.txt"},
+        ),
+        (CIRCLE, ["corpus/b.txt", "elsewhere/a.txt", "moved/c.txt"], "*/a.txt", {"sub/a.txt"}),
+        # Two links to one folder are two folders.
+        (
+            {"corpus/x": "other", "corpus/y": "other"},
+            ["other/a.txt", "other/sub/b.txt"],
+            "",
+            {"x/a.txt", "x/sub/b.txt", "y/a.txt", "y/sub/b.txt"},
+        ),
+        # A link in a linked folder is followed if its target is not listed.
+        (INNER, INNER_FILES, "", {"b/c.txt", "link/d.txt", "link/hidden/a.txt"}),
+        (INNER, INNER_FILES, "l*/**", {"link/d.txt", "link/hidden/a.txt", "link/b/c.txt"}),
         # As git-sync makes them.
         (
             {"corpus/repo": "git", "git/current": "git/.worktrees/abc"},
@@ -405,7 +409,7 @@ def test_a_link_in_a_linked_folder_to_what_is_not_listed_is_followed(tmp_path: P
         ),
     ],
 )
-def test_no_document_is_only_behind_links_that_are_not_followed(
+def test_links(
     tmp_path: Path, links: dict[str, str], files: list[str], glob: str, expected: set[str]
 ) -> None:
     fill(str(tmp_path), *files)
@@ -494,7 +498,7 @@ def scan_as(monkeypatch: pytest.MonkeyPatch, seen: Callable[[list[Any]], list[An
     scandir = os.scandir
 
     class Scanned(list[Any]):
-        def __enter__(self) -> Scanned:
+        def __enter__(self) -> "Scanned":
             return self
 
         def __exit__(self, *_: object) -> None:

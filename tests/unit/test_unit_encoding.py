@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``documents/encoding.py``: a text, or the reason why not; never a wrong text."""
 
-from __future__ import annotations
-
 import codecs
 import random
 import time

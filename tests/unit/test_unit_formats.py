@@ -6,8 +6,6 @@ A format that has to change gets another number and another text beside these; d
 """
 
 # ruff: noqa: E501 - lines of a log are as long as they are
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``documents/html_text.py``: what a page says, and no page that keeps a worker busy."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

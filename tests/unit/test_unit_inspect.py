@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``inspect`` names each thing that is wrong with the tables of a catalogue, and nothing else."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

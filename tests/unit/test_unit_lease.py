@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One writer for an output: the decisions by values, many tasks in virtual time, and the shell on real files."""
 
-from __future__ import annotations
-
 import errno
 import heapq
 import json

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parquet files as pyarrow, Polars and DuckDB write them are read value by value as pyarrow reads them whole."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -146,14 +144,6 @@ def test_duckdbs_encodings_without_dictionaries(tmp_path: Path) -> None:
     rows = f"SELECT range AS id, 'text ' || md5(range::text) AS text FROM range({ROWS})"  # noqa: S608
     duckdb.connect(config={"threads": 1}).execute(f"COPY ({rows}) TO '{path}' (PARQUET_VERSION V2)")
     assert "DELTA_LENGTH_BYTE_ARRAY" in pq.ParquetFile(path).metadata.row_group(0).column(1).encodings
-    assert is_read(path)
-
-
-@pytest.mark.parametrize("kind", [pa.int64(), pa.uint8(), pa.dictionary(pa.int8(), pa.int64())])
-def test_ids_that_are_numbers(kind: pa.DataType, tmp_path: Path) -> None:
-    path, ids = tmp_path / "f.parquet", [n % 200 for n in range(ROWS)]
-    column = pa.array(ids).dictionary_encode() if pa.types.is_dictionary(kind) else pa.array(ids, kind)
-    pq.write_table(table(pa.string()).set_column(1, "id", column), path, **SMALL)
     assert is_read(path)
 
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``documents/readers.py``: documents and reasons out of every kind of file, in bounded memory."""
 
-from __future__ import annotations
-
 import codecs
 import json
 import sys
@@ -23,7 +21,7 @@ from read_files import Found, placed, read, rejected, short
 
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, check_id
 from lucidworks_provider.documents.readers import ReadOptions, read_file_documents, read_inline_documents
-from lucidworks_provider.documents.source import Format, list_source
+from lucidworks_provider.documents.source import list_source
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.storage import reading, remove_file, write_file
 
@@ -288,25 +286,6 @@ def table(**columns: Any) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        *(pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())),
-        pa.binary(),
-    ],
-    ids=str,
-)
-def test_rows(base: str, kind: pa.DataType) -> None:
-    columns = {"id": ["a", "b", "c", "d"], "text": ["1", "ä", None, "4"]}
-    plain = {name: pa.array(values) for name, values in columns.items()}
-    cast = {
-        name: one.dictionary_encode() if pa.types.is_dictionary(kind) else one.cast(kind)
-        for name, one in plain.items()
-    }
-    file = placed(base, "f.parquet", table(other=[[1]] * 4, **cast))
-    assert short(read(file)) == [("a", "1"), ("b", "ä"), ("c", "<empty>"), ("d", "4")]
-
-
 @pytest.mark.parametrize("kind", [pa.int8(), pa.uint64(), pa.int64(), pa.dictionary(pa.int8(), pa.int64())])
 def test_ids_that_are_numbers(base: str, kind: pa.DataType) -> None:
     ids = pa.array([1, 2, None, 4], kind)
@@ -480,13 +459,6 @@ def test_a_table_in_bounded_memory(tmp_path: Path, repeated: bool) -> None:
     assert held(read_file_documents(file, ReadOptions())) - before < 60_000_000
 
 
-def test_lines_in_bounded_memory(tmp_path: Path) -> None:
-    line = json.dumps({"id": 1, "text": "x" * 4000}).encode() + b"\n"
-    (tmp_path / "f.jsonl").write_bytes(line * 10_000)
-    [file] = list_source(str(tmp_path))
-    assert held(read_file_documents(file, ReadOptions())) < 8_000_000
-
-
 def test_small_files_are_cheap(tmp_path: Path) -> None:
     file = placed(str(tmp_path), "a.txt", ("Größe zählt. " * 300).encode())
     how = ReadOptions()
@@ -495,8 +467,3 @@ def test_small_files_are_cheap(tmp_path: Path) -> None:
         read(file, how)
     # 25 microseconds where it was written; the client has 2,000 for a document.
     assert time.process_time() - begin < 0.5
-
-
-def test_formats_are_all_read() -> None:
-    read_here = {Format.TEXT, Format.HTML, Format.JSON_LINES, Format.PARQUET}
-    assert read_here | {Format.CSV, Format.DELTA} == set(Format)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report: it loads nothing, runs nothing, takes nothing for HTML, and draws whatever was counted."""
 
-from __future__ import annotations
-
 import json
 import random
 import re

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shards of a corpus, and their listings."""
 
-from __future__ import annotations
-
 import json
 from operator import attrgetter
 from pathlib import Path
@@ -103,11 +101,8 @@ def test_a_number_of_shards_that_is_none(number: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        b"no json\n",
-        b"{}\n",
-        b"[]\n",
+        *(b"no json\n", b"{}\n", b"[]\n", b"\xff"),
         b'{"uri": "u", "path": "p", "size": 1, "etag": "s", "format": "doc"}\n',
-        b"\xff",
     ],
 )
 def test_what_is_no_listing_is_refused_with_its_line(content: bytes, tmp_path: Path) -> None:
@@ -123,28 +118,19 @@ def test_what_is_no_listing_is_refused_with_its_line(content: bytes, tmp_path: P
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
-        b"{}\n",
-        b"[]\n",
-        b'"text"\n',
-        b'{"number": "x", "of": 3}\n',
-        b'{"number": 1}\n',
-        b'{"number": null, "of": null}\n',
+        *(b"", b"{}\n", b"[]\n", b'"text"\n', b'{"number": 1}\n'),
+        *(b'{"number": "x", "of": 3}\n', b'{"number": null, "of": null}\n'),
+        b"\xff\n",
         # As an earlier version has written them.
         b'{"uri": "u", "path": "p", "size": 1, "etag": "s", "format": "text"}\n',
     ],
 )
 def test_what_has_no_shard_is_no_listing(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "list.jsonl").write_bytes(content)
+    message = r"list.jsonl is not a listing. Give one that write_listings has written"
     with pytest.raises(
-        InputError, match=r"list.jsonl is not a listing. Give one that write_listings has written"
+        InputError, match=message if content != b"\xff\n" else "line 1 of .*list.jsonl is inv"
     ):
-        read_shard(f"{tmp_path}/list.jsonl")
-
-
-def test_what_is_no_json_is_no_listing(tmp_path: Path) -> None:
-    (tmp_path / "list.jsonl").write_bytes(b"\xff\n")
-    with pytest.raises(InputError, match=r"line 1 of .*list.jsonl is invalid"):
         read_shard(f"{tmp_path}/list.jsonl")
 
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``documents/split.py``: nothing lost, nothing too long, cut where a reader would."""
 
-from __future__ import annotations
-
 import time
 
 import pytest
@@ -13,24 +11,7 @@ from lucidworks_provider.documents.split import Segment, split
 from lucidworks_provider.errors import InputError
 
 # What borders are made of, and what may not be torn apart.
-ALPHABET = [
-    "a",
-    "b",
-    " ",
-    "  ",
-    "\n",
-    "\r\n",
-    "\n\n",
-    "\t",
-    ".",
-    "! ",
-    "。",
-    "ä",
-    "日",
-    "🐄",
-    "e\u0301",
-    "\u2029",
-]
+ALPHABET = [*"ab\n\t.。ä日🐄 \u2029", "  ", "\r\n", "\n\n", "! ", "e\u0301"]
 
 
 def texts(text: str, max_bytes: int) -> list[str]:
@@ -95,12 +76,9 @@ def test_borders(text: str, max_bytes: int, segments: list[str]) -> None:
     assert texts(text, max_bytes) == segments
 
 
-def test_one_piece_where_it_fits() -> None:
+def test_the_limit() -> None:
     assert split("", max_bytes=4) == [Segment(0, "")]
     assert split("äöü", max_bytes=6) == [Segment(0, "äöü")]
-
-
-def test_a_character_must_fit() -> None:
     with pytest.raises(InputError, match="max_bytes is 3"):
         split("x", max_bytes=3)
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run counts: told by values, and in the same memory however long it is."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

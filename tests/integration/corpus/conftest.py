@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A world for each test, whose waits are short."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -6,16 +6,14 @@ A kill is a copy of the output and of the service at one moment. The next try be
 that the killed try has written later.
 """
 
-from __future__ import annotations
-
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from corpus_world import World
 from test_corpus_shards import commit, stage
 
 from lucidworks_provider.corpus import journal, pipeline, publish
@@ -23,30 +21,20 @@ from lucidworks_provider.corpus import run as run_module
 from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.pipeline import PipelineSettings
 from lucidworks_provider.corpus.shards import write_listings
-from lucidworks_provider.errors import (
-    BudgetExceededError,
-    NotSentError,
-    RequestRefusedError,
-    TooManyRejectsError,
-)
-
-if TYPE_CHECKING:
-    from corpus_world import World
+from lucidworks_provider.errors import BudgetExceededError, NotSentError, TooManyRejectsError
 
 DOCUMENTS, WINDOW, SUBMISSIONS = 60, 16, 4
 # Texts with an intent that a kill may leave: before their submission, and in flight.
 UNSENT = WINDOW + SUBMISSIONS
 
 
-@pytest.fixture
-def texts(world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+@pytest.fixture(autouse=True)
+def sixty(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "GROUP_SECONDS", 0.1)
     for name in ("FIRST_WINDOW", "LEAST_INTENTS", "MOST_INTENTS"):
         monkeypatch.setattr(pipeline, name, WINDOW)
     monkeypatch.setattr(pipeline, "SUBMISSIONS", SUBMISSIONS)
-    texts = {f"{number:03}.txt": f"Document {number}. " * 20 for number in range(DOCUMENTS)}
-    world.write_all(texts)
-    return texts
+    world.fill(DOCUMENTS, "Document {}. ")
 
 
 class Kill:
@@ -121,8 +109,13 @@ def killed_at(world: World, stage: str) -> Iterator[None]:
     kill.restore()
 
 
-def check(world: World, returned: dict[str, Any], *, unsent: int) -> None:
-    """:param unsent: texts that the killed tries had intended, and may not have submitted."""
+def check(world: World, returned: dict[str, Any], *, unsent: int = 0) -> None:
+    """
+    Everything is there, and counted.
+
+    :param unsent: texts that the killed tries had intended, and may not have submitted.
+    """
+    world.check()
     posted = world.service.posted
     twice = len(posted) - len(set(posted))
     assert twice <= returned["resubmitted"] <= twice + unsent
@@ -133,17 +126,9 @@ def check(world: World, returned: dict[str, Any], *, unsent: int) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "unsent"),
-    [
-        ("submissions", UNSENT),
-        ("polls", UNSENT),
-        ("publication", 0),
-        ("commit of documents", 0),
-        ("end", 0),
-    ],
+    [("submissions", UNSENT), ("polls", UNSENT), ("publication", 0), ("commit of documents", 0), ("end", 0)],
 )
-def test_the_retry_returns_what_the_service_has_counted(
-    world: World, texts: dict[str, str], stage: str, unsent: int
-) -> None:
+def test_the_retry_returns_what_the_service_has_counted(world: World, stage: str, unsent: int) -> None:
     with killed_at(world, stage):
         world.run(run_id="night")
     at_the_kill = len(world.service.posted)
@@ -151,29 +136,22 @@ def test_the_retry_returns_what_the_service_has_counted(
 
     returned = world.run(run_id="night", try_number=2)
 
-    assert world.texts() == texts
     check(world, returned, unsent=unsent)
     if stage == "submissions":
         assert returned["resubmitted"] > 0
 
 
-def test_several_kills(world: World, texts: dict[str, str]) -> None:
+def test_several_kills(world: World) -> None:
     for number, moment in enumerate(("submissions", "polls", "submissions", "publication"), 1):
         with killed_at(world, moment):
             world.run(run_id="night", try_number=number)
-
-    returned = world.run(run_id="night", try_number=5)
-
-    assert world.texts() == texts
-    check(world, returned, unsent=3 * UNSENT)
+    check(world, world.run(run_id="night", try_number=5), unsent=3 * UNSENT)
     # The next run has its own counts.
-    world.service.forget()
     world.write("000.txt", "Another text.")
-    following = world.run()
-    assert (following["submitted"], following["resubmitted"], following["tokens"]) == (1, 0, 7)
+    world.run(submitted=1, resubmitted=0, tokens=7)
 
 
-def test_tries_that_send_nothing_after_a_kill_count_nothing(world: World, texts: dict[str, str]) -> None:
+def test_tries_that_send_nothing_after_a_kill_count_nothing(world: World) -> None:
     with killed_at(world, "submissions"):
         world.run(run_id="night")
 
@@ -185,119 +163,77 @@ def test_tries_that_send_nothing_after_a_kill_count_nothing(world: World, texts:
         with pytest.raises(NotSentError):
             world.run(run_id="night", try_number=number)
     world.service.on_post = lambda text: None
-
-    returned = world.run(run_id="night", try_number=5)
-
-    assert world.texts() == texts
-    check(world, returned, unsent=UNSENT)
+    check(world, world.run(run_id="night", try_number=5), unsent=UNSENT)
 
 
-def test_the_last_file_of_the_journal_is_torn(world: World, texts: dict[str, str]) -> None:
+def test_the_last_file_of_the_journal_is_torn(world: World) -> None:
     with killed_at(world, "submissions"):
         world.run(run_id="night")
     last = max(world.output.rglob("*-work.log"))
     last.write_bytes(last.read_bytes()[:-40])
-
-    returned = world.run(run_id="night", try_number=2)
-
-    assert world.texts() == texts
-    check(world, returned, unsent=UNSENT)
+    check(world, world.run(run_id="night", try_number=2), unsent=UNSENT)
 
 
 def test_a_file_in_which_a_document_is_repeated_after_it_was_listed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = [json.dumps({"id": f"d{number}", "text": f"Text {number}. " * 10}) + "\n" for number in range(5)]
-    file = world.write("a.jsonl", "".join(lines))
+    world.remove(*list(world.expected))
+    file = world.records("a.jsonl", *"abcde")
     candidates = run_module.Plan.candidates
 
     def after_a_repetition(plan: run_module.Plan) -> Any:
-        with file.open("a") as opened:
-            opened.write(lines[-1])
+        file.write_bytes(file.read_bytes() + file.read_bytes().splitlines()[-1])
         yield from candidates(plan)
 
     monkeypatch.setattr(run_module.Plan, "candidates", after_a_repetition)
-
-    returned = world.run()
-
-    assert (returned["documents"], returned["submitted"], returned["resubmitted"]) == (5, 6, 1)
+    world.run(documents=5, submitted=6, resubmitted=1)
     assert len(world.rows()) == 5
 
 
-def test_the_sums_of_shards_have_all_tries(world: World, texts: dict[str, str]) -> None:
+def test_the_sums_of_shards_have_all_tries(world: World) -> None:
     first, second = write_listings(str(world.source), f"{world.output}/listings", shards=2)
     world.set(listing=first)
     with killed_at(world, "submissions"):
         world.run(run_id="night")
     staged = [world.run(run_id="night", try_number=2)]
     world.set(listing=second)
-    staged.append(world.run())
-
-    returned = commit(world, staged)
-
-    assert world.texts() == texts
-    assert staged[1]["resubmitted"] == 0
-    check(world, returned, unsent=UNSENT)
+    staged.append(world.run(resubmitted=0))
+    check(world, commit(world, staged), unsent=UNSENT)
 
 
-def test_a_shard_that_continues_after_its_publication_counts_anew(
-    world: World, texts: dict[str, str]
-) -> None:
+def test_a_shard_that_continues_after_its_publication_counts_anew(world: World) -> None:
     staged = stage(world, 1)
     world.write("000.txt", "Changed after the staging.")
     stage(world, 1)
-    assert commit(world, staged)["submitted"] == DOCUMENTS
+    commit(world, staged, submitted=DOCUMENTS)
     world.write("001.txt", "Changed after the publication.")
-    returned = commit(world, stage(world, 1), run_id="later")
-    assert [returned[name] for name in ("submitted", "resubmitted", "changed")] == [2, 0, 2]
+    commit(world, stage(world, 1), run_id="later", submitted=2, resubmitted=0, changed=2)
 
 
-def test_an_end_that_is_no_kill_leaves_no_doubt(world: World, texts: dict[str, str]) -> None:
+def test_an_end_that_is_no_kill_leaves_no_doubt(world: World) -> None:
     """Intents whose texts were not submitted are withdrawn."""
     world.set(pipeline=PipelineSettings(max_tokens=70, max_in_flight=4))
     with pytest.raises(BudgetExceededError):
         world.run(run_id="night")
     assert len(world.service.posted) < DOCUMENTS
     world.set(pipeline=PipelineSettings())
-
-    returned = world.run(run_id="night", try_number=2)
-
+    check(world, world.run(run_id="night", try_number=2))
     assert world.service.posted == list(dict.fromkeys(world.service.posted))
-    check(world, returned, unsent=0)
 
 
-def test_texts_that_are_sent_again_after_too_many_rejects(world: World, texts: dict[str, str]) -> None:
+def test_texts_that_are_sent_again_after_too_many_rejects(world: World) -> None:
     """A refused text made no job; one whose job has failed was submitted."""
-    refused, failed = {texts["000.txt"]}, {texts["001.txt"], texts["002.txt"]}
-
-    def refuse(text: str) -> None:
-        if text in refused:
-            raise RequestRefusedError("HTTP 400", status=400)
-
-    world.service.on_post = refuse
-    world.service.answer = lambda text, body: (
-        {"chunkingId": body["chunkingId"], "status": "ERROR"} if text in failed else body
-    )
+    world.service.refused, world.service.failed = {"Document 0."}, {"Document 1.", "Document 2."}
     world.set(max_reject_ratio=0.0)
     with pytest.raises(TooManyRejectsError):
         world.run(run_id="night")
-    refused, failed = set(), set()
-
-    returned = world.run(run_id="night", try_number=2)
-
-    assert world.texts() == texts
-    assert (returned["submitted"], returned["resubmitted"]) == (DOCUMENTS + 2, 2)
-    check(world, returned, unsent=0)
+    world.service.refused = world.service.failed = ()
+    check(world, world.run(run_id="night", try_number=2, submitted=DOCUMENTS + 2, resubmitted=2))
 
 
-def test_a_part_that_another_program_has_removed(world: World, texts: dict[str, str]) -> None:
+def test_a_part_that_another_program_has_removed(world: World) -> None:
     with killed_at(world, "publication"):
         world.run(run_id="night")
     for path in (world.output / "chunks").glob("*.parquet"):
         path.unlink()
-
-    returned = world.run(run_id="night", try_number=2)
-
-    assert world.texts() == texts
-    assert returned["resubmitted"] == DOCUMENTS
-    check(world, returned, unsent=0)
+    check(world, world.run(run_id="night", try_number=2, resubmitted=DOCUMENTS))

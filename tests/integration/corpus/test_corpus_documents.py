@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the benchmarks chunk: the same texts everywhere, all different, of the size that was asked for."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What runs write passes inspection, night after night, and whatever other writers do to the tables is named."""
 
-from __future__ import annotations
-
-import json
 from typing import Any
 
 import deltalake
@@ -24,8 +21,10 @@ def inspected(world: World) -> Inspection:
     return inspect(str(world.output), source=str(world.source))
 
 
-def problems(world: World) -> list[str]:
-    return list(inspected(world).problems())
+def fine(world: World) -> Inspection:
+    found = inspected(world)
+    assert list(found.problems()) == []
+    return found
 
 
 def chunks(world: World) -> deltalake.DeltaTable:
@@ -48,16 +47,14 @@ def test_night_after_night(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
     world.set(max_reject_ratio=0.5, max_text_bytes=2_000)
     write(world, *range(20))
     world.write("long.md", "A sentence of a long text, ünd more.\n\n" * 400)
-    records = (json.dumps({"id": f"r{number}", "text": "x " * number}) for number in range(5))
-    world.write("records.jsonl", "\n".join(records))
+    world.records("records.jsonl", **{f"r{number}": "x " * number for number in range(5)})
     world.write("junk.txt", b"\x00\x01" * 500)
     world.run()
-    assert problems(world) == []
-    assert inspected(world).about["rejects"] == "binary 1, empty 1"
+    assert fine(world).about["rejects"] == "binary 1, empty 1"
 
     write(world, 3, words="is changed. ")
     world.write("new.html", "<p>New &amp; fine.</p>" * 20)
-    (world.source / "04.txt").unlink()
+    world.remove("04.txt")
     # A document that had chunks becomes a reject, and keeps them.
     world.write("05.txt", b"\x00\x01" * 500)
     assert set(inspected(world).counts) == {
@@ -67,8 +64,7 @@ def test_night_after_night(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
     }
 
     world.run()
-    found = inspected(world)
-    assert list(found.problems()) == []
+    found = fine(world)
     assert found.about["status"] == "ok 24, rejected 3, vanished 1"
     assert int(found.about["masked rows"]) > 0
     assert "'04.txt'" in " ".join(found.notes)
@@ -78,7 +74,7 @@ def test_night_after_night(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
         write(world, *range(night, night + 3), words=f"is changed in night {night}. ")
         (world.source / f"{night}.txt").unlink(missing_ok=True)
         world.run()
-        assert problems(world) == []
+        fine(world)
     found = inspected(world)
     assert "04.txt" not in " ".join(found.notes)
     assert found.about["chunks table"].startswith("version 7 of 20")
@@ -90,9 +86,7 @@ def test_another_configuration(world: World) -> None:
     world.service.chunk_size = 50
     world.set(options=ChunkingOptions("sentence", "e5-small"), full_refresh=True)
     world.run()
-    found = inspected(world)
-    assert list(found.problems()) == []
-    assert found.about["model_id"] == "e5-small"
+    assert fine(world).about["model_id"] == "e5-small"
 
 
 def test_after_a_run_that_failed(world: World) -> None:
@@ -125,9 +119,7 @@ def test_a_run_that_died_between_its_commits(world: World) -> None:
     assert found.about["documents"] == "10"
     assert found.about["model_id"] == "gte-small"
     world.run()
-    found = inspected(world)
-    assert list(found.problems()) == []
-    assert found.about["model_id"] == "e5-small"
+    assert fine(world).about["model_id"] == "e5-small"
 
 
 def test_a_table_that_another_writer_has_compacted(world: World) -> None:
@@ -135,15 +127,12 @@ def test_a_table_that_another_writer_has_compacted(world: World) -> None:
         write(world, *range(night, night + 5), words=f"of night {night} ")
         world.run()
     assert chunks(world).optimize.compact()["numFilesRemoved"] > 1
-    found = inspected(world)
-    assert list(found.problems()) == []
+    found = fine(world)
     assert "Another writer has changed chunks" in found.notes[0]
     assert found.about["masked rows"] == "0"
     write(world, 2, words="is changed. ")
     world.run()
-    found = inspected(world)
-    assert list(found.problems()) == []
-    assert "Another writer" not in " ".join(found.notes)
+    assert "Another writer" not in " ".join(fine(world).notes)
 
 
 def test_chunks_that_another_writer_has_deleted(world: World) -> None:
@@ -156,12 +145,10 @@ def test_chunks_that_another_writer_has_deleted(world: World) -> None:
     assert "Another writer" in found.notes[0]
     world.set(on_missing_chunks="drop")
     world.run()
-    found = inspected(world)
-    assert list(found.problems()) == []
-    assert found.about["status"] == "ok 6, deleted 2"
+    assert fine(world).about["status"] == "ok 6, deleted 2"
     write(world, 3, 5, words="is changed. ")
     world.run()
-    assert problems(world) == []
+    fine(world)
 
 
 def test_chunks_of_a_document_that_another_writer_has_scattered(world: World) -> None:
@@ -173,9 +160,9 @@ def test_chunks_of_a_document_that_another_writer_has_scattered(world: World) ->
     moved = open_dataset(str(world.output)).to_table(filter=some)
     chunks(world).delete("document_id = '03.txt' AND chunk_index >= 1")
     deltalake.write_deltalake(str(world.output / "chunks"), moved, mode="append")
-    assert problems(world) == []
+    fine(world)
     world.run()
-    assert problems(world) == []
+    fine(world)
     # It is read whole, though no one file has it.
     found = changes(str(world.output), first["since"])
     assert sum(batch.num_rows for batch in found) == moved.num_rows + 1
@@ -183,10 +170,10 @@ def test_chunks_of_a_document_that_another_writer_has_scattered(world: World) ->
     # Their files are copied, and it stays scattered; only its own rows are removed when it changes.
     write(world, 6, 7, 8, 9, words="is changed. ")
     world.run()
-    assert problems(world) == []
+    fine(world)
     write(world, 3, words="is changed again. ")
     world.run()
-    assert problems(world) == []
+    fine(world)
 
 
 def test_chunks_that_another_writer_has_added(world: World) -> None:

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run is made of, each by itself: the journal, the window, the slots, the guess at job times."""
 
-from __future__ import annotations
-
 import asyncio
+import math
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +39,31 @@ def begun(output: Path, write: Callable[[str, Sequence[bytes]], None] | None = N
     return journal
 
 
+class Disk:
+    """Full for so many writes."""
+
+    def __init__(self, full_for: float = math.inf) -> None:
+        self.full_for = full_for
+
+    def __call__(self, uri: str, data: Sequence[bytes]) -> None:
+        self.full_for -= 1
+        if self.full_for >= 0:
+            raise StorageError("no space left")
+        write_file(uri, data)
+
+
+async def waiting(call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """It does not end at once."""
+    task = asyncio.create_task(call)
+    await asyncio.sleep(0)
+    assert not task.done()
+    return task
+
+
+def logs(output: Path) -> list[Path]:
+    return list(output.glob("journal/*/*-work.log"))
+
+
 def reopened(output: Path) -> Journal:
     """As the next process finds it."""
     journal = Journal(str(output))
@@ -66,11 +91,11 @@ class TestJournal:
 
     async def test_nothing_counts_as_kept_before_it_lies_there(self, tmp_path: Path) -> None:
         journal = begun(tmp_path)
-        waiting = asyncio.create_task(journal.write_body(key("a"), "job a", b"{}"))
+        written = await waiting(journal.write_body(key("a"), "job a", b"{}"))
         await asyncio.sleep(0.05)
-        assert not waiting.done()
+        assert not written.done()
         await journal.flush()
-        await waiting
+        await written
 
     @pytest.mark.parametrize("cut", [1, 5, 30])
     async def test_a_torn_file_counts_up_to_the_tear(self, tmp_path: Path, cut: int) -> None:
@@ -78,7 +103,7 @@ class TestJournal:
         journal.submitted(key("a"), "job a")
         journal.submitted(key("b"), "job b")
         await journal.flush()
-        (file,) = tmp_path.glob("journal/*/*.log")
+        (file,) = logs(tmp_path)
         jobs, _, _ = file.read_bytes().partition(b'{"kind": "sent"')
         file.write_bytes(jobs[:-cut])
 
@@ -90,12 +115,9 @@ class TestJournal:
             for document in documents:
                 journal.submitted(key(document), document)
             await journal.flush()
-        journal.delete(journal.unreferenced(["a"]))
-        assert len(list(tmp_path.glob("journal/*/*-work.log"))) == 2
-        journal.delete(journal.unreferenced(["b"]))
-        assert len(list(tmp_path.glob("journal/*/*-work.log"))) == 1
-        journal.delete(journal.unreferenced(["c"]))
-        assert not list(tmp_path.glob("journal/*/*-work.log"))
+        for document, left in (("a", 2), ("b", 1), ("c", 0)):
+            journal.delete(journal.unreferenced([document]))
+            assert len(logs(tmp_path)) == left
 
     async def test_a_follower_does_not_overwrite(self, tmp_path: Path) -> None:
         first, second = begun(tmp_path), reopened(tmp_path)
@@ -105,39 +127,22 @@ class TestJournal:
         assert {record.job for record in reopened(tmp_path).load()} == {"one", "two"}
 
     async def test_a_disk_that_is_full_for_a_moment(self, tmp_path: Path) -> None:
-        failures = [1, 1]
-
-        def write(uri: str, data: Sequence[bytes]) -> None:
-            if failures:
-                failures.pop()
-                raise StorageError("no space left")
-            write_file(uri, data)
-
-        journal = begun(tmp_path, write)
+        journal = begun(tmp_path, Disk(full_for=2))
         journal.submitted(key("a"), "job a")
         await journal.flush()
         assert [record.job for record in reopened(tmp_path).load()] == ["job a"]
 
     async def test_what_could_not_be_written_is_written_later_in_its_order(self, tmp_path: Path) -> None:
-        full = True
-
-        def write(uri: str, data: Sequence[bytes]) -> None:
-            if full:
-                raise StorageError("no space left")
-            write_file(uri, data)
-
-        journal = begun(tmp_path, write)
+        disk = Disk()
+        journal = begun(tmp_path, disk)
         for document in "ab":
             journal.submitted(key(document), f"job {document}")
-            waiting = asyncio.create_task(
-                journal.write_body(key(document), f"job {document}", document.encode())
-            )
-            await asyncio.sleep(0)
+            written = await waiting(journal.write_body(key(document), f"job {document}", document.encode()))
             with pytest.raises(StorageError):
                 await journal.write("failed", [document])
             with pytest.raises(StorageError):
-                await waiting
-        full = False
+                await written
+        disk.full_for = 0
         journal.append("end", None)
         await journal.flush()
         found = reopened(tmp_path)
@@ -169,16 +174,12 @@ class TestJournal:
         assert [record.value for record in reopened(tmp_path).load()] == [{"data": "a"}]
 
     async def test_who_waits_hears_that_it_could_not_be_written(self, tmp_path: Path) -> None:
-        def full(uri: str, data: Sequence[bytes]) -> None:
-            raise StorageError("no space left")
-
-        journal = begun(tmp_path, full)
-        waiting = asyncio.create_task(journal.write_body(key("a"), "job a", b"{}"))
-        await asyncio.sleep(0)
+        journal = begun(tmp_path, Disk())
+        written = await waiting(journal.write_body(key("a"), "job a", b"{}"))
         with pytest.raises(StorageError):
             await journal.flush()
         with pytest.raises(StorageError):
-            await waiting
+            await written
 
 
 class TestIntents:
@@ -186,12 +187,7 @@ class TestIntents:
 
     @pytest.mark.parametrize(
         ("submitted", "waited", "ahead"),
-        [
-            (40, False, 50),
-            (40, True, 80),
-            (20, False, 25),
-            (MOST_INTENTS, True, MOST_INTENTS),
-        ],
+        [(40, False, 50), (40, True, 80), (20, False, 25), (MOST_INTENTS, True, MOST_INTENTS)],
     )
     async def test_as_many_as_are_submitted_until_the_next_group(
         self, tmp_path: Path, submitted: int, waited: bool, ahead: int
@@ -211,10 +207,10 @@ class TestIntents:
                         )
                         unsent.append(segment.key)
             last = len(unsent)
-            waiting = asyncio.create_task(intents.stored(group if waited else None))
+            stored = asyncio.create_task(intents.stored(group if waited else None))
             await asyncio.sleep(0)
             await journal.flush()
-            await waiting
+            await stored
             for one in unsent[:submitted]:
                 assert not intents.begin(one)
             del unsent[:submitted]
@@ -241,21 +237,16 @@ class TestWindow:
         window = InFlightLimit(pipeline.FIRST_WINDOW + 2)
         for _ in range(pipeline.FIRST_WINDOW):
             await window.acquire(1)
-        waiting = asyncio.create_task(window.acquire(1))
-        await asyncio.sleep(0)
-        assert not waiting.done()
+        acquired = await waiting(window.acquire(1))
         window.release(1)
-        await waiting
+        await acquired
         await asyncio.wait_for(window.acquire(1), 1)
         assert window.in_flight == pipeline.FIRST_WINDOW + 1
 
     async def test_one_document_of_any_size_is_let_in(self) -> None:
         window = InFlightLimit(10)
         await asyncio.wait_for(window.acquire(pipeline.TEXT_BYTES * 2), 1)
-        waiting = asyncio.create_task(window.acquire(1))
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        waiting.cancel()
+        (await waiting(window.acquire(1))).cancel()
 
 
 class TestSlots:
@@ -270,26 +261,22 @@ class TestSlots:
     async def test_bodies_that_wait_for_their_part_hold_up_the_next(self) -> None:
         slots = BodyBudget()
         slots.hold(pipeline.BODY_BYTES)
-        waiting = asyncio.create_task(slots.__aenter__())
-        await asyncio.sleep(0)
-        assert not waiting.done()
+        entered = await waiting(slots.__aenter__())
         slots.release(pipeline.BODY_BYTES)
-        await asyncio.wait_for(waiting, 1)
+        await asyncio.wait_for(entered, 1)
 
     async def test_first_come_first_served_and_none_is_lost_by_a_cancellation(self) -> None:
         slots = BodyBudget()
         for _ in range(slots.limit):
             await slots.__aenter__()
-        waiting = [asyncio.create_task(slots.__aenter__()) for _ in range(3)]
-        await asyncio.sleep(0)
-        waiting[0].cancel()
+        entered = [await waiting(slots.__aenter__()) for _ in range(3)]
+        entered[0].cancel()
         await slots.__aexit__()
         await asyncio.sleep(0)
-        assert waiting[1].done()
-        assert not waiting[2].done()
+        assert [one.done() for one in entered[1:]] == [True, False]
         # Cancelled in the very moment in which its turn comes.
         await slots.__aexit__()
-        waiting[2].cancel()
+        entered[2].cancel()
         await asyncio.sleep(0)
         await asyncio.wait_for(slots.__aenter__(), 1)
 

@@ -1,28 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two tables of a corpus, night after night, held against other readers and against what others do to them."""
 
-from __future__ import annotations
-
 import json
 import os
 import random
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 from zlib import crc32
 
 import deltalake
-import duckdb
 import polars
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from corpus_world import Killed, World, killed
-from duckdb_extensions import import_extension
+from delta_world import READERS
 
 from lucidworks_provider import storage
 from lucidworks_provider.client.chunking import ChunkingOptions
@@ -35,54 +33,37 @@ from lucidworks_provider.delta.log import Table, read_table
 from lucidworks_provider.errors import InputError, OutputBusyError
 
 COLUMNS = ["document_id", "chunk_index", "text", "start", "end", "vector", "input_tokens", "content_hash"]
+Chunks = list[tuple[Any, ...]]
 
 
-@pytest.fixture(scope="module")
-def duck() -> Iterator[duckdb.DuckDBPyConnection]:
-    import_extension("delta")
-    with duckdb.connect() as connection:
-        connection.execute("LOAD delta")
-        yield connection
-
-
-def _sorted(rows: list[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
-    return sorted(rows, key=lambda row: tuple(row[key] for key in keys))
-
-
-def agree(world: World, duck: duckdb.DuckDBPyConnection) -> None:
-    """Our reader, delta-rs, Polars and DuckDB see the same rows in both tables."""
+def agree(world: World) -> None:
+    """This reader, delta-rs, Polars and DuckDB see the same rows in both tables, and chunks as the source is."""
+    world.check()
     for name, ours, keys in (
         ("chunks", open_dataset(str(world.output)), ("document_id", "chunk_index")),
         ("documents", open_documents(str(world.output)), ("document_id",)),
     ):
-        path = str(world.output / name)
-        expected = _sorted(ours.to_table().to_pylist(), *keys)
+        expected = sorted(ours.to_table().to_pylist(), key=itemgetter(*keys))
         assert len(ours) == len(expected)
-        table = deltalake.DeltaTable(path)
-        assert table.version() == ours.version
-        names = ", ".join(f'"{column}"' for column in ours.schema.names)
-        query = deltalake.QueryBuilder().register("t", table).execute(f"SELECT {names} FROM t")  # noqa: S608
-        assert _sorted(pa.table(query).to_pylist(), *keys) == expected
-        assert _sorted(polars.scan_delta(path).collect().to_dicts(), *keys) == expected
-        scan = f"SELECT {names} FROM delta_scan('{path}')"  # noqa: S608
-        found = duck.execute(scan).to_arrow_table()
-        assert _sorted(found.to_pylist(), *keys) == expected
+        assert delta_rs(world, name).version() == ours.version
+        for read in READERS.values():
+            found = sorted(read(str(world.output / name)), key=itemgetter(*keys))
+            assert [{column: row[column] for column in ours.schema.names} for row in found] == expected
 
 
-def states_of(world: World) -> dict[str, list[tuple[Any, ...]]]:
-    found: dict[str, list[tuple[Any, ...]]] = {}
+def states_of(world: World) -> dict[str, Chunks]:
+    found: dict[str, Chunks] = {}
     for row in world.rows():
-        found.setdefault(row["document_id"], []).append(
-            (row["chunk_index"], row["text"], tuple(row["vector"]))
-        )
+        chunk = row["chunk_index"], row["text"], tuple(row["vector"])
+        found.setdefault(row["document_id"], []).append(chunk)
     return found
 
 
-def folded(world: World, since: int | None) -> dict[str, tuple[str, list[tuple[Any, ...]]]]:
-    """What :func:`changes` tells, by document; each is in one batch."""
-    found: dict[str, tuple[str, list[tuple[Any, ...]]]] = {}
+def folded(world: World, since: int | None) -> dict[str, tuple[str, Chunks]]:
+    """What :func:`changes` has, by document; each is in one batch."""
+    found: dict[str, tuple[str, Chunks]] = {}
     for batch in changes(str(world.output), since):
-        here: dict[str, tuple[str, list[tuple[Any, ...]]]] = {}
+        here: dict[str, tuple[str, Chunks]] = {}
         for row in batch.to_pylist():
             change, rows = here.setdefault(row["document_id"], (row["change"], []))
             assert change == row["change"]
@@ -93,74 +74,70 @@ def folded(world: World, since: int | None) -> dict[str, tuple[str, list[tuple[A
     return found
 
 
-def difference(
-    before: dict[str, list[tuple[Any, ...]]], after: dict[str, list[tuple[Any, ...]]]
-) -> dict[str, tuple[str, list[tuple[Any, ...]]]]:
-    found = {}
-    for one in before.keys() | after.keys():
-        if one not in after:
-            found[one] = "deleted", []
-        elif one not in before:
-            found[one] = "added", after[one]
-        elif before[one] != after[one]:
-            found[one] = "changed", after[one]
+def difference(before: dict[str, Chunks], after: dict[str, Chunks]) -> dict[str, tuple[str, Chunks]]:
+    found: dict[str, tuple[str, Chunks]] = {one: ("deleted", []) for one in before.keys() - after.keys()}
+    for one, chunks in after.items():
+        if chunks != before.get(one):
+            found[one] = "changed" if one in before else "added", chunks
     return found
+
+
+def table_of(world: World, name: str = "chunks") -> Table:
+    table = read_table(f"{world.output}/{name}")
+    assert table is not None
+    return table
+
+
+def delta_rs(world: World, name: str = "chunks") -> deltalake.DeltaTable:
+    return deltalake.DeltaTable(str(world.output / name))
+
+
+def several(count: int) -> dict[str, str]:
+    """Documents of several chunks."""
+    return {f"{n}.txt": f"The text number {n}. " * 40 for n in range(count)}
 
 
 @pytest.mark.parametrize("vectors", [True, False])
 @pytest.mark.parametrize("seed", range(2))
-def test_random_nights(
-    world: World,
-    duck: duckdb.DuckDBPyConnection,
-    monkeypatch: pytest.MonkeyPatch,
-    seed: int,
-    vectors: bool,
-) -> None:
+def test_random_nights(world: World, monkeypatch: pytest.MonkeyPatch, seed: int, vectors: bool) -> None:
     """Every state is what the source says, for all readers, and every older version is folded rightly."""
     draw = random.Random(seed)
     monkeypatch.setattr(publish, "CHECKPOINT_EVERY", 5)
     monkeypatch.setattr(publish, "SMALL_FILES", 6)
     world.set(deletion_vectors=vectors, prune=True)
-    texts: dict[str, str] = {}
-    states: list[tuple[int | None, dict[str, list[tuple[Any, ...]]]]] = [(None, {})]
+    states: list[tuple[int | None, dict[str, Chunks]]] = [(None, {})]
     for night in range(10):
         for _ in range(draw.randrange(0, 8)):
             name = f"{draw.randrange(40):03}.txt"
-            if name in texts and draw.random() < 0.4:
-                (world.source / name).unlink()
-                del texts[name]
+            if name in world.expected and draw.random() < 0.4:
+                world.remove(name)
             else:
-                texts[name] = f"Night {night}, {draw.random()}. " * draw.randrange(1, 40)
-                world.write(name, texts[name])
-        if not texts:
-            texts["a.txt"] = "One has to be there."
-            world.write("a.txt", texts["a.txt"])
+                world.write(name, f"Night {night}, {draw.random()}. " * draw.randrange(1, 40))
+        if not world.expected:
+            world.write("a.txt", "One has to be there.")
         if night == 6:
             world.set(options=ChunkingOptions("sentence", "gte-small"), full_refresh=True)
-        delta = world.run()
+        delta = world.run(documents=len(world.expected))
         world.set(full_refresh=False)
-        assert world.texts() == texts
-        agree(world, duck)
+        agree(world)
         now = states_of(world)
-        assert delta["documents"] == len(texts) == sum(status == "ok" for status in world.statuses().values())
+        assert delta["documents"] == sum(status == "ok" for status in world.statuses().values())
         assert delta["chunks"] == len(world.rows())
         for first, (since, before) in enumerate(states):
-            told = folded(world, since)
+            found = folded(world, since)
             if 0 < first <= 6 <= night:
                 # Everything was sent again; what came is the same, as the service is.
-                assert told.keys() >= difference(before, now).keys()
+                assert found.keys() >= difference(before, now).keys()
             else:
-                assert told == difference(before, now)
+                assert found == difference(before, now)
         states.append((delta["version"], now))
-    chunks = read_table(f"{world.output}/chunks")
-    assert chunks is not None
+    chunks = table_of(world)
     assert (chunks.reader_version, chunks.writer_version) == ((3, 7) if vectors else (1, 2))
     assert vectors == any(path.suffix == ".bin" for path in (world.output / "chunks").iterdir())
     assert version_of(str(world.output)) == delta["version"]
     # Older versions are as they were.
     for since, before in states[1:]:
-        rows = open_dataset(str(world.output), since).to_table().to_pylist()
-        assert {row["document_id"] for row in rows} == before.keys()
+        assert world.texts(since).keys() == before.keys()
 
 
 @pytest.mark.parametrize("kills", [False, True])
@@ -179,9 +156,8 @@ def test_random_nights_of_records(world: World, kills: bool) -> None:
             for records in files.values():
                 records.pop(one, None)
             if draw.random() < 0.6:
-                draw.choice([*files.values()])[one] = draw.choice(
-                    ["One. ", "Two. ", "One. " if kills else "Bad. "]
-                )
+                text = draw.choice(["One. ", "Two. ", "One. " if kills else "Bad. "])
+                draw.choice([*files.values()])[one] = text
         broken = {name for name in files if not kills and draw.random() < 0.3}
         for name, records in files.items():
             lines = [json.dumps({"id": one, "text": records[one] + one}) for one in sorted(records)]
@@ -204,32 +180,19 @@ def test_random_nights_of_records(world: World, kills: bool) -> None:
 
 def test_what_came_and_went_in_between_is_not_there(world: World) -> None:
     world.set(prune=True)
-    world.write("stays.txt", "This one stays.")
-    world.write("back.txt", "This one leaves and comes back.")
+    world.write_all({"stays.txt": "This one stays.", "back.txt": "This one leaves and comes back."})
     first = world.run()["version"]
     world.write("short.txt", "Here for one night.")
-    (world.source / "back.txt").unlink()
+    world.remove("back.txt")
     second = world.run()["version"]
-    (world.source / "short.txt").unlink()
+    world.remove("short.txt")
     world.write("back.txt", "This one is back.")
     world.run()
 
-    assert {name: how for name, (how, _) in folded(world, first).items()} == {"back.txt": "changed"}
-    assert {name: how for name, (how, _) in folded(world, second).items()} == {
-        "back.txt": "added",
-        "short.txt": "deleted",
-    }
-    assert {name: how for name, (how, _) in folded(world, None).items()} == {
-        "back.txt": "added",
-        "stays.txt": "added",
-    }
-    (until,) = {
-        row["change"]
-        for batch in changes(str(world.output), first, second)
-        for row in batch.to_pylist()
-        if row["document_id"] == "back.txt"
-    }
-    assert until == "deleted"
+    assert world.changed(first) == {"back.txt": "changed"}
+    assert world.changed(second) == {"back.txt": "added", "short.txt": "deleted"}
+    assert world.changed(None) == {"back.txt": "added", "stays.txt": "added"}
+    assert world.changed(first, second)["back.txt"] == "deleted"
 
 
 def test_a_version_that_is_not_there(world: World) -> None:
@@ -240,7 +203,7 @@ def test_a_version_that_is_not_there(world: World) -> None:
     with pytest.raises(InputError, match="no version 7"):
         open_dataset(str(world.output), 7)
     with pytest.raises(InputError, match="since is 3"):
-        list(changes(str(world.output), 3))
+        world.changed(3)
 
 
 def test_vectors_are_lists_of_a_fixed_size_again(world: World) -> None:
@@ -249,8 +212,8 @@ def test_vectors_are_lists_of_a_fixed_size_again(world: World) -> None:
     dataset = open_dataset(str(world.output))
     assert dataset.schema.field("vector").type == pa.list_(pa.float32(), 4)
     assert dataset.schema.names == COLUMNS
-    (row,) = dataset.to_table(columns=["text"], filter=pc.field("chunk_index") == 0).to_pylist()
-    assert row == {"text": "A text."}
+    found = dataset.to_table(columns=["text"], filter=pc.field("chunk_index") == 0).to_pylist()
+    assert found == [{"text": "A text."}]
     assert pa.table(dataset).num_rows == len(polars.DataFrame(dataset)) == 1
     with pytest.raises(InputError, match="no column 'nothing'"):
         dataset.to_table(columns=["nothing"])
@@ -258,78 +221,56 @@ def test_vectors_are_lists_of_a_fixed_size_again(world: World) -> None:
 
 # -- others write, too ---------------------------------------------------------------------------------
 
-
-def _rewritten(world: World) -> deltalake.DeltaTable:
-    return deltalake.DeltaTable(str(world.output / "chunks"))
-
-
 OTHERS: dict[str, Callable[[World], object]] = {
-    "compact": lambda world: _rewritten(world).optimize.compact(),
-    "z-order": lambda world: _rewritten(world).optimize.z_order(["text"]),
-    "vacuum": lambda world: _rewritten(world).vacuum(0, dry_run=False, enforce_retention_duration=False),
-    "checkpoint": lambda world: _rewritten(world).create_checkpoint(),
-    "compact documents": lambda world: deltalake.DeltaTable(
-        str(world.output / "documents")
-    ).optimize.compact(),
+    "compact": lambda world: delta_rs(world).optimize.compact(),
+    "z-order": lambda world: delta_rs(world).optimize.z_order(["text"]),
+    "vacuum": lambda world: delta_rs(world).vacuum(0, dry_run=False, enforce_retention_duration=False),
+    "checkpoint": lambda world: delta_rs(world).create_checkpoint(),
+    "compact documents": lambda world: delta_rs(world, "documents").optimize.compact(),
 }
 
 
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("vectors", [True, False])
-def test_somebody_else_rewrites_the_files(
-    world: World, duck: duckdb.DuckDBPyConnection, name: str, vectors: bool
-) -> None:
-    texts = {f"{n}.txt": f"The text number {n}. " * 40 for n in range(9)}
+def test_another_writer_rewrites_the_files(world: World, name: str, vectors: bool) -> None:
     world.set(prune=True, deletion_vectors=vectors)
-    world.write_all(texts)
+    world.write_all(several(9))
     world.run()
-    texts["1.txt"] = "Another one. " * 30
-    world.write("1.txt", texts["1.txt"])
+    world.write("1.txt", "Another one. " * 30)
     before = world.run()["version"]
     rows = world.rows()
 
     OTHERS[name](world)
 
     assert world.rows() == rows
-    texts["2.txt"] = "Changed after that. " * 30
-    world.write("2.txt", texts["2.txt"])
-    (world.source / "3.txt").unlink()
-    del texts["3.txt"]
-    world.service.forget()
-    delta = world.run()
-    assert world.service.posted == [texts["2.txt"]]
-    assert (delta["changed"], delta["removed"]) == (1, 1)
-    assert world.texts() == texts
-    agree(world, duck)
-    assert {one: how for one, (how, _) in folded(world, before).items()} == {
-        "2.txt": "changed",
-        "3.txt": "deleted",
-    }
-    assert world.run()["version"] == delta["version"]
+    world.write("2.txt", "Changed after that. " * 30)
+    world.remove("3.txt")
+    delta = world.run(posted=["Changed after that. " * 30], changed=1, removed=1)
+    agree(world)
+    assert world.changed(before) == {"2.txt": "changed", "3.txt": "deleted"}
+    world.run(version=delta["version"])
 
 
 @pytest.mark.parametrize("name", ["vacuum", "compact documents"])
-def test_a_night_that_finds_nothing_but_versions_of_somebody_else(world: World, name: str) -> None:
+def test_a_night_that_finds_nothing_but_versions_of_another_writer(world: World, name: str) -> None:
     for text in ("The first.", "The second."):
         world.write("1.txt", text)
         before = world.run()["version"]
     OTHERS[name](world)
     delta = world.run()
-    assert list(changes(str(world.output), before, delta["version"])) == []
-    assert list(changes(str(world.output), delta["version"])) == []
+    assert world.changed(before, delta["version"]) == world.changed(delta["version"]) == {}
     # Positions are not read again.
-    assert world.run()["documents_version"] == delta["documents_version"]
-    tables_read = tables.read_tables(str(world.output))
-    assert not tables_read.changed_by_others
+    world.run(documents_version=delta["documents_version"])
+    assert not tables.read_tables(str(world.output)).changed_by_others
 
 
-def test_somebody_else_sorts_the_chunks_of_a_document(world: World) -> None:
+def test_another_writer_sorts_the_chunks_of_a_document(world: World) -> None:
     """Consumers get them in their order, as it is what a document is."""
     world.service.chunk_size = len("0, 99: a sentence. ")
-    texts = {f"{n}.txt": "".join(f"{n}, {99 - m}: a sentence. " for m in range(20)) for n in range(3)}
-    world.write_all(texts)
+    for n in range(3):
+        world.write(f"{n}.txt", "".join(f"{n}, {99 - m}: a sentence. " for m in range(20)))
     world.run()
-    _rewritten(world).optimize.z_order(["text"])
+    OTHERS["z-order"](world)
     # The next run reads the positions again.
     world.write("new.txt", "A new one.")
     world.run()
@@ -339,10 +280,9 @@ def test_somebody_else_sorts_the_chunks_of_a_document(world: World) -> None:
     assert not inspect(str(world.output)).counts
     for one, (_, chunks) in folded(world, None).items():
         assert [chunk[0] for chunk in chunks] == list(range(len(chunks))), one
-    texts["1.txt"] = "Changed."
-    world.write("1.txt", texts["1.txt"])
+    world.write("1.txt", "Changed.")
     world.run()
-    assert world.texts() == texts | {"new.txt": "A new one."}
+    world.check()
 
 
 def test_the_rows_of_documents_that_are_interleaved(world: World) -> None:
@@ -352,62 +292,43 @@ def test_the_rows_of_documents_that_are_interleaved(world: World) -> None:
         world.write(f"{n:03}.txt", "".join(f"{m:02}, {n:03}: a sentence. " for m in range(40)))
     version = world.run()["version"]
     before = folded(world, None)
-    _rewritten(world).optimize.z_order(["text"])
+    OTHERS["z-order"](world)
     world.write("000.txt", "Another text.")
     world.run()
     assert len(world.rows()) > 2048
-    assert {one: told for one, told in folded(world, None).items() if one != "000.txt"} == {
-        one: told for one, told in before.items() if one != "000.txt"
-    }
-    assert {one: how for one, (how, _) in folded(world, version).items()} == {"000.txt": "changed"}
+    after = folded(world, None)
+    assert after | {"000.txt": before["000.txt"]} == before
+    assert world.changed(version) == {"000.txt": "changed"}
 
 
 @pytest.mark.parametrize("records", [False, True])
 @pytest.mark.parametrize("how", ["resend", "drop"])
 @pytest.mark.parametrize("condition", ["document_id = '1.txt'", "document_id = '1.txt' AND chunk_index > 0"])
-def test_somebody_else_deletes_chunks(
-    world: World,
-    duck: duckdb.DuckDBPyConnection,
-    caplog: pytest.LogCaptureFixture,
-    how: Any,
-    condition: str,
-    records: bool,
+def test_another_writer_deletes_chunks(
+    world: World, caplog: pytest.LogCaptureFixture, how: Any, condition: str, records: bool
 ) -> None:
-    texts = {f"{n}.txt": f"The text number {n}. " * 40 for n in range(5)}
+    texts = several(5)
 
     def write() -> None:
-        if records:
-            lines = (json.dumps({"id": one, "text": text}) + "\n" for one, text in texts.items())
-            world.write("a.jsonl", "".join(lines))
-        else:
-            world.write_all(texts)
+        world.records("a.jsonl", **texts) if records else world.write_all(texts)
 
     write()
     world.set(prune=True)
     before = world.run()["version"]
-    _rewritten(world).delete(condition)
+    delta_rs(world).delete(condition)
     world.set(on_missing_chunks=how)
-    world.service.forget()
+    resend = how == "resend"
+    world.expected = {one: text for one, text in texts.items() if resend or one != "1.txt"}
 
-    delta = world.run()
+    delta = world.run(posted=[texts["1.txt"]] if resend else [], removed=0 if resend else 1)
 
     assert "removed or replaced chunks of 1 documents ('1.txt'" in caplog.text
-    agree(world, duck)
-    told = {one: change for one, (change, _) in folded(world, before).items()}
-    if how == "resend":
-        assert world.service.posted == [texts["1.txt"]]
-        assert world.texts() == texts
-        assert told == {"1.txt": "changed"}
-    else:
-        assert world.service.posted == []
-        assert world.texts() == {one: text for one, text in texts.items() if one != "1.txt"}
-        assert told == {"1.txt": "deleted"}
-        assert (delta["removed"], world.statuses()["1.txt"]) == (1, "deleted")
+    agree(world)
+    assert world.changed(before) == {"1.txt": "changed" if resend else "deleted"}
+    assert world.statuses()["1.txt"] == ("ok" if resend else "deleted")
     # It stays so.
-    world.service.forget()
     world.swap_contents()
-    assert world.run()["version"] == delta["version"]
-    assert world.service.posted == []
+    world.run(posted=[], version=delta["version"])
     texts["1.txt"] = "Until the text changes."
     write()
     world.run()
@@ -418,88 +339,75 @@ def test_somebody_else_deletes_chunks(
     write()
     world.run()
     world.swap_contents()
-    assert world.run()["skipped"] == 4
+    world.run(skipped=4)
 
 
-def records(world: World, name: str, **texts: str) -> None:
-    lines = (json.dumps({"id": one, "text": text}) + "\n" for one, text in texts.items())
-    world.write(name, "".join(lines))
-
-
-def dropped(world: World) -> None:
+@pytest.fixture
+def dropped(world: World) -> World:
     """Two documents of a file, and the chunks of the first one are deleted by another program; another file."""
     world.set(prune=True, on_missing_chunks="drop", max_reject_ratio=1.0)
-    records(world, "a.jsonl", x="X text.", y="Y text.")
-    records(world, "b.jsonl", z="Z text.")
+    world.records("a.jsonl", "x", "y")
+    world.records("b.jsonl", "z")
     world.run()
-    _rewritten(world).delete("document_id = 'x'")
-    world.service.forget()
+    delta_rs(world).delete("document_id = 'x'")
+    return world
 
 
-def test_a_dropped_document_that_moves_is_not_sent_again(world: World) -> None:
-    dropped(world)
-    records(world, "a.jsonl", y="Y text.")
-    records(world, "b.jsonl", x="X text.", z="Z text.")
-    world.run()
-    world.run()
-    records(world, "b.jsonl", x="X text.", z="Another text.")
-    world.run()
-    assert world.service.posted == ["Another text."]
+def test_a_dropped_document_that_moves_is_not_sent_again(dropped: World) -> None:
+    dropped.records("a.jsonl", "y")
+    dropped.records("b.jsonl", "x", "z")
+    for _ in range(2):
+        dropped.run(posted=[])
+    dropped.records("b.jsonl", "x", z="Another text.")
+    dropped.run(posted=["Another text."])
 
 
-def test_a_dropped_document_that_was_rejected_is_dropped_again_with_its_old_text(world: World) -> None:
-    dropped(world)
-    world.run()
-    records(world, "a.jsonl", x="", y="Y text.")
-    assert world.run()["rejected"] == 1
-    assert world.statuses()["x"] == "rejected"
-    records(world, "a.jsonl", x="X text.", y="Y text.")
-    assert world.run()["rejected"] == 0
-    assert world.statuses()["x"] == "deleted"
-    world.swap_contents()
-    assert world.run()["version"] is not None
-    assert world.service.posted == []
+def test_a_dropped_document_that_was_rejected_is_dropped_again_with_its_old_text(dropped: World) -> None:
+    dropped.run()
+    dropped.records("a.jsonl", "y", x="")
+    dropped.run(rejected=1)
+    assert dropped.statuses()["x"] == "rejected"
+    dropped.records("a.jsonl", "x", "y")
+    dropped.run(posted=[], rejected=0)
+    assert dropped.statuses()["x"] == "deleted"
+    dropped.swap_contents()
+    dropped.run(posted=[])
 
 
 @pytest.mark.parametrize("size", [40, 1])
-def test_somebody_else_restores_one_of_the_tables(world: World, size: int) -> None:
+def test_another_writer_restores_one_of_the_tables(world: World, size: int) -> None:
     """Also where the document has as many chunks in both versions."""
     for one in ("1.txt", "2.txt"):
         world.write(one, f"The first text of {one}. " * size)
     world.run()
     world.write("1.txt", "Another text of the one." * size)
     world.run()
-    _rewritten(world).restore(0)
-    world.service.forget()
-    world.run()
-    assert world.service.posted == ["Another text of the one." * size]
-    assert world.texts()["1.txt"] == "Another text of the one." * size
-    assert world.run()["skipped"] == 2
+    delta_rs(world).restore(0)
+    world.run(posted=["Another text of the one." * size])
+    world.check()
+    world.run(skipped=2)
 
 
-def test_somebody_else_restores_what_was_pruned(world: World) -> None:
+def test_another_writer_restores_what_was_pruned(world: World) -> None:
     world.set(prune=True)
-    for one in ("1.txt", "2.txt"):
-        world.write(one, f"The text of {one}. " * 30)
+    world.write_all(several(2))
     world.run()
-    (world.source / "2.txt").unlink()
+    world.remove("1.txt")
     world.run()
-    _rewritten(world).restore(0)
+    delta_rs(world).restore(0)
     delta = world.run()
-    assert set(world.texts()) == {"1.txt"}
+    world.check()
     assert delta["chunks"] == len(world.rows())
-    assert world.run()["version"] == delta["version"]
+    world.run(version=delta["version"])
 
 
 @pytest.mark.parametrize("table", ["chunks", "documents"])
-def test_somebody_else_commits_between_reading_and_committing(
-    world: World, duck: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch, table: str
+def test_another_writer_commits_between_reading_and_committing(
+    world: World, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
-    texts = {f"{n}.txt": f"The text number {n}. " * 40 for n in range(5)}
-    world.write_all(texts)
+    world.write_all(several(5))
     world.run()
-    texts["1.txt"] = "Another one."
-    world.write("1.txt", texts["1.txt"])
+    world.write("1.txt", "Another one.")
     world.run()
     commit, left = publish.commit, 2
 
@@ -514,21 +422,17 @@ def test_somebody_else_commits_between_reading_and_committing(
         return commit(uri, version, *args, **kwargs)
 
     monkeypatch.setattr(publish, "commit", late)
-    texts["2.txt"] = "This one, too."
-    world.write("2.txt", texts["2.txt"])
-    world.service.forget()
-    delta = world.run()
+    world.write("2.txt", "This one, too.")
+    delta = world.run(posted=["This one, too."])
 
     assert left == 0
-    assert world.service.posted == [texts["2.txt"]]
-    assert world.texts() == texts
     assert delta["version"] == open_dataset(str(world.output)).version
-    agree(world, duck)
-    assert world.run()["skipped"] == 5
+    agree(world)
+    world.run(skipped=5)
 
 
 def test_a_zombie_that_commits_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The follower stops; its retry goes on from what the zombie has committed."""
+    """The follower stops; its retry continues from what the zombie has committed."""
     world.write("1.txt", "The first.")
     world.run()
     world.write("1.txt", "The second.")
@@ -542,16 +446,14 @@ def test_a_zombie_that_commits_is_noticed(world: World, monkeypatch: pytest.Monk
     monkeypatch.setattr(publish, "commit", twice)
     with pytest.raises(OutputBusyError, match="another run has committed"):
         world.run(run_id="night")
-    world.service.forget()
-    assert world.run(run_id="night", try_number=2)["changed"] == 1
-    assert world.texts() == {"1.txt": "The second."}
-    assert world.service.posted == []
+    world.run(run_id="night", try_number=2, posted=[], changed=1)
+    world.check()
 
 
-# -- whoever dies ----------------------------------------------------------------------------------------
+# -- kills -----------------------------------------------------------------------------------------------
 
 
-def _dies_at(monkeypatch: pytest.MonkeyPatch, moment: int) -> Callable[[], int]:
+def _dies_at(monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
     """At the nth change of the storage, before it happens or after it; both, as an answer may be lost."""
     done = 0
 
@@ -574,82 +476,71 @@ def _dies_at(monkeypatch: pytest.MonkeyPatch, moment: int) -> Callable[[], int]:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, counted(original))
     monkeypatch.setattr("lucidworks_provider.delta.vectors.write_file", counted(storage.write_file))
-    return lambda: done
 
 
 @pytest.mark.parametrize("moment", range(2, 22))
 def test_a_kill_at_any_write(world: World, monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
     """Readers see the night before or this one; the retry ends it; nothing that came is submitted again."""
-    texts = {f"{n}.txt": f"The text number {n}. " * 40 for n in range(6)}
+    before = several(6)
     world.set(prune=True)
-    world.write_all(texts)
+    world.write_all(before)
     world.run()
-    before = dict(texts)
-    texts["1.txt"] = "Another one."
-    texts["new.txt"] = "A new one."
-    world.write("1.txt", texts["1.txt"])
-    world.write("new.txt", texts["new.txt"])
-    (world.source / "2.txt").unlink()
-    del texts["2.txt"]
-    world.service.forget()
+    world.write_all({"1.txt": "Another one.", "new.txt": "A new one."})
+    world.remove("2.txt")
     with monkeypatch.context() as patch:
         _dies_at(patch, moment)
         with suppress(Killed):
             world.run(run_id="night")
-    assert world.texts() in (before, texts)
-    assert folded(world, None).keys() in (before.keys(), texts.keys())
+    assert world.texts() in (before, world.expected)
+    assert world.changed(None).keys() in (before.keys(), world.expected.keys())
 
-    delta = world.run(run_id="night", try_number=2)
+    delta = world.run(run_id="night", try_number=2, added=1, changed=1, removed=1)
 
-    assert (delta["added"], delta["changed"], delta["removed"]) == (1, 1, 1)
-    assert world.texts() == texts
+    world.check()
     assert world.listed(delta, "changed") == ["1.txt"]
-    assert len(world.service.posted) == 2
-    assert world.run()["skipped"] == 6
-    assert sorted(world.statuses()) == ["0.txt", "1.txt", "2.txt", "3.txt", "4.txt", "5.txt", "new.txt"]
+    assert len(world.service.posted) == 6 + 2
+    world.run(skipped=6)
+    assert sorted(world.statuses()) == [*sorted(before), "new.txt"]
+
+
+def between(world: World) -> int:
+    """Two nights, of which the second one dies between its commits; the version before it."""
+    world.write("1.txt", "The first.")
+    before: int = world.run()["version"]
+    world.write("1.txt", "The second.")
+    with killed("documents"):
+        world.run(run_id="night")
+    return before
 
 
 @pytest.mark.parametrize("own", [True, False])
 def test_between_the_two_commits(world: World, own: bool) -> None:
     """The second commit is made by the retry or by the next run; consumers see nothing of it before."""
-    world.write("1.txt", "The first.")
-    before = world.run()["version"]
-    world.write("1.txt", "The second.")
-    with killed("documents"):
-        world.run(run_id="night")
-    assert folded(world, before) == {}
-    world.service.forget()
-
+    before = between(world)
+    assert world.changed(before) == {}
     if own:
-        assert world.run(run_id="night", try_number=2)["changed"] == 1
+        world.run(run_id="night", try_number=2, posted=[], changed=1)
     else:
-        assert world.run(run_id="next night")["changed"] == 0
-
-    assert world.service.posted == []
-    assert world.texts() == {"1.txt": "The second."}
-    assert {one: how for one, (how, _) in folded(world, before).items()} == {"1.txt": "changed"}
-    # Who was killed asks for what it has done.
-    assert world.run(run_id="night", try_number=3)["changed"] == 1
+        world.run(run_id="next night", posted=[], changed=0)
+    world.check()
+    assert world.changed(before) == {"1.txt": "changed"}
+    # The killed one asks for what it has done.
+    world.run(run_id="night", try_number=3, changed=1)
 
 
-def test_a_vacuum_between_the_two_commits(world: World, duck: duckdb.DuckDBPyConnection) -> None:
+def test_a_vacuum_between_the_two_commits(world: World) -> None:
     """It takes every file that no version names; the rows of the second commit are outside both tables."""
     # Of delta-rs, a full vacuum removes deletion vectors that are in use.
     world.set(deletion_vectors=False)
-    world.write("1.txt", "The first.")
-    before = world.run()["version"]
-    world.write("1.txt", "The second.")
-    with killed("documents"):
-        world.run(run_id="night")
+    before = between(world)
     for name in ("chunks", "documents"):
-        deltalake.DeltaTable(str(world.output / name)).vacuum(
-            retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True
-        )
+        options: dict[str, Any] = {"enforce_retention_duration": False, "dry_run": False, "full": True}
+        delta_rs(world, name).vacuum(retention_hours=0, **options)
 
-    assert world.run(run_id="night", try_number=2)["changed"] == 1
+    world.run(run_id="night", try_number=2, changed=1)
 
-    assert {one: how for one, (how, _) in folded(world, before).items()} == {"1.txt": "changed"}
-    agree(world, duck)
+    assert world.changed(before) == {"1.txt": "changed"}
+    agree(world)
     world.write("2.txt", "The next night.")
     world.run()
     assert not list((world.output / "runs").glob("*.parquet"))
@@ -665,9 +556,8 @@ def test_a_file_of_an_incomplete_run_that_is_gone_is_an_error(world: World, file
         world.run()
 
 
-def test_leases_that_somebody_removed(world: World) -> None:
+def test_leases_that_were_removed(world: World) -> None:
     """The number of a run grows all the same, so its half-done commit is found."""
-    world.write("1.txt", "The first.")
     for text in ("The first.", "The second.", "The third."):
         world.write("1.txt", text)
         world.run()
@@ -675,86 +565,70 @@ def test_leases_that_somebody_removed(world: World) -> None:
     world.write("1.txt", "The fourth.")
     with killed("documents"):
         world.run()
-    world.service.forget()
-    assert world.run()["skipped"] == 1
-    assert (world.service.posted, world.texts()) == ([], {"1.txt": "The fourth."})
+    world.run(posted=[], skipped=1)
+    world.check()
 
 
 @pytest.mark.parametrize("changed", [False, True])
-def test_documents_that_were_restored_alone(
-    world: World, duck: duckdb.DuckDBPyConnection, changed: bool
-) -> None:
+def test_documents_that_were_restored_alone(world: World, changed: bool) -> None:
     """Chunks that they know nothing of are not doubled."""
-    texts = {f"{n}.txt": f"The text number {n}. " * 40 for n in range(6)}
-    for name in ("0.txt", "1.txt", "2.txt"):
-        world.write(name, texts[name])
+    texts = several(6)
+    world.write_all(dict(list(texts.items())[:3]))
     world.run()
-    texts["1.txt"] = "Another text."
-    world.write_all(texts)
+    world.write_all(texts | {"1.txt": "Another text."})
     world.run()
-    deltalake.DeltaTable(str(world.output / "documents")).restore(0)
+    delta_rs(world, "documents").restore(0)
     if changed:
-        texts["2.txt"], texts["4.txt"] = "Changed.", "Changed as well."
-        world.write("2.txt", texts["2.txt"])
-        world.write("4.txt", texts["4.txt"])
+        world.write_all({"2.txt": "Changed.", "4.txt": "Changed as well."})
 
-    delta = world.run()
+    delta = world.run(documents=6)
 
-    assert world.texts() == texts
+    agree(world)
     assert world.statuses() == dict.fromkeys(texts, "ok")
-    assert delta["documents"] == 6
-    agree(world, duck)
-    assert world.run()["version"] == delta["version"]
+    world.run(version=delta["version"])
 
 
 def test_a_night_with_old_rejects_commits_nothing(world: World) -> None:
     """A text of which the service gave no chunk is not sent again, and nothing is written about it again."""
-    world.write("1.txt", "A text.")
-    world.write("2.txt", "No chunk of this.")
+    world.write_all({"1.txt": "A text.", "2.txt": "No chunk of this."})
+    nothing: dict[str, Any] = {"chunks": [], "spans": [], "vectors": []}
     world.service.answer = lambda text, body: (
-        body
-        if text == "A text." or "chunkedData" not in body
-        else body | {"chunkedData": [{"chunks": [], "spans": [], "vectors": []}]}
+        body if text == "A text." or "chunkedData" not in body else body | {"chunkedData": [nothing]}
     )
     world.set(max_reject_ratio=1.0)
-    first = world.run()
-    assert (first["rejected"], world.statuses()["2.txt"]) == (1, "rejected")
-    second = world.run()
-    assert (second["rejected"], second["submitted"]) == (1, 0)
-    assert second["documents_version"] == first["documents_version"]
+    first = world.run(rejected=1)
+    assert world.statuses()["2.txt"] == "rejected"
+    world.run(rejected=1, submitted=0, documents_version=first["documents_version"])
 
 
 @pytest.mark.parametrize("later", [False, True])
 def test_a_zombie_between_its_commits_makes_the_second_one_once(
-    world: World, duck: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch, later: bool
+    world: World, monkeypatch: pytest.MonkeyPatch, later: bool
 ) -> None:
     """The next run has made it meanwhile, and another one after it has removed what the second one needs."""
     world.write("1.txt", "The first.")
     world.run()
-    world.write("1.txt", "The second.")
-    world.write("2.txt", "A new one.")
+    world.write_all({"1.txt": "The second.", "2.txt": "A new one."})
     commit, woken = publish.commit, False
 
-    def stands_still(*args: Any, **kwargs: Any) -> bool:
+    def pauses(*args: Any, **kwargs: Any) -> bool:
         nonlocal woken
         committed = commit(*args, **kwargs)
         if not woken:
             # After the commit of `chunks`.
             woken = True
-            assert world.run(run_id="night", try_number=2)["added"] == 1
+            world.run(run_id="night", try_number=2, added=1)
             if later:
                 world.write("3.txt", "One more.")
                 world.run(run_id="next night")
         return committed
 
-    monkeypatch.setattr(publish, "commit", stands_still)
+    monkeypatch.setattr(publish, "commit", pauses)
     world.run(run_id="night")
     assert woken
-    texts = {"1.txt": "The second.", "2.txt": "A new one."} | ({"3.txt": "One more."} if later else {})
-    assert world.texts() == texts
-    assert len(open_documents(str(world.output))) == len(texts)
-    agree(world, duck)
-    assert world.run()["skipped"] == len(texts)
+    agree(world)
+    assert len(open_documents(str(world.output))) == len(world.expected)
+    world.run(skipped=len(world.expected))
 
 
 def test_a_note_without_its_commit_is_of_no_run(world: World) -> None:
@@ -766,8 +640,8 @@ def test_a_note_without_its_commit_is_of_no_run(world: World) -> None:
         world.run(run_id="night")
     world.run(run_id="backfill")
     world.write("3.txt", "The third.")
-    assert world.run(run_id="night", try_number=2)["added"] == 1
-    assert sorted(world.texts()) == ["1.txt", "2.txt", "3.txt"]
+    world.run(run_id="night", try_number=2, added=1)
+    world.check()
 
 
 def test_a_file_that_goes_before_the_commit_is_no_part_of_a_version(
@@ -786,7 +660,7 @@ def test_a_file_that_goes_before_the_commit_is_no_part_of_a_version(
         with pytest.raises(InputError, match=r"parquet is gone\."):
             world.run(run_id="night")
     world.run(run_id="night", try_number=2)
-    assert world.texts() == {"1.txt": "The first."}
+    world.check()
 
 
 def test_what_fails_after_the_commits_fails_no_run(
@@ -797,24 +671,21 @@ def test_what_fails_after_the_commits_fails_no_run(
 
     monkeypatch.setattr(run, "maintain", refuses)
     world.write("1.txt", "The first.")
-    assert world.run()["added"] == 1
+    world.run(added=1)
     assert "somebody upgraded the table" in caplog.text
 
 
 def test_a_file_whose_rows_are_not_counted_in_the_log(world: World) -> None:
     """As Spark writes them without statistics."""
-    texts = {f"{n}.txt": f"The text number {n}. " * 40 for n in range(8)}
-    world.write_all(texts)
+    world.write_all(several(8))
     world.run()
-    table = read_table(f"{world.output}/chunks")
-    assert table is not None
+    table = table_of(world)
     (file,) = table.files.values()
     without = replace(file, records=None, stats=None)
     assert delta_log.commit(table.uri, 1, [file.remove(1), without.add()])
-    texts["1.txt"] = "Another."
-    world.write("1.txt", texts["1.txt"])
+    world.write("1.txt", "Another.")
     delta = world.run()
-    assert world.texts() == texts
+    world.check()
     assert delta["chunks"] == len(world.rows())
 
 
@@ -823,12 +694,11 @@ def test_checkpoints_are_written_where_others_commit_as_well(
 ) -> None:
     monkeypatch.setattr(publish, "CHECKPOINT_EVERY", 4)
     for night in range(5):
-        world.write("1.txt", f"Night {night}. " * 30)
-        world.write("2.txt", f"Another of night {night}. " * 30)
+        for name in ("1.txt", "2.txt"):
+            world.write(name, f"{name} of night {night}. " * 30)
         world.run()
-        deltalake.DeltaTable(str(world.output / "chunks")).optimize.z_order(["text"])
-    table = read_table(f"{world.output}/chunks")
-    assert table is not None
+        OTHERS["z-order"](world)
+    table = table_of(world)
     assert table.version == 9
     assert table.checkpoint >= 4
 
@@ -836,37 +706,35 @@ def test_checkpoints_are_written_where_others_commit_as_well(
 # -- folders of others -------------------------------------------------------------------------------------
 
 
-def test_a_table_of_somebody_else(world: World) -> None:
-    world.write("1.txt", "A text.")
+def _foreign(world: World) -> None:
+    shutil.rmtree(world.output)
     deltalake.write_deltalake(str(world.output / "chunks"), pa.table({"a": [1]}))
-    with pytest.raises(InputError, match="this operator has not written"):
-        world.run()
-    with pytest.raises(InputError, match="was made by another program"):
-        open_dataset(str(world.output))
 
 
-def test_a_table_that_was_upgraded(world: World) -> None:
+def _older(world: World) -> None:
+    shutil.rmtree(world.output)
+    world.write("../dataset/snapshot.json", "{}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_foreign, "this operator has not written"),
+        (_older, "earlier version of this provider"),
+        (lambda world: delta_rs(world).alter.add_constraint({"c": "chunk_index >= 0"}), "checkConstraints"),
+        (lambda world: shutil.rmtree(world.output / "chunks"), "no table chunks"),
+    ],
+    ids=["a table of another program", "an earlier version", "an upgraded table", "one table is missing"],
+)
+def test_what_is_no_output(world: World, change: Callable[[World], object], message: str) -> None:
     world.write("1.txt", "A text.")
     world.run()
-    _rewritten(world).alter.add_constraint({"c": "chunk_index >= 0"})
-    with pytest.raises(InputError, match="checkConstraints"):
+    change(world)
+    with pytest.raises(InputError, match=message):
         world.run()
-
-
-def test_one_table_is_missing(world: World) -> None:
-    world.write("1.txt", "A text.")
-    world.run()
-    shutil.rmtree(world.output / "chunks")
-    with pytest.raises(InputError, match="no table chunks"):
-        world.run()
-
-
-def test_a_dataset_of_before(world: World) -> None:
-    world.write("1.txt", "A text.")
-    world.output.mkdir()
-    (world.output / "snapshot.json").write_text("{}")
-    with pytest.raises(InputError, match="earlier version of this provider"):
-        world.run()
+    if change is _foreign:
+        with pytest.raises(InputError, match="was made by another program"):
+            open_dataset(str(world.output))
 
 
 def test_old_versions_go_after_the_retention(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -878,24 +746,19 @@ def test_old_versions_go_after_the_retention(world: World, monkeypatch: pytest.M
         for path in (world.output / "chunks").rglob("*") if world.output.exists() else ():
             os.utime(path, (1, 1))
         world.run()
-    chunks = read_table(f"{world.output}/chunks")
-    assert isinstance(chunks, Table)
     files = {path.name for path in (world.output / "chunks").iterdir() if path.suffix == ".parquet"}
-    assert files == set(chunks.files)
+    assert files == set(table_of(world).files)
     assert not (world.output / "chunks/_delta_log/00000000000000000000.json").exists()
     with pytest.raises(InputError, match="Versions that can be read"):
         open_dataset(str(world.output), 0)
     assert len(world.texts()) == 10
-    assert {one for one, (how, _) in folded(world, 0).items() if how == "added"} == {
-        f"{n}.txt" for n in range(1, 9)
-    }
+    added = {one for one, change in world.changed(0).items() if change == "added"}
+    assert added == {f"{n}.txt" for n in range(1, 9)}
 
 
-def test_other_writers_keep_what_the_retention_keeps(
-    world: World, duck: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_writers_keep_what_the_retention_keeps(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def properties(name: str) -> set[str | None]:
-        found = deltalake.DeltaTable(str(world.output / name)).metadata().configuration
+        found = delta_rs(world, name).metadata().configuration
         kinds = ("deletedFile", "log")
         return {found.get(f"delta.{kind}RetentionDuration") for kind in kinds}
 
@@ -910,27 +773,26 @@ def test_other_writers_keep_what_the_retention_keeps(
         world.run()
     for name in ("chunks", "documents"):
         assert properties(name) == {"interval 1728000 seconds"}
-        assert deltalake.DeltaTable(str(world.output / name)).vacuum(dry_run=False) == []
+        assert delta_rs(world, name).vacuum(dry_run=False) == []
     assert len(open_dataset(str(world.output), 0)) == 1
-    agree(world, duck)
+    agree(world)
 
     world.set(retention=5 * 86_400.5)
-    assert world.run()["version"] == 1
+    world.run(version=1)
     assert properties("chunks") == {"interval 1728000 seconds"}
     world.write("2.txt", "Another.")
-    assert world.run()["version"] == 2
+    world.run(version=2)
     for name in ("chunks", "documents"):
         assert properties(name) == {"interval 432003 seconds"}
-    assert world.run()["version"] == 2
-    agree(world, duck)
+    world.run(version=2)
+    agree(world)
 
 
 def test_properties_say_how_the_chunks_were_made(world: World) -> None:
     world.write("1.txt", "A text.")
     world.run()
-    table = deltalake.DeltaTable(str(world.output / "chunks"))
-    properties = table.metadata().configuration
+    properties = delta_rs(world).metadata().configuration
     assert json.loads(properties["lucidworks.options"])["model_id"] == "gte-small"
     assert properties["lucidworks.dimension"] == "4"
-    (field,) = [field for field in table.schema().fields if field.name == "vector"]
+    (field,) = [field for field in delta_rs(world).schema().fields if field.name == "vector"]
     assert field.metadata["dimension"] == "4"

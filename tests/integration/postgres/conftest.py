@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A PostgreSQL with pgvector, a catalogue, and the tasks of the example DAG that loads one into the other."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from collections.abc import Iterator

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The chunks of a catalogue and those of a PostgreSQL, to be compared."""
 
-from __future__ import annotations
-
 import json
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import psycopg
+from corpus_world import World
 
 from lucidworks_provider.corpus import open_dataset
-
-if TYPE_CHECKING:
-    import psycopg
-    from corpus_world import World
 
 # Document, number, text, and the vector as 32-bit numbers.
 Row = tuple[Any, ...]
@@ -43,12 +40,23 @@ class Index:
     dag: Any
     connection: psycopg.Connection[Any]
 
-    def load(self) -> dict[str, Any]:
-        """A run of the DAG, task by task."""
+    def load(self, *counts: int | None) -> None:
+        """
+        A run of the DAG, task by task, after which PostgreSQL has the chunks of the catalogue.
+
+        :param counts: of what it has to return: since, until, deleted, inserted.
+        """
         self.dag.create_tables.function()
         loaded: dict[str, Any] = self.dag.load.function(self.world.corpus.output)
         self.dag.check.function(self.world.corpus.output, loaded)
-        return loaded
+        assert self.rows == self.expected
+        if counts:
+            assert loaded == dict(zip(("since", "until", "deleted", "inserted"), counts, strict=True))
+
+    def night(self, *counts: int | None) -> None:
+        """A run of the catalogue and of the DAG."""
+        self.world.run()
+        self.load(*counts)
 
     @property
     def expected(self) -> list[Row]:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The example ``index_in_postgres`` against a real PostgreSQL with pgvector, night after night."""
 
-from __future__ import annotations
-
 import json
 import random
 import threading
@@ -16,16 +14,11 @@ from unittest import mock
 import corpus_world
 import psycopg
 import pytest
-from postgres_world import Index  # noqa: TC002
+from postgres_world import Index
 
 from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus import dataset
 from lucidworks_provider.errors import InputError, StorageError
-
-
-def fill(index: Index, count: int = 12) -> None:
-    for number in range(count):
-        index.world.write(f"{number:03}.txt", f"Document {number} has a sentence. " * 20)
 
 
 @contextmanager
@@ -45,70 +38,44 @@ def failing_storage(after: int) -> Iterator[None]:
         yield
 
 
-def test_the_first_load_has_every_chunk(index: Index) -> None:
-    fill(index)
-    index.world.run()
-
-    assert index.load() == {"since": None, "until": 0, "deleted": 0, "inserted": 36}
-
-    assert len(index.rows) == 36
-    assert index.rows == index.expected
-    assert index.version == 0
-
-
-def test_a_night_of_changes(index: Index) -> None:
-    fill(index)
+@pytest.fixture
+def loaded(index: Index) -> Index:
+    """Twelve documents of three chunks each, after the first night."""
     index.world.set(prune=True)
-    index.world.run()
-    index.load()
-    index.world.write("001.txt", "Shorter.")
-    index.world.write("new.txt", "A document that is new. " * 40)
-    (index.world.source / "002.txt").unlink()
-    index.world.run()
+    index.world.fill()
+    index.night(None, 0, 0, 36)
+    return index
 
-    assert index.load() == {"since": 0, "until": 1, "deleted": 6, "inserted": 6}
 
-    assert index.rows == index.expected
-    assert {row[0] for row in index.rows}.isdisjoint({"002.txt"})
+def test_a_night_of_changes(loaded: Index) -> None:
+    assert (len(loaded.rows), loaded.version) == (36, 0)
+    loaded.world.write_all({"001.txt": "Shorter.", "new.txt": "A document that is new. " * 40})
+    loaded.world.remove("002.txt")
+    loaded.night(0, 1, 6, 6)
+    assert {row[0] for row in loaded.rows}.isdisjoint({"002.txt"})
     # Nothing has changed: nothing is loaded.
-    index.world.run()
-    assert index.load() == {"since": 1, "until": 1, "deleted": 0, "inserted": 0}
+    loaded.night(1, 1, 0, 0)
 
 
-def test_what_vanished_stays_until_it_is_deleted(index: Index) -> None:
-    fill(index)
-    index.world.run()
-    index.load()
-    (index.world.source / "002.txt").unlink()
-    index.world.run()
-    assert index.load()["deleted"] == 0
-    assert index.rows == index.expected
-    index.world.set(prune=True)
-    index.world.run()
-
-    assert index.load()["deleted"] == 3
-    assert index.rows == index.expected
+def test_what_vanished_stays_until_it_is_deleted(loaded: Index) -> None:
+    loaded.world.set(prune=False)
+    loaded.world.remove("002.txt")
+    loaded.night(0, 0, 0, 0)
+    loaded.world.set(prune=True)
+    loaded.night(0, 1, 3, 0)
 
 
-def test_a_load_that_fails_one_night_is_made_up_for_the_next(index: Index) -> None:
-    fill(index)
-    index.world.set(prune=True)
-    index.world.run()
-    index.load()
-    first = index.rows
+def test_a_load_that_fails_one_night_is_made_up_for_the_next(loaded: Index) -> None:
+    first = loaded.rows
     # The batch of the deleted documents comes first, so it has been sent when the second one breaks off.
-    index.world.write("001.txt", "Shorter.")
-    (index.world.source / "002.txt").unlink()
-    index.world.run()
+    loaded.world.write("001.txt", "Shorter.")
+    loaded.world.remove("002.txt")
     with failing_storage(after=1), pytest.raises(StorageError):
-        index.load()
-    assert (index.rows, index.version) == (first, 0)
-    (index.world.source / "003.txt").unlink()
-    index.world.write("new.txt", "A document that is new.")
-    index.world.run()
-
-    assert index.load() == {"since": 0, "until": 2, "deleted": 9, "inserted": 2}
-    assert index.rows == index.expected
+        loaded.night()
+    assert (loaded.rows, loaded.version) == (first, 0)
+    loaded.world.remove("003.txt")
+    loaded.world.write("new.txt", "A document that is new.")
+    loaded.night(0, 2, 9, 2)
 
 
 def test_random_nights_of_which_some_fail(index: Index) -> None:
@@ -118,33 +85,29 @@ def test_random_nights_of_which_some_fail(index: Index) -> None:
     loads = failures = 0
     index.world.set(prune=True)
     index.world.write("always.txt", "It is always there.")
-    index.world.run()
-    index.load()
+    index.night()
     for night in range(16):
         for name in draw.sample(names, 6):
-            if (index.world.source / name).exists() and draw.random() < 0.4:
-                (index.world.source / name).unlink()
+            if name in index.world.expected and draw.random() < 0.4:
+                index.world.remove(name)
             else:
                 index.world.write(name, f"Night {night}, document {name}. " * draw.randrange(1, 60))
-        index.world.run()
         if draw.random() < 0.4:
             failures += 1
             before = index.rows, index.version
             with failing_storage(after=draw.randrange(2)), pytest.raises(StorageError):
-                index.load()
+                index.night()
             assert (index.rows, index.version) == before
         else:
             loads += 1
-            index.load()
-            assert index.rows == index.expected
+            index.night()
     index.load()
-    assert index.rows == index.expected
     assert loads > 3
     assert failures > 3
 
 
 def test_a_second_load_waits_for_the_first_and_finds_nothing_to_do(index: Index) -> None:
-    fill(index)
+    index.world.fill()
     index.world.run()
     index.dag.create_tables.function()
     results: list[dict[str, Any]] = []
@@ -165,29 +128,20 @@ def test_a_second_load_waits_for_the_first_and_finds_nothing_to_do(index: Index)
     assert index.rows == index.expected
 
 
-def test_a_document_that_loses_its_chunks(index: Index) -> None:
-    fill(index, 2)
-    index.world.run()
-    index.load()
-    index.world.service.answer = lambda text, body: (
-        body | {"chunkedData": [{"chunks": [], "spans": [], "vectors": []}]} if "Empty" in text else body
+def test_a_document_that_loses_its_chunks(loaded: Index) -> None:
+    nothing: dict[str, Any] = {"chunks": [], "spans": [], "vectors": []}
+    loaded.world.service.answer = lambda text, body: (
+        body | {"chunkedData": [nothing]} if "Empty" in text else body
     )
-    index.world.set(max_reject_ratio=1.0)
-    index.world.write("001.txt", "Empty from now on.")
-    index.world.run()
-
-    index.load()
-
-    assert index.rows == index.expected
+    loaded.world.set(max_reject_ratio=1.0)
+    loaded.world.write("001.txt", "Empty from now on.")
+    loaded.night()
 
 
 def test_texts_and_ids_with_signs_of_sql(index: Index) -> None:
     document = {"id": 'it\'s a \\ "key"', "text": 'B \\ {"c", NULL} \r\n\t%s \U0001f600'}
     index.world.write("a.jsonl", json.dumps(document))
-    index.world.run()
-
-    index.load()
-
+    index.night()
     assert [(row[0], row[2]) for row in index.rows] == [(document["id"], document["text"])]
 
 
@@ -207,19 +161,14 @@ def test_quantised_vectors(index: Index, low: int, high: int) -> None:
         return body
 
     index.world.service.answer = quantised
-    fill(index)
-    index.world.run()
-
-    index.load()
-
-    assert index.rows == index.expected
+    index.world.fill()
+    index.night()
     assert {row[3][0] for row in index.rows} == {low}
 
 
 def test_the_index_finds_a_chunk_by_its_own_vector(index: Index) -> None:
-    fill(index, 60)
-    index.world.run()
-    index.load()
+    index.world.fill(60)
+    index.night()
     nearest = index.dag.NEAREST
 
     index.connection.execute("SET enable_seqscan = off")
@@ -232,52 +181,40 @@ def test_the_index_finds_a_chunk_by_its_own_vector(index: Index) -> None:
         assert first[2] == pytest.approx(0, abs=1e-6)
 
 
-def test_a_check_that_fails(index: Index) -> None:
-    fill(index)
-    index.world.run()
-    loaded = index.load()
-    index.connection.execute("DELETE FROM lucidworks_chunks WHERE document_id = '003.txt'")
-
+def test_a_check_that_fails(loaded: Index) -> None:
+    loaded.connection.execute("DELETE FROM lucidworks_chunks WHERE document_id = '003.txt'")
     with pytest.raises(ValueError, match="PostgreSQL has 33 chunks, the catalogue 36"):
-        index.dag.check.function(index.world.corpus.output, loaded)
+        loaded.load()
 
 
-def test_a_full_refresh_with_another_model(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_refresh_with_another_model(loaded: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new table replaces the old one, whose vectors have another dimension; a load that fails changes nothing."""
-    fill(index)
-    index.world.run()
-    index.load()
-    before = index.rows
+    before = loaded.rows
     monkeypatch.setattr(corpus_world, "DIMENSION", 8)
-    index.world.set(options=ChunkingOptions("dynamic-sentence", "e5-small-v2"), full_refresh=True)
-    index.world.run()
+    loaded.world.set(options=ChunkingOptions("dynamic-sentence", "e5-small-v2"), full_refresh=True)
     with failing_storage(after=0), pytest.raises(StorageError):
-        index.load()
-    assert (index.rows, index.version) == (before, 0)
+        loaded.night()
+    assert (loaded.rows, loaded.version) == (before, 0)
 
-    assert index.load() == {"since": None, "until": 1, "deleted": 0, "inserted": 36}
+    loaded.load(None, 1, 0, 36)
 
-    assert index.rows == index.expected
-    assert {len(row[3]) for row in index.rows} == {8}
-    tables = index.connection.execute("SELECT relname FROM pg_class WHERE relname LIKE 'lucidworks_chunks%'")
+    assert {len(row[3]) for row in loaded.rows} == {8}
+    tables = loaded.connection.execute("SELECT relname FROM pg_class WHERE relname LIKE 'lucidworks_chunks%'")
     names = {name for (name,) in tables}
     assert names == {"lucidworks_chunks", "lucidworks_chunks_key", "lucidworks_chunks_vector"}
     # The next night loads the difference.
-    index.world.set(full_refresh=False)
-    index.world.write("001.txt", "Shorter.")
-    index.world.run()
-    assert index.load() == {"since": 1, "until": 2, "deleted": 3, "inserted": 1}
+    loaded.world.set(full_refresh=False)
+    loaded.world.write("001.txt", "Shorter.")
+    loaded.night(1, 2, 3, 1)
 
 
-def test_searches_during_a_change_of_the_catalogue(index: Index, tmp_path: Path) -> None:
+def test_searches_during_a_change_of_the_catalogue(loaded: Index, tmp_path: Path) -> None:
     """They find all chunks of the old catalogue or all of the new one, with the options of these chunks."""
-    fill(index)
-    index.world.run()
-    index.load()
+    index = loaded
     old = index.world.corpus.output
     new = str(tmp_path / "other")
     index.world.set(output=new, options=ChunkingOptions("dynamic-sentence", "e5-small-v2"))
-    fill(index, 20)
+    index.world.fill(20)
     index.world.run()
     seen: list[tuple[Any, ...] | None] = []
     done = threading.Event()
@@ -292,7 +229,7 @@ def test_searches_during_a_change_of_the_catalogue(index: Index, tmp_path: Path)
     thread = threading.Thread(target=searches)
     thread.start()
     try:
-        assert index.load()["inserted"] == 60
+        index.load(None, 0, 0, 60)
         time.sleep(0.2)
     finally:
         done.set()
@@ -300,30 +237,16 @@ def test_searches_during_a_change_of_the_catalogue(index: Index, tmp_path: Path)
 
     assert len(seen) > 10
     assert set(seen) == {(old, 36), (new, 60)}
-    assert index.rows == index.expected
 
 
-def test_with_psycopg2(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_psycopg2(index: Index, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """The provider uses it where SQLAlchemy is older than 2.0, as in Airflow 2.11."""
     monkeypatch.setattr("airflow.providers.postgres.hooks.postgres.USE_PSYCOPG3", False)
-    fill(index)
-    index.world.set(prune=True)
-    index.world.run()
-    index.load()
-    index.world.write("001.txt", "Shorter.")
-    (index.world.source / "002.txt").unlink()
-    index.world.run()
-
-    assert index.load() == {"since": 0, "until": 1, "deleted": 6, "inserted": 1}
-    assert index.rows == index.expected
+    test_a_night_of_changes(request.getfixturevalue("loaded"))
 
 
-def test_a_catalogue_that_was_made_anew(index: Index) -> None:
+def test_a_catalogue_that_was_made_anew(loaded: Index) -> None:
     """Its versions begin at 0 again, so the loaded one is too high: an error, and not a wrong index."""
-    fill(index)
-    index.world.run()
-    index.load()
-    index.connection.execute("UPDATE lucidworks_loaded SET version = 9")
-
+    loaded.connection.execute("UPDATE lucidworks_loaded SET version = 9")
     with pytest.raises(InputError, match="since is 9"):
-        index.dag.load.function(index.world.corpus.output)
+        loaded.load()

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A bucket of each store, and an empty folder in it for each test."""
 
-from __future__ import annotations
-
 import os
 import uuid
 from collections.abc import Callable, Iterator

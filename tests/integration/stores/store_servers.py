@@ -12,8 +12,6 @@ abfs   Azurite, from npm, where there is one       adlfs
 =====  ==========================================  =====================
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -27,6 +25,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from email.generator import Generator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -201,3 +200,11 @@ def store_exactly(folder: str, name: str) -> None:
             client.get_blob_client(bucket, key).upload_blob(data)
     else:
         write_file(f"{folder}/{name}", data)
+
+
+def context() -> Any:
+    """Of a task that runs for the first time."""
+    ti = SimpleNamespace(
+        dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=0, try_number=1, start_date=None
+    )
+    return {"ti": ti, "task_instance": ti, "outlet_events": {}}

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Delta table on object stores: commits that create only, rows, a checkpoint, cleanup."""
 
-from __future__ import annotations
-
 import re
 import time
 import uuid

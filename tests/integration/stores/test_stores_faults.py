@@ -1,23 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is wrong with a store or with access to it: one error within seconds that names the URI and the connection."""
 
-from __future__ import annotations
-
 import os
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from store_servers import Store
 
 from lucidworks_provider.documents.source import list_source
 from lucidworks_provider.errors import ConfigurationError, LucidworksError
 from lucidworks_provider.storage import create_file, read_file, write_file
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from store_servers import Store
 
 XML = '<?xml version="1.0" encoding="utf-8"?><Error><Code>{}</Code><Message>No.</Message></Error>'
 ACTIONS: dict[str, Callable[[str], Any]] = {

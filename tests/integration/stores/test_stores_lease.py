@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lease of an output on object stores: what each of them guarantees about a creation, and races for it."""
 
-from __future__ import annotations
-
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from store_servers import Store
 
 from lucidworks_provider.corpus import lease
 from lucidworks_provider.corpus.lease import Holder, Lease, LeaseRecord
 from lucidworks_provider.errors import InputError, OutputBusyError
 from lucidworks_provider.storage import create_file, exists, names_in, read_file, store_path, write_file
-
-if TYPE_CHECKING:
-    from store_servers import Store
 
 ROUNDS, TASKS = 8, 4
 

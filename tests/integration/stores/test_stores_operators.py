@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every operator that writes a file, on every store: in the worker, deferred at 40 ms a request, after a kill."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
@@ -10,16 +8,16 @@ import re
 import signal
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
-from store_servers import S3_CONN_ID, register_gs
+from store_servers import S3_CONN_ID, Store, context, register_gs
 
 from lucidworks_provider.client.chunking import submit_chunking
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.jobs import decisions
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
@@ -31,13 +29,8 @@ from lucidworks_provider.sensors.jobs import LucidworksJobSensor
 from lucidworks_provider.storage import names_in, reading, writing
 from tests.forks import start
 
-if TYPE_CHECKING:
-    from store_servers import Store
-
-    from lucidworks_provider.emulator.server import RunningEmulator
-
 TEXTS = [f"Sentence {number}." for number in range(6)]
-EMBEDDING: dict[str, Any] = {"use_case": "embedding", "model_id": "gte-small", "batch_size": 2}
+CHUNKING: dict[str, Any] = {"chunker": "sentence", "model_id": "gte-small"}
 SUMMARY: dict[str, Any] = {"use_case": "summarization", "model_id": "llama-3-8b-instruct", "batch_size": 2}
 # Requests at a time of any of these operators, at most.
 IN_FLIGHT = 8
@@ -50,39 +43,31 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
 
 
-def context() -> Any:
-    ti = SimpleNamespace(
-        dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=0, try_number=1, start_date=None
-    )
-    return {"ti": ti, "task_instance": ti, "outlet_events": {}}
-
-
 def operator(kind: str, folder: str, **arguments: Any) -> Any:
     """An operator or sensor of six short texts."""
     documents = [{"id": f"{number}", "text": text} for number, text in enumerate(TEXTS)]
-    waits = {"task_id": "t", "lucidworks_conn_id": "lucidworks_default"} | arguments
-    if kind == "predictions":
-        return LucidworksPredictionOperator(
-            **SUMMARY, inputs=documents, result_path=f"{folder}/p.parquet", **waits
-        )
-    if kind == "prediction jobs":
-        path = f"{folder}/a.parquet"
-        return LucidworksAsyncPredictionOperator(
-            **SUMMARY, inputs=documents, result_path=path, poll_interval=0.1, **waits
-        )
-    if kind == "chunks":
-        return LucidworksChunkOperator(
-            chunker="sentence",
-            model_id="gte-small",
-            documents=documents,
-            result_path=f"{folder}/c.parquet",
-            poll_interval=0.1,
-            **waits,
-        )
-    job_id = LucidworksHook().call(submit_chunking(TEXTS[0], chunker="sentence", model_id="gte-small"))
-    return LucidworksJobSensor(
-        job_id=job_id, result_path=f"{folder}/s.json", poke_interval=0.1, timeout=30, **waits
+    arguments = {"task_id": "t", "lucidworks_conn_id": "lucidworks_default"} | arguments
+    match kind:
+        case "predictions":
+            arguments |= SUMMARY | {"inputs": documents, "result_path": f"{folder}/p.parquet"}
+            return LucidworksPredictionOperator(**arguments)
+        case "prediction jobs":
+            arguments |= SUMMARY | {"inputs": documents, "result_path": f"{folder}/a.parquet"}
+            return LucidworksAsyncPredictionOperator(poll_interval=0.1, **arguments)
+        case "chunks":
+            arguments |= CHUNKING | {"documents": documents, "result_path": f"{folder}/c.parquet"}
+            return LucidworksChunkOperator(poll_interval=0.1, **arguments)
+    job_id = LucidworksHook().call(submit_chunking(TEXTS[0], **CHUNKING))
+    arguments |= {"job_id": job_id, "result_path": f"{folder}/s.json"}
+    return LucidworksJobSensor(poke_interval=0.1, timeout=30, **arguments)
+
+
+def in_the_worker(kind: str, folder: str) -> Any:
+    """What such a task returns."""
+    result = operator(kind, folder, **({} if kind == "predictions" else {"deferrable": False})).execute(
+        context()
     )
+    return getattr(result, "xcom_value", result)
 
 
 def finished(deferred: TaskDeferred) -> Any:
@@ -103,12 +88,9 @@ def check(uri: str) -> None:
             assert json.loads(file.read())["chunkedData"]
         else:
             rows = pq.read_table(file).to_pylist()
-            assert sorted({row.get("id", row.get("document_id")) for row in rows}) == [
-                f"{n}" for n in range(len(TEXTS))
-            ]
-            assert all(row.get("vector") or row.get("response") or row.get("summary") for row in rows), rows[
-                0
-            ]
+            ids = {row.get("id", row.get("document_id")) for row in rows}
+            assert ids == {f"{n}" for n in range(len(TEXTS))}
+            assert all(row.get("vector") or row.get("response") or row.get("summary") for row in rows), rows
     folder, _, name = uri.rpartition("/")
     # Before Airflow 3.3 the record beside the result is its only copy; its folder remains.
     assert [one for one in names_in(folder) if not one.startswith("_")] == [name]
@@ -119,10 +101,7 @@ KINDS = ["predictions", "prediction jobs", "chunks", "sensor"]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_the_worker(kind: str, folder: str, emulator: RunningEmulator) -> None:
-    arguments = {} if kind == "predictions" else {"deferrable": False}
-    result = operator(kind, folder, **arguments).execute(context())
-    result = getattr(result, "xcom_value", result)
-    check(result["uri"])
+    check(in_the_worker(kind, folder)["uri"])
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
@@ -139,7 +118,7 @@ def _killed(kind: str, folder: str) -> None:
     """A child process, which the parent kills."""
     if folder.startswith("gs:"):
         register_gs()
-    operator(kind, folder, **({} if kind == "predictions" else {"deferrable": False})).execute(context())
+    in_the_worker(kind, folder)
 
 
 @pytest.mark.parametrize("kind", KINDS[:3])
@@ -158,11 +137,8 @@ def test_a_killed_process_is_continued(kind: str, folder: str, emulator: Running
     os.kill(child.pid or 0, signal.SIGKILL)
     child.join()
     before = sent()
-    result = operator(kind, folder, **({} if kind == "predictions" else {"deferrable": False})).execute(
-        context()
-    )
-    check(result["uri"])
-    requests = len(TEXTS) if kind == "chunks" else len(TEXTS) // EMBEDDING["batch_size"]
+    check(in_the_worker(kind, folder)["uri"])
+    requests = len(TEXTS) if kind == "chunks" else len(TEXTS) // SUMMARY["batch_size"]
     assert requests <= sent() <= requests + IN_FLIGHT, before
 
 

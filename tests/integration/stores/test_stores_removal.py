@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What destroyed or doubled data on object stores: removals, and objects that change meanwhile."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -1,21 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many requests to the store a task makes."""
 
-from __future__ import annotations
-
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
-
 import pytest
-from store_servers import deletion_refused
+from store_servers import Store, context, deletion_refused
 
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.jobs import decisions
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.storage import discard, names_in, remove_file, write_file
-
-if TYPE_CHECKING:
-    from store_servers import Store
 
 DOCUMENTS = 25
 
@@ -24,13 +16,6 @@ DOCUMENTS = 25
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs are polled at once."""
     monkeypatch.setattr(decisions, "FIRST_WAIT", 0.01)
-
-
-def context() -> Any:
-    ti = SimpleNamespace(
-        dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=0, try_number=1, start_date=None
-    )
-    return {"ti": ti, "task_instance": ti, "outlet_events": {}}
 
 
 def test_a_chunk_task_that_waits_in_its_worker(folder: str, store: Store, emulator: RunningEmulator) -> None:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A source on object stores: what is listed, what its names may be, and what it costs to wait for it."""
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 import io
@@ -13,12 +11,12 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from store_servers import azure_client, store_exactly
+from store_servers import Store, azure_client, store_exactly
 
 from lucidworks_provider.corpus.plan import Candidate, Plan
 from lucidworks_provider.corpus.run_database import RunDatabase
@@ -27,9 +25,6 @@ from lucidworks_provider.documents.readers import ReadOptions, read_file_documen
 from lucidworks_provider.documents.source import list_source
 from lucidworks_provider.documents.tables import open_table
 from lucidworks_provider.storage import store_path, write_file
-
-if TYPE_CHECKING:
-    from store_servers import Store
 
 SMALL_FILES = 32
 # Seconds of each request.
