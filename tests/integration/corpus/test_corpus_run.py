@@ -831,7 +831,7 @@ class TestRateLimit:
     def test_a_service_that_refuses_everything_ends_the_try_and_the_next_one_resumes(
         self, world: World, refused_for: float, retry_after: float | None
     ) -> None:
-        texts = fill(world, 30)
+        texts = world.fill(30)
 
         def refuse(text: str) -> None:
             if len(world.service.posted) >= 15:
@@ -854,7 +854,7 @@ class TestRateLimit:
     ) -> None:
         monkeypatch.setattr(retrying, "LONGEST_WAIT", 0.01)
         caplog.set_level("INFO")
-        texts, refused = fill(world, 3), 0
+        texts, refused = world.fill(3), 0
 
         def refuse(text: str) -> None:
             nonlocal refused
@@ -873,7 +873,7 @@ class TestRateLimit:
             monkeypatch.setattr(pipeline, name, 1)
         early: list[float] = []
         monkeypatch.setattr(pipeline.PollDelayEstimator, "late", lambda _, age: early.append(age))
-        texts, refused = fill(world, 6), set[str]()
+        texts, refused = world.fill(6), set[str]()
 
         def refuse(text: str) -> None:
             if text == texts["001.txt"] or text not in refused:
