@@ -884,7 +884,7 @@ class TestRateLimit:
         world.set(pipeline=PipelineSettings(timeout=3.0), max_reject_ratio=1.0)
         delta = world.run()
         assert (delta["added"], early) == (5, [])
-        [late] = world.lines(delta["rejects"])
+        [late] = world.rejects(delta).values()
         assert late["reason"] == "timeout"
         assert "HTTP 429" in late["detail"]
         world.service.on_get = lambda text: None
