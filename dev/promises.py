@@ -377,7 +377,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "Another configuration without `full_refresh` is an error.",
             "integration/corpus/test_corpus_run.py::TestNextRun::test_another_configuration_is_an_error_that_names_it",
             "corpus/run.py",
-            "check_options(tables.options, corpus, corpus.output)",
+            "check_table_options(tables.options, corpus, corpus.output)",
             "pass",
         ),
         Promise(

@@ -247,3 +247,20 @@ class SubmissionUnknownError(JobError):
 
 class StorageNotSharedError(JobError):
     """The process that should collect results does not see the storage that the task prepared."""
+
+
+def check_documents_extra(what: str, *packages: str, otherwise: str = "") -> None:
+    """
+    Refuse what needs the extra ``documents`` where it is not installed. Imports none of it.
+
+    :param what: the beginning of the message: ``Tables need``.
+    :param otherwise: the end of the message.
+    :raises InputError: names the packages and the extra.
+    """
+    from importlib.util import find_spec
+
+    if any(find_spec(name) is None for name in packages):
+        raise InputError(
+            f"{what} {' and '.join(packages)}: pip install 'airflow-provider-lucidworks[documents]', on the workers "
+            f"too{otherwise}."
+        )

@@ -156,7 +156,7 @@ def push_result(context: Context, uri: str | None, *, is_folder: bool = False) -
 
     try:
         with naming("looked up", uri):
-            endpoint = endpoint_of(store_path(uri).fs)
+            endpoint = storage_endpoint(store_path(uri).fs)
     except StorageError as err:
         # Link errors are non-fatal.
         log.warning("There is no link to the result: %s", err)
@@ -187,7 +187,7 @@ def console_address(uri: str, endpoint: str, *, is_folder: bool = False) -> str:
     return ""
 
 
-def endpoint_of(file_system: Any) -> str:
+def storage_endpoint(file_system: Any) -> str:
     """The endpoint of a file system of ``s3fs`` or ``gcsfs``; an empty string if it is not known."""
     meta = getattr(getattr(file_system, "s3", None), "meta", None)
     return str(getattr(meta, "endpoint_url", None) or getattr(file_system, "base", None) or "")

@@ -34,6 +34,7 @@ from lucidworks_provider.client.http.messages import (
 )
 from lucidworks_provider.client.jobs import CHUNKING, JobState, poll_job, read_submission, state_of, top_level
 from lucidworks_provider.client.options import (
+    MAX_TEXT_BYTES,
     SWITCH,
     Options,
     check_choice,
@@ -47,8 +48,6 @@ from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.use_cases import DATA_TYPES, MODEL_OPTIONS, list_use_cases, nearest
 from lucidworks_provider.errors import InputError, MalformedResponseError, UnknownResourceError
 
-# "Approximately 1 MB" of text. Whether per item or per request is not said, so it bounds the request.
-MAX_TEXT_BYTES = 1_000_000
 _NUMBERS = {int, float}
 
 

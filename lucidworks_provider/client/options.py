@@ -16,6 +16,9 @@ N = TypeVar("N", bound=float)
 Option = tuple[str, Callable[[object], T]]
 Options = Mapping[str, Option[Any]]
 
+# "Approximately 1 MB" of text. Whether per item or per request is not said, so it bounds the request.
+MAX_TEXT_BYTES = 1_000_000
+
 # As JSON writes numbers: no NaN, no infinity, no hexadecimal digits, no underscores.
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 _SWITCHES = {"true": True, "false": False, "1": True, "0": False}

@@ -280,7 +280,7 @@ _ROW, _GAP = 32.0, 28.0
 _MOST_BARS, _MOST_STEPS = 36, 120
 
 
-class Histogram(NamedTuple):
+class HistogramChart(NamedTuple):
     """Bars over a logarithmic axis; ``ticks``, ``grid`` and ``marks`` are positions and labels."""
 
     bars: Sequence[tuple[float, float, float]]  # left edge, width, top
@@ -324,7 +324,7 @@ def histogram(
     *,
     marks: Sequence[tuple[float, str]],
     name: Callable[[float], str],
-) -> Histogram:
+) -> HistogramChart:
     """
     Lay out a histogram.
 
@@ -342,7 +342,7 @@ def histogram(
     gap = min(0.12 * sum(widths) / len(widths), *(width / 3 for width in widths))
     values = value_ticks(max(counts), least=1)
     up = _scale(0, values[-1], BARS.bottom, BARS.top)
-    return Histogram(
+    return HistogramChart(
         [
             (left + gap / 2, width - gap, up(count))
             for left, width, count in zip(places, widths, counts, strict=False)

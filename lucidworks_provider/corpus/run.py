@@ -15,7 +15,8 @@ from operator import sub
 from typing import Any, Literal
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.chunking import MAX_TEXT_BYTES, ChunkingOptions
+from lucidworks_provider.client.chunking import ChunkingOptions
+from lucidworks_provider.client.options import MAX_TEXT_BYTES
 from lucidworks_provider.corpus.dataset import CHUNKS, NAMES, REJECTS, REPORT, SHARDS, below
 from lucidworks_provider.corpus.journal import BodyLocation, Journal, Record, SegmentKey
 from lucidworks_provider.corpus.lease import Holder, Lease
@@ -548,7 +549,7 @@ def _checked_tables(corpus: Corpus, tables: Tables | None = None) -> Tables:
     if tables.options is None:
         check_empty(corpus.output)
     else:
-        check_options(tables.options, corpus, corpus.output)
+        check_table_options(tables.options, corpus, corpus.output)
     return tables
 
 
@@ -573,7 +574,7 @@ WHERE job != '' AND NOT EXISTS (SELECT 1 FROM new WHERE new.id = segments.id AND
 """
 
 
-def check_options(found: Mapping[str, Any], corpus: Corpus, where: str) -> None:
+def check_table_options(found: Mapping[str, Any], corpus: Corpus, where: str) -> None:
     """
     Refuse to mix the chunks of two configurations.
 
@@ -629,7 +630,7 @@ def resume_run(
     if options != corpus.catalogue.as_json():
         if not has_tables and any(record.kind in {"part", "body"} for record in journal.load()):
             # If there are tables, they have this configuration, and that of the unfinished run was the mistake.
-            check_options(options, corpus, f"The journal of an unfinished run in {corpus.output}")
+            check_table_options(options, corpus, f"The journal of an unfinished run in {corpus.output}")
         orphans = [record.job for record in journal.load() if record.kind == "submitted"]
         log.warning(
             "An unfinished run with another configuration is discarded; its %s jobs are orphans, the first: %s",

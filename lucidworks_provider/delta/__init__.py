@@ -17,9 +17,7 @@ module         contents
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
-from lucidworks_provider.errors import InputError
+from lucidworks_provider.errors import check_documents_extra
 
 
 def check_installed() -> None:
@@ -28,8 +26,4 @@ def check_installed() -> None:
 
     :raises InputError: names the extra.
     """
-    if find_spec("pyarrow") is None or find_spec("pyroaring") is None:
-        raise InputError(
-            "Delta tables need pyarrow and pyroaring: pip install 'airflow-provider-lucidworks[documents]', on the "
-            "workers too."
-        )
+    check_documents_extra("Delta tables need", "pyarrow", "pyroaring")

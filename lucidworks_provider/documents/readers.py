@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.util import find_spec
 
 from lucidworks_provider.documents.csv_rows import read_csv
 from lucidworks_provider.documents.document import (
@@ -40,7 +39,7 @@ from lucidworks_provider.documents.lines import read_json_lines
 from lucidworks_provider.documents.parquet_rows import read_delta, read_parquet
 from lucidworks_provider.documents.records import ReadOptions, read_record
 from lucidworks_provider.documents.source import Format, SourceFile, fetch
-from lucidworks_provider.errors import InputError, StorageError
+from lucidworks_provider.errors import InputError, StorageError, check_documents_extra
 from lucidworks_provider.storage import read_file
 
 __all__ = ["ReadOptions", "read_file_documents", "read_inline_documents"]
@@ -64,7 +63,11 @@ def read_file_documents(file: SourceFile, options: ReadOptions) -> Iterator[Docu
     :raises InputError: a file of which every document would be rejected, by its first line or its schema: a column is
         missing, or the extra for such files is not installed.
     """
-    _check_installed(file.format)
+    if needed := _PACKAGES.get(file.format):
+        kind = "HTML" if file.format is Format.HTML else "Parquet"
+        check_documents_extra(
+            f"{kind} files need", needed, otherwise="; or exclude such files from the source"
+        )
     if file.format in {Format.TEXT, Format.HTML}:
         wrong = check_id(file.path)
         return iter(
@@ -81,16 +84,6 @@ def _read_records(file: SourceFile, options: ReadOptions) -> Iterator[Document |
         yield from _RECORDS[file.format](file, options)
     except StorageError as err:
         yield _not_there(file) if isinstance(err.__cause__, FileNotFoundError) else _failed(file, err)
-
-
-def _check_installed(form: Format) -> None:
-    """:raises InputError: a package is missing; names the extra."""
-    if (needed := _PACKAGES.get(form)) and find_spec(needed) is None:
-        name = "HTML" if form is Format.HTML else "Parquet"
-        raise InputError(
-            f"{name} files need {needed}: pip install 'airflow-provider-lucidworks[documents]', on the workers too; "
-            "or exclude such files from the source."
-        )
 
 
 def _read_whole(file: SourceFile, options: ReadOptions) -> Document | RejectedDocument:

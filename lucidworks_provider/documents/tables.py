@@ -42,7 +42,7 @@ from lucidworks_provider.documents.source import (
     open_file,
     read_files_ahead,
 )
-from lucidworks_provider.errors import InputError, StorageError
+from lucidworks_provider.errors import InputError, StorageError, check_documents_extra
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,7 +71,7 @@ _LONGEST_URI = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class InputTable:
     """
     A table.
 
@@ -87,20 +87,6 @@ class Table:
     again: bool = True
 
 
-def check_installed() -> None:
-    """
-    Refuse tables where pyarrow is not installed.
-
-    :raises InputError: names the extra.
-    """
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError:
-        raise InputError(
-            "Tables need pyarrow: pip install 'airflow-provider-lucidworks[documents]', on the workers too."
-        ) from None
-
-
 def table_uri(inputs: object) -> str | None:
     """The URI of an argument: a text that does not begin with ``[``, a ``Path`` or an ``ObjectStoragePath``."""
     if isinstance(inputs, str):
@@ -110,7 +96,7 @@ def table_uri(inputs: object) -> str | None:
     return None
 
 
-def open_table(inputs: object, columns: TableColumns) -> Table | None:
+def open_table(inputs: object, columns: TableColumns) -> InputTable | None:
     """
     Open a table by its URI, or an object with the Arrow PyCapsule interface; None for anything else.
 
@@ -121,17 +107,17 @@ def open_table(inputs: object, columns: TableColumns) -> Table | None:
     stream, array = (hasattr(inputs, f"__arrow_c_{kind}__") for kind in ("stream", "array"))
     if uri is None and not stream and not array:
         return None
-    check_installed()
+    check_documents_extra("Tables need", "pyarrow")
     if uri is not None:
         files = _list(uri, columns.argument)
-        return Table(uri, lambda: _with_rows(_read_files(files, columns)), uri)
+        return InputTable(uri, lambda: _with_rows(_read_files(files, columns)), uri)
     name = type(inputs).__name__
     again = array or (type(inputs).__module__.partition(".")[0] in _IN_MEMORY and hasattr(inputs, "shape"))
 
     def read() -> Iterator[pa.RecordBatch]:
         return _with_rows(_read_arrow(inputs, name, columns, array=array and not stream))
 
-    return Table(name, read, again=again)
+    return InputTable(name, read, again=again)
 
 
 def _with_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

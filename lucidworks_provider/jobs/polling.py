@@ -50,7 +50,7 @@ from lucidworks_provider.jobs.decisions import (
     state_decision,
     unknown_state,
 )
-from lucidworks_provider.jobs.record import QuarantineReason, ResultDirectory, ResultStore, read_record
+from lucidworks_provider.jobs.record import QuarantineReason, ResultDirectory, ResultStore, read_job_record
 from lucidworks_provider.metrics import count, duration
 from lucidworks_provider.threads import in_thread
 
@@ -308,7 +308,7 @@ async def wait_for_jobs(
     :param deadline: seconds since the epoch.
     :raises LucidworksError: a failure that another poll cannot cure, after the other jobs have ended.
     """
-    record = await in_thread(read_record, results)
+    record = await in_thread(read_job_record, results)
     if record is None or record.nonce != nonce:
         return JobsOutcome(unshared=socket.gethostname())
     stored = await in_thread(results.stored, record.awaited)

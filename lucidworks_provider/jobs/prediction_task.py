@@ -91,7 +91,7 @@ from lucidworks_provider.jobs.task import (
     JobTask,
     JsonLinesWriter,
     ParsedBody,
-    Progress,
+    ProgressLog,
     ResultFile,
 )
 from lucidworks_provider.metrics import count
@@ -529,7 +529,7 @@ class SyncBatchRunner:
     results: ResultDirectory | None = None
     revision: int = 0
     policy: ResultPolicy = DEFAULT_POLICY
-    progress: Progress | None = None
+    progress: ProgressLog | None = None
     budget: Budget = field(default_factory=Budget)
 
     @property

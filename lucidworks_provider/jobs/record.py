@@ -469,7 +469,7 @@ class JobStateStore:
     def load(self) -> JobRecord | None:
         """The newer copy of each part."""
         if self.state is None:
-            return read_record(self.results)
+            return read_job_record(self.results)
         return _assemble(_files(self.results), self._from_state)
 
     def begin(self, fingerprint: str, generation: int, size: int, result_uri: str) -> JobRecord:
@@ -559,7 +559,7 @@ class JobStateStore:
         return _read_part(get_state(self.state, _state_name(number)), number, "the task state store")
 
 
-def read_record(results: ResultDirectory) -> JobRecord | None:
+def read_job_record(results: ResultDirectory) -> JobRecord | None:
     """The record on storage, as this process sees it."""
     return _assemble(_files(results))
 

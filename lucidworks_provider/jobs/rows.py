@@ -22,21 +22,19 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from lucidworks_provider.client.chunking import MAX_TEXT_BYTES
 from lucidworks_provider.client.http.messages import json_body
-from lucidworks_provider.client.options import as_json, no_text
+from lucidworks_provider.client.options import MAX_TEXT_BYTES, as_json, no_text
 from lucidworks_provider.documents.document import NO_TEXT, TableColumns, text_rejection
 from lucidworks_provider.documents.parquet_rows import is_textual
 from lucidworks_provider.documents.tables import (
-    Table,
-    check_installed,
+    InputTable,
     copied,
     open_table,
     python_array,
     python_batch,
     unified_type,
 )
-from lucidworks_provider.errors import InputError, StorageError
+from lucidworks_provider.errors import InputError, StorageError, check_documents_extra
 from lucidworks_provider.jobs.record import fingerprint_of
 from lucidworks_provider.storage import discard_folder, read_file, write_file
 
@@ -550,7 +548,7 @@ def _known(kind: pa.DataType | None) -> pa.DataType:
     return pa.string() if kind is None or pa.types.is_null(kind) else kind
 
 
-def _table_rows(table: Table, columns: TableColumns, rules: RowRules) -> Iterator[Rows]:
+def _table_rows(table: InputTable, columns: TableColumns, rules: RowRules) -> Iterator[Rows]:
     for batch in table.read():
         texts = _as_bytes(batch.column(columns.text), columns.text, table.name)
         others = [name for name in columns.optional if name in batch.schema.names]
@@ -620,7 +618,7 @@ def repeated(what: str, key: str | None, value: object) -> str:
 def _python_chunks(inputs: object, columns: TableColumns, rules: RowRules) -> Iterator[Rows]:
     if isinstance(inputs, Mapping | bytes | bytearray | str) or not isinstance(inputs, Iterable):
         raise InputError(_not_taken(inputs, columns.argument, rules.row))
-    check_installed()
+    check_documents_extra("Tables need", "pyarrow")
     rows = _python_rows(inputs, columns, rules)
     position = 0
     while chunk := list(islice(rows, _MOST_ROWS)):

@@ -33,6 +33,7 @@ from lucidworks_provider.errors import (
     ResultGoneError,
     StorageError,
     SubmissionUnknownError,
+    check_documents_extra,
 )
 from lucidworks_provider.jobs.decisions import WINDOW, JobsOutcome
 from lucidworks_provider.jobs.record import JobRecord, JobStateStore
@@ -122,7 +123,7 @@ class ParsedBody:
     value: Any = None
 
 
-class Progress:
+class ProgressLog:
     """
     Logs the progress of requests every few seconds.
 
@@ -304,7 +305,7 @@ class JobTask(ABC, Generic[File]):
         failures: dict[int, Exception] = {}
         unsaved: list[int] = []
         positions = {job_id: position for position, job_id in record.jobs.items()}
-        progress = Progress("Submitted", "job", len(following) + len(missing) if self.submits else 0)
+        progress = ProgressLog("Submitted", "job", len(following) + len(missing) if self.submits else 0)
         posts: dict[asyncio.Task[str], int] = {}
         async with self.hook.shared_client() if missing else nullcontext():
             while True:
@@ -601,10 +602,6 @@ def check_suffix(uri: str) -> None:
     if not uri.endswith(SUFFIXES):
         raise InputError(f"result_path is {uri!r}; it must end in {' or '.join(SUFFIXES)}.")
     if uri.endswith(".parquet"):
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except ImportError:
-            raise InputError(
-                "A .parquet result_path needs pyarrow: pip install 'airflow-provider-lucidworks[documents]', "
-                "on the workers too; or let the path end in .jsonl."
-            ) from None
+        check_documents_extra(
+            "A .parquet result_path needs", "pyarrow", otherwise="; or let the path end in .jsonl"
+        )

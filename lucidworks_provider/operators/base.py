@@ -627,7 +627,7 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
         :param deadline: of the attempt. ``dag.test()`` does not pass it; another wait then has a new one.
         """
         from lucidworks_provider.jobs.decisions import JobsOutcome
-        from lucidworks_provider.jobs.record import read_record
+        from lucidworks_provider.jobs.record import read_job_record
 
         task = self._task(context)
         record = task.store.load()
@@ -639,7 +639,7 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
             ).as_retryable()
         if record is not None and record.result is not None and record.generation == context["ti"].max_tries:
             return self._ended(context, dict(record.result))
-        on_storage = read_record(task.store.results)
+        on_storage = read_job_record(task.store.results)
         if record is None or on_storage is None or on_storage.nonce != record.nonce:
             raise self._unshared("the worker that the task resumed on")
         return self._wait(context, task, record, JobsOutcome.from_json(event), deadline)

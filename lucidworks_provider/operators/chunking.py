@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from lucidworks_provider.client.options import check_choice, check_option, check_text, whole
+from lucidworks_provider.client.options import (
+    MAX_TEXT_BYTES,
+    check_choice,
+    check_option,
+    check_text,
+    whole,
+)
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.operators.base import (
@@ -25,9 +31,6 @@ if TYPE_CHECKING:
 
     from lucidworks_provider.documents.document import TableColumns
     from lucidworks_provider.jobs.chunk_task import ChunkTask
-
-# As in `client.chunking`, whose import would cost each parse of a DAG file 5 ms. A test holds them equal.
-MAX_TEXT_BYTES = 1_000_000
 
 
 class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from lucidworks_provider.client.options import check_choice, check_option, number, whole
+from lucidworks_provider.client.options import MAX_TEXT_BYTES, check_choice, check_option, number, whole
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.links import LucidworksReportLink, push_report, report_address
@@ -26,7 +26,6 @@ from lucidworks_provider.operators.base import (
     NonRetryableErrorsMixin,
     ResultMixin,
 )
-from lucidworks_provider.operators.chunking import MAX_TEXT_BYTES
 from lucidworks_provider.operators.lineage import Lineage, of_chunks
 
 if TYPE_CHECKING:

@@ -294,7 +294,7 @@ class LucidworksPredictionOperator(_Predicting):
         from lucidworks_provider.client.predictions import predict_items
         from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
         from lucidworks_provider.jobs.rows import Spool
-        from lucidworks_provider.jobs.task import Budget, Progress, check_suffix
+        from lucidworks_provider.jobs.task import Budget, ProgressLog, check_suffix
         from lucidworks_provider.storage import check_uri, is_folder
 
         options = self._prediction_options()
@@ -317,7 +317,7 @@ class LucidworksPredictionOperator(_Predicting):
             concurrency,
             results,
             policy=policy,
-            progress=Progress("Predicted", "input", batches.survey.sent),
+            progress=ProgressLog("Predicted", "input", batches.survey.sent),
             budget=budget,
         )
 

@@ -24,7 +24,7 @@ from lucidworks_provider.delta.schema import delta_schema
 from lucidworks_provider.documents.source import Format, SourceFile
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.jobs.columns import stored_chunk_schema
-from lucidworks_provider.jobs.record import ResultDirectory, read_record
+from lucidworks_provider.jobs.record import ResultDirectory, read_job_record
 
 RECORD = """{"version": 1, "record_id": "77aa", "revision": 7, "fingerprint": "5f0c", "generation": 2, "nonce": "9d3b",
     "size": 501, "result": null, "jobs": {"0": "job-a", "2": "job-c"}, "failed": {"0": "why"}, "intents": [1],
@@ -65,7 +65,7 @@ TOKEN = """[2, "a-token-that-is-no-token", [1000.0, 4300.0, 4600.0], [[990.0], 9
 def test_the_record_of_a_tasks_jobs(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text(RECORD)
     (tmp_path / "record-1.json").write_text(RECORD_1)
-    record = read_record(ResultDirectory(str(tmp_path)))
+    record = read_job_record(ResultDirectory(str(tmp_path)))
     assert record is not None
     assert record.jobs == {0: "job-a", 2: "job-c", 500: "job-z"}
     assert (record.intents, record.failed, record.revision) == ({1}, {0: "why"}, 7)
@@ -146,7 +146,7 @@ def test_the_shared_token() -> None:
 
 def test_another_number_is_refused(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text(RECORD.replace('"version": 1', '"version": 2'))
-    assert read_record(ResultDirectory(str(tmp_path))) is None
+    assert read_job_record(ResultDirectory(str(tmp_path))) is None
     with pytest.raises(ValueError, match="of this version"):
         AccessToken.from_json(TOKEN.replace("[2,", "[3,"))
 

@@ -34,7 +34,7 @@ from lucidworks_provider.jobs.record import (
     JobStateStore,
     ResultDirectory,
     fingerprint_of,
-    read_record,
+    read_job_record,
     resume,
 )
 from lucidworks_provider.storage import names_in, write_file
@@ -217,7 +217,7 @@ def test_a_record_survives_storage(store: JobStateStore) -> None:
     record.mark_gone(0)
     assert store.save(record)
     found = store.load()
-    assert found == record == read_record(store.results)
+    assert found == record == read_job_record(store.results)
     assert (found.jobs, found.intents, found.failed) == ({1: "b"}, {2}, {1: "why"})
     assert (found.missing(), found.awaited, found.resubmitted) == ([0, 2], {}, {0})
 
@@ -244,7 +244,7 @@ def test_the_newer_copy_of_each_part_wins_and_the_other_is_written_again(tmp_pat
     assert (found.intents, found.revision, len(found.jobs)) == ({PART + 7}, 2, 2 * PART)
     assert found.stale == ((set(), {1}) if newer == "storage" else ({1}, set()))
     assert store.save(found)
-    for copy in (read_record(here), JobStateStore(another, state).load()):
+    for copy in (read_job_record(here), JobStateStore(another, state).load()):
         assert copy is not None
         assert (copy.intents, copy.jobs) == (found.intents, found.jobs)
 

@@ -19,7 +19,7 @@ from lucidworks_provider.client.auth.source import (
     REFUSED_IN_A_ROW,
     MemoryStore,
     RefreshBackoff,
-    Service,
+    TokenService,
     TokenSource,
     forget_sources,
 )
@@ -39,7 +39,7 @@ class Later:
 
 def source_of(store: TokenStore, service: IdentityServer, clock: Later | None = None) -> TokenSource:
     """A process of its own, as far as the protocol can tell."""
-    return TokenSource(store, Service(service, service.time), monotonic=clock or time.monotonic)
+    return TokenSource(store, TokenService(service, service.time), monotonic=clock or time.monotonic)
 
 
 class Store(MemoryStore):

@@ -28,7 +28,7 @@ from lucidworks_provider.errors import (
 )
 from lucidworks_provider.jobs import task
 from lucidworks_provider.jobs.decisions import JobsOutcome
-from lucidworks_provider.jobs.record import PART, JobRecord, JobStateStore, ResultDirectory, read_record
+from lucidworks_provider.jobs.record import PART, JobRecord, JobStateStore, ResultDirectory, read_job_record
 from lucidworks_provider.jobs.task import SUBMISSIONS, JobTask
 from tests.task_state import TaskStateStore
 
@@ -160,7 +160,7 @@ class Stage:
 
     @property
     def record(self) -> JobRecord:
-        found = read_record(self.results)
+        found = read_job_record(self.results)
         assert found is not None
         return found
 

@@ -313,7 +313,7 @@ _all_sources: WeakSet[TokenSource] = WeakSet()
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class TokenService:
     """
     Requests to the identity server.
 
@@ -338,7 +338,7 @@ class TokenSource:
     def __init__(
         self,
         store: TokenStore,
-        service: Service,
+        service: TokenService,
         clock: ServerClock | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -587,7 +587,7 @@ def token_source(settings: LucidworksSettings, scope: str) -> TokenSource:
     with _sources_lock:
         source = _sources.get(key)
         if source is None:
-            service = Service(partial(request_token, settings, scope), partial(request_time, settings))
+            service = TokenService(partial(request_token, settings, scope), partial(request_time, settings))
             clock = _server_clocks.setdefault(settings.auth_url, ServerClock())
             store: TokenStore = MemoryStore()
             if settings.share_via != "memory":

@@ -888,9 +888,8 @@ class TestRateLimit:
         assert late["reason"] == "timeout"
         assert "HTTP 429" in late["detail"]
         world.service.on_get = lambda text: None
-        world.service.forget()
-        world.run()
-        assert (world.service.posted, world.texts()) == ([], texts)
+        world.run(posted=[])
+        assert world.texts() == texts
 
 
 class TestMaxTokens:

@@ -18,7 +18,7 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 from made_up_calls import then
 from operator_service import Attempts, Death, Service, both_stores, wait
 
-from lucidworks_provider.client import chunking
+from lucidworks_provider.client import chunking, options
 from lucidworks_provider.client.auth.source import forget_sources
 from lucidworks_provider.client.chunking import submit_text
 from lucidworks_provider.client.jobs import poll_job
@@ -176,7 +176,7 @@ def test_unquantised_values_where_bytes_were_asked_for_are_an_error(
         ({"documents": None}, ["text", "documents"]),
         ({"text": "a", "documents": DOCUMENTS}, ["either"]),
         ({"documents": DOCUMENTS + DOCUMENTS}, ["documents[3]", "spider"]),
-        ({"documents": [{"id": "big", "text": "x" * (chunking.MAX_TEXT_BYTES + 1)}]}, ["'big'", "1,000,000"]),
+        ({"documents": [{"id": "big", "text": "x" * (options.MAX_TEXT_BYTES + 1)}]}, ["'big'", "1,000,000"]),
         ({"documents": TOO_MANY}, ["10,001", "10,000", "LucidworksChunkCorpusOperator"]),
         ({"documents": [{"id": "\ud800", "text": "x"}]}, ["documents[0]", "id"]),
         ({"result_path": ""}, ["result_path"]),

@@ -13,9 +13,9 @@ from lucidworks_provider import storage
 from lucidworks_provider.links import (
     LucidworksResultLink,
     console_address,
-    endpoint_of,
     push_result,
     report_address,
+    storage_endpoint,
 )
 
 AWS, GOOGLE = "https://s3.eu-west-1.amazonaws.com", "https://storage.googleapis.com/storage/v1/"
@@ -87,8 +87,8 @@ def test_the_file_system_says_where_the_store_is(monkeypatch: pytest.MonkeyPatch
     push_result(given, "file:///data/a")
     push_result(given, None)
     assert asked == ["s3://bucket/a/chunks.parquet"]
-    assert endpoint_of(SimpleNamespace(base=GOOGLE)) == GOOGLE
-    assert endpoint_of(object()) == ""
+    assert storage_endpoint(SimpleNamespace(base=GOOGLE)) == GOOGLE
+    assert storage_endpoint(object()) == ""
 
 
 def test_no_task_fails_for_a_button(

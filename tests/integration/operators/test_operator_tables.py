@@ -1093,7 +1093,7 @@ def test_a_function_whose_rows_are_gone(service: Service, text_task: Attempts) -
 def test_the_log_says_what_was_read_sent_and_written(
     service: Service, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task.Progress, "EVERY", 0.0)
+    monkeypatch.setattr(task.ProgressLog, "EVERY", 0.0)
     caplog.set_level(logging.INFO)
     source, path = write(tmp_path / "t.parquet"), tmp_path / "p.parquet"
     predicted(str(source), path, **COLUMNS, concurrency=1)

@@ -61,7 +61,7 @@ def cold_start(port: int, barrier: Barrier, results: Queue[str]) -> None:
     """A process that needs a token at the same moment as the others; the number of refreshes is counted in Redis."""
     import redis
 
-    from lucidworks_provider.client.auth.source import Service, TokenSource
+    from lucidworks_provider.client.auth.source import TokenService, TokenSource
     from lucidworks_provider.client.auth.token import TokenResponse
 
     counter = redis.Redis(host="127.0.0.1", port=port)
@@ -71,7 +71,7 @@ def cold_start(port: int, barrier: Barrier, results: Queue[str]) -> None:
         time.sleep(0.3)
         return TokenResponse(f"token-{number}", 3600.0, time.time())
 
-    source = TokenSource(new_store(), Service(grant, time.time))
+    source = TokenSource(new_store(), TokenService(grant, time.time))
     barrier.wait(60)
     results.put(source.get())
 

@@ -11,14 +11,14 @@ from redis_stores import CLAIM, at_once, cold_start, new_store
 
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth.protocol import Claim
-from lucidworks_provider.client.auth.source import Service, TokenCache, TokenSource
+from lucidworks_provider.client.auth.source import TokenCache, TokenService, TokenSource
 from lucidworks_provider.errors import TokenStoreError
 from tests.identity_server import IdentityServer
 
 
 def new_source(identity: IdentityServer) -> TokenSource:
     """A process of its own, as far as the protocol can tell."""
-    return TokenSource(new_store(), Service(identity, identity.time))
+    return TokenSource(new_store(), TokenService(identity, identity.time))
 
 
 def test_eight_processes_start_cold_and_one_token_is_refreshed(idle_server: RedisServer) -> None:

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 from transport_wire import Mode, call, fault, kill, submit
 
-from lucidworks_provider.client.auth.source import CachedToken, MemoryStore, Service, TokenCache, TokenSource
+from lucidworks_provider.client.auth.source import (
+    CachedToken,
+    MemoryStore,
+    TokenCache,
+    TokenService,
+    TokenSource,
+)
 from lucidworks_provider.client.auth.token import AccessToken
 from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.emulator.server import RunningEmulator
@@ -63,7 +69,7 @@ def test_the_mark_is_stored_and_unmarked_tokens_are_stored_as_before() -> None:
 
 def fleet(number: int, store: MemoryStore | None = None) -> tuple[IdentityServer, list[TokenSource]]:
     identity, store = IdentityServer(), store or MemoryStore()
-    service = Service(identity, identity.time)
+    service = TokenService(identity, identity.time)
     sources = [TokenSource(store, service) for _ in range(number)]
     for source in sources:
         source.accepted(source.get(), "predict")
