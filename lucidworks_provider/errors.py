@@ -260,7 +260,7 @@ def check_documents_extra(what: str, *packages: str, otherwise: str = "") -> Non
     from importlib.util import find_spec
 
     if any(find_spec(name) is None for name in packages):
+        names = " and ".join(packages)
         raise InputError(
-            f"{what} {' and '.join(packages)}: pip install 'airflow-provider-lucidworks[documents]', on the workers "
-            f"too{otherwise}."
+            f"{what} {names}: pip install 'airflow-provider-lucidworks[documents]', on the workers too{otherwise}."
         )

@@ -84,6 +84,7 @@ def short_corpus_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "WRITE_WAIT", 0.01)
     monkeypatch.setattr(pipeline, "FIRST_DELAY", 0.01)
     monkeypatch.setattr(pipeline, "SHORTEST_DELAY", 0.01)
+    monkeypatch.setattr(pipeline, "SUBMIT_WAIT", 0.01)
 
 
 @pytest.fixture

@@ -541,7 +541,8 @@ def _listed_deployment(
         try:
             own = find((yield from list_model_deployments(model_id).steps(settings)))
         except ResponseError as err:
-            _wrong_path(err)
+            if err.status in {401, 429}:
+                raise
     if own is not None and own.state:
         return own
     return find((yield from list_deployments().steps(settings))) or own

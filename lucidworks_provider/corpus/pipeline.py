@@ -28,7 +28,7 @@ from importlib import import_module
 from itertools import islice
 from typing import Any
 
-from tenacity import retry_if_exception_type, wait_fixed
+from tenacity import RetryCallState, retry_if_exception_type, wait_fixed
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.jobs import CHUNKING
@@ -415,8 +415,9 @@ class JournalResultStore:
 
 # POSTs at once, including those in the queue of the rate limiter, so that a GET does not wait behind hundreds.
 SUBMISSIONS = 32
-# Submissions of a text whose POSTs get no response.
+# Submissions of a text whose POSTs get no response, and the shortest wait between them.
 SUBMIT_ATTEMPTS = 3
+SUBMIT_WAIT = 5.0
 # Responses that may have a cause common to all documents: many rejects in a row stop the run.
 _REFUSED = (RequestRefusedError, ForbiddenError, UnknownResourceError)
 
@@ -562,7 +563,7 @@ class JobRunner:
     async def _submit(self, segment: SegmentRequest) -> str:
         name = f"Document {segment.key.document_id!r}"
         try:
-            return await submit_again(self._submit_once, segment, name, SUBMIT_ATTEMPTS)
+            return await submit_again(self._submit_once, segment, name, SUBMIT_ATTEMPTS, shortest=SUBMIT_WAIT)
         except InputError as err:
             raise RejectedError(Reason.INVALID, str(err)) from None
         except _REFUSED as err:
@@ -579,9 +580,13 @@ class JobRunner:
             return await shielded(self._post(segment))
 
     def _while_rate_limited(self) -> dict[str, Any]:
-        """However many of the 429s a text gets: with a low limit it may be more than those of one call."""
+        """However many of the 429s a text gets, while the service accepts others: with a low limit there are many."""
         common = policy(replayable=False, attempts=sys.maxsize, refused_for=self.service.refused_for)
-        return common | {"retry": retry_if_exception_type(RateLimitError)}
+
+        def stop(state: RetryCallState) -> bool:
+            return self.service.refused_for() > 0 and bool(common["stop"](state))
+
+        return common | {"retry": retry_if_exception_type(RateLimitError), "stop": stop}
 
     async def _post(self, segment: SegmentRequest) -> str:
         again = self.intents.begin(segment.key)

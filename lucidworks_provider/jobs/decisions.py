@@ -83,6 +83,8 @@ REREADS = 2
 # Two triggerers may run one trigger after a heartbeat gap; the other one's body needs a moment to be stored.
 GONE_PATIENCE = 60.0
 GONE_INTERVAL = 5.0
+# A watcher has no deadline: no Retry-After silences it for longer.
+LONGEST_SILENCE = 3600.0
 # A job that was accepted a moment ago may not be known everywhere yet.
 NEVER_SEEN = 300.0
 _ALMOST_ALL = 0.99
@@ -179,6 +181,15 @@ def next_wait(
     return min(poll_interval, max(first, age * AGE_SHARE)) * (0.8 + 0.2 * jitter())
 
 
+def asked_wait(asked: float | None, jitter: Callable[[], float] = random.random) -> float:
+    """
+    Seconds to wait for a ``Retry-After``: a little longer, so that a thousand jobs are not polled in step.
+
+    :param asked: its seconds, if the service sent one.
+    """
+    return (asked or 0.0) * (1 + 0.1 * jitter())
+
+
 def unanswered_wait(times: int, poll_interval: float, jitter: Callable[[], float] = random.random) -> float:
     """
     Exponential backoff with jitter after polls without a response.
@@ -238,14 +249,13 @@ def job_decision(
             history.was_seen or now() - started >= unseen_patience(durations)
         ):
             gone_since = now() if gone_since is None else gone_since
-        if gone_since is not None:
+        if gone_since is not None and result.state is not JobState.UNREADABLE:
             if (yield CheckStorage()) is True:
                 return PollOutcome(JobEnd.COLLECTED)
             patience = gone_patience if reported and gone_patience is not None else GONE_PATIENCE
             if now() - gone_since >= patience:
                 return PollOutcome(JobEnd.GONE, history.message)
-            asked = min(result.retry_after or 0.0, deadline - now())
-            yield Sleep(max(min(poll_interval, GONE_INTERVAL), asked))
+            yield Sleep(min(poll_interval, GONE_INTERVAL))
             continue
         left = deadline - now()
         if left <= 0 and history.unconfirmed:
@@ -253,7 +263,7 @@ def job_decision(
         if left <= 0:
             return PollOutcome(JobEnd.TIMEOUT, history.message, result.retry_after)
         seconds = history.wait(wait(now() - started, poll_interval), poll_interval)
-        yield Sleep(min(max(seconds, result.retry_after or 0.0), left))
+        yield Sleep(min(max(seconds, asked_wait(result.retry_after)), left))
 
 
 @dataclass(slots=True)
@@ -398,14 +408,12 @@ class StateOutcome:
     The end of a wait for a state.
 
     :param state: the last one.
-    :param retryable: whether a retry may cure an error.
     :param retry_after: of a TIMEOUT: seconds that the service asked to wait, if it did.
     """
 
     end: StateEnd
     state: str | None = None
     message: str = ""
-    retryable: bool = False
     retry_after: float | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -458,7 +466,7 @@ def state_wait(
 
     :param asked: seconds of the ``Retry-After``, if the service sent one.
     """
-    return min(max(poll_interval * (0.8 + 0.2 * jitter()), asked or 0.0), max(left, 0.0))
+    return min(max(poll_interval * (0.8 + 0.2 * jitter()), asked_wait(asked, jitter)), max(left, 0.0))
 
 
 def state_decision(
@@ -522,7 +530,7 @@ def event_decision(
             notified, state = in_target, result.state
         if stored and not notified:
             stored = not (yield SaveNotified(False))
-        asked = result.retry_after if isinstance(result, LucidworksError) else None
-        yield Sleep(state_wait(poll_interval, math.inf, asked))
+        asked = (isinstance(result, LucidworksError) and result.retry_after) or 0.0
+        yield Sleep(state_wait(poll_interval, math.inf, min(asked, LONGEST_SILENCE)))
         if notified and not stored:
             stored = bool((yield SaveNotified(True)))

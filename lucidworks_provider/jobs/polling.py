@@ -122,6 +122,7 @@ class JobPoller(Poller):
 
     :param fetch: performs one GET of a job id and returns the body.
     :param slots: held for each GET until its body is stored; bounds the bodies in memory.
+    :param redact: removes the task's keys from what is logged; the triggerer does not know them.
     :param forbidden: the last response, if it was a 403.
     :param other_jobs: responses that were about another job.
     :param quarantined: digest of a body with an unknown status that may be the result.
@@ -132,6 +133,7 @@ class JobPoller(Poller):
     store: ResultStore
     fetch: Callable[[str], Awaitable[bytes]]
     slots: AbstractAsyncContextManager[object]
+    redact: Callable[[str], str] = str
     forbidden: ForbiddenError | None = None
     other_jobs: int = 0
     quarantined: bytes = b""
@@ -157,7 +159,7 @@ class JobPoller(Poller):
                 raise
             # A 429 is expected, and there may be many.
             level = logging.INFO if isinstance(err, RateLimitError) else logging.WARNING
-            await in_thread(log.log, level, "Job %s: no response: %s", self.job_id, err)
+            await self._log(level, "no response: %s", err)
             return PollResult(JobState.UNREADABLE, message=str(err), retry_after=err.retry_after)
         if len(body) <= SMALL_BODY:
             result = parse_poll(body, self.kind, self.job_id)
@@ -217,8 +219,11 @@ class JobPoller(Poller):
         return result
 
     async def _warn(self, message: str, *values: object) -> None:
+        await self._log(logging.WARNING, message, *values)
+
+    async def _log(self, level: int, message: str, *values: object) -> None:
         # In a thread: in a triggerer the log is a pipe whose reader may be busy for a second.
-        await in_thread(log.warning, f"Job %s: {message}", self.job_id, *values)
+        await in_thread(log.log, level, "Job %s: %s", self.job_id, self.redact(message % values))
 
 
 async def wait_for_job(
@@ -230,6 +235,7 @@ async def wait_for_job(
     slots: AbstractAsyncContextManager[object],
     kind: JobKind,
     restore_at_timeout: bool = True,
+    redact: Callable[[str], str] = str,
 ) -> PollOutcome:
     """
     Poll a job until it ends, and store its body as it arrives.
@@ -238,9 +244,10 @@ async def wait_for_job(
     :param fetch: performs one GET of a job id and returns the body.
     :param slots: held for each GET until its body is stored; bounds the bodies in memory.
     :param restore_at_timeout: use a payload with an unknown status where nothing better came before the deadline.
+    :param redact: removes keys from what is logged.
     :raises LucidworksError: a failure that another poll cannot cure.
     """
-    poller = JobPoller(job_id, kind, store, fetch, slots)
+    poller = JobPoller(job_id, kind, store, fetch, slots, redact)
     outcome = await perform(decision, poller)
     if outcome.end is JobEnd.GONE and poller.forbidden is not None:
         raise poller.forbidden from None
@@ -300,12 +307,14 @@ async def wait_for_jobs(
     nonce: str,
     poll_interval: float,
     deadline: float,
+    redact: Callable[[str], str] = str,
 ) -> JobsOutcome:
     """
     Check that this process sees the task's storage, then wait for jobs whose results are not stored.
 
     :param nonce: of the task's record.
     :param deadline: seconds since the epoch.
+    :param redact: removes keys from what is logged.
     :raises LucidworksError: a failure that another poll cannot cure, after the other jobs have ended.
     """
     record = await in_thread(read_job_record, results)
@@ -346,6 +355,7 @@ async def wait_for_jobs(
                     fetch=fetch,
                     slots=client.slots,
                     kind=kind,
+                    redact=redact,
                 )
                 job.ending = outcome.end.value
             if outcome.end is JobEnd.COLLECTED:

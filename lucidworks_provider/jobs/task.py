@@ -38,7 +38,7 @@ from lucidworks_provider.errors import (
 from lucidworks_provider.jobs.decisions import WINDOW, JobsOutcome
 from lucidworks_provider.jobs.record import JobRecord, JobStateStore
 from lucidworks_provider.metrics import count, duration
-from lucidworks_provider.retrying import retry_async, retry_on, wait_after
+from lucidworks_provider.retrying import LONGEST_RETRY_AFTER, retry_async, retry_on, wait_after
 from lucidworks_provider.storage import is_folder
 from lucidworks_provider.threads import in_thread, read_ahead
 
@@ -479,11 +479,9 @@ class JobTask(ABC, Generic[File]):
         # Invalid JSON was truncated in transit. Any other response would be the same again.
         retryable = all(err.retryable for err in errors.values())
         more = f" And {len(messages) - _DESCRIBED} more." if len(messages) > _DESCRIBED else ""
-        then = "A retry" if retryable else "Clearing the task"
+        then = f"{'A retry' if retryable else 'Clearing the task'} {'submits' if self.submits else 'polls'} again."
         first = next(iter(errors.values()))
-        error = MalformedResponseError(
-            f"{' '.join(messages[:_DESCRIBED])}{more} {then} submits again.", status=first.status
-        )
+        error = MalformedResponseError(f"{' '.join(messages[:_DESCRIBED])}{more} {then}", status=first.status)
         error.retryable = retryable
         return error
 
@@ -567,26 +565,38 @@ class JobTask(ABC, Generic[File]):
         return f"{self.name(position)} (job {record.jobs[position]})"
 
 
-async def submit_again(submit: Callable[[T], Awaitable[str]], part: T, name: str, attempts: int) -> str:
+async def submit_again(
+    submit: Callable[[T], Awaitable[str]], part: T, name: str, attempts: int, *, shortest: float = 0.0
+) -> str:
     """
     Submit a part, again while the outcome is unknown: a job with an unknown id may then exist.
 
     :param submit: performs the POST and returns the job's id.
     :param name: of the part, at the start of a sentence.
-    :raises SubmissionUnknownError: after the last attempt.
+    :param shortest: seconds to wait at least: a service that restarts needs some.
+    :raises SubmissionUnknownError: after the last attempt, or for a ``Retry-After`` left to the retries of Airflow.
     """
+    policy = retry_on(
+        SubmissionUnknownError,
+        attempts=attempts,
+        wait=lambda state: max(wait_after(state), shortest),
+        what=name,
+    )
+    last: Callable[[Any], bool] = policy["stop"]
+    tries = 0
 
-    def wait(state: Any) -> float:
-        # All of a Retry-After, which wait_after cuts.
-        return max(wait_after(state), state.outcome.exception().retry_after or 0.0)
+    def stop(state: Any) -> bool:
+        nonlocal tries
+        tries = state.attempt_number
+        return last(state) or (state.outcome.exception().retry_after or 0.0) > LONGEST_RETRY_AFTER
 
-    policy = retry_on(SubmissionUnknownError, attempts=attempts, wait=wait, what=name)
+    policy["stop"] = stop
     policy["before_sleep"] = lambda state: _warn_of_orphan(name, str(state.outcome.exception()))
     try:
         return await retry_async(submit, part, **policy)
     except SubmissionUnknownError as err:
-        tried = f"{name}: {attempts} submissions without a response; jobs with unknown ids may exist"
-        raise SubmissionUnknownError(f"{tried}. The last: {err}") from None
+        tried = f"{name}: {count(tries, 'submission')} without a response; jobs with unknown ids may exist"
+        raise SubmissionUnknownError(f"{tried}. The last: {err}", retry_after=err.retry_after) from None
 
 
 def _warn_of_orphan(names: str, what: str) -> None:
@@ -605,3 +615,5 @@ def check_suffix(uri: str) -> None:
         check_documents_extra(
             "A .parquet result_path needs", "pyarrow", otherwise="; or let the path end in .jsonl"
         )
+        # An installation without it fails here, before anything is sent.
+        import pyarrow.parquet  # noqa: F401

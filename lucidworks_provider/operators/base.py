@@ -575,9 +575,7 @@ class StateWaitMixin(WaitMixin):
             case "timeout":
                 raise JobTimeoutError(self._timed_out(context, event))
             case _:
-                failed = LucidworksError(f"{status}; waiting for {target!r} failed: {message}")
-                failed.retryable = bool(event.get("retryable"))
-                raise failed
+                raise LucidworksError(f"{status}; waiting for {target!r} failed: {message}")
 
     def _timed_out(self, context: Context, event: dict[str, Any]) -> str:
         from lucidworks_provider.client.models import unknown_target
@@ -689,6 +687,7 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
                     nonce=record.nonce,
                     poll_interval=self._poll_seconds,
                     deadline=deadline,
+                    redact=task.redact,
                 )
             )
         return self._ended(context, task.write(record))

@@ -7,6 +7,7 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
@@ -18,6 +19,7 @@ from lucidworks_provider.errors import (
     EmptyResultError,
     InputError,
     JobFailedError,
+    MalformedResponseError,
     ResultGoneError,
 )
 from lucidworks_provider.operators.base import (
@@ -182,14 +184,17 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
     def _found(self, context: Context, task: ExternalJob) -> dict[str, Any] | None:
         """The manifest of an earlier try, or of a stored body after writing the result file."""
         from lucidworks_provider.jobs.record import resume
-        from lucidworks_provider.storage import exists
+        from lucidworks_provider.storage import read_file
 
         found = task.store.load()
         # A cleared sensor continues, too: the service may not return the result again.
         generation = context["ti"].max_tries if found is None else found.generation
         record, _ = resume(found, fingerprint=task.fingerprint, generation=generation, size=task.count)
-        if record.result is not None and exists(task.result_uri):
-            return dict(record.result)
+        if record.result is not None and (body := read_file(task.result_uri)) is not None:
+            # Another run may have written its own job's result there.
+            with suppress(MalformedResponseError):
+                task.parse(body, 0, self.job_id)
+                return dict(record.result)
         record.submitted(0, self.job_id)
         return task.write(record) if task.store.results.stored(record.jobs) else None
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The job protocol by values: the record across attempts, and waiting for one job."""
 
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,8 @@ class World:
         ([REFUSED], JobEnd.GONE, REFUSALS),
         # A gateway that restarts says 404 of an old job too.
         ([*[PENDING] * 8, UNKNOWN_ID, RESULT], JobEnd.COLLECTED, 10),
+        # A 429 is no information about the job, however long it is waited for.
+        ([PENDING, UNKNOWN_ID, *[replace(UNREADABLE, retry_after=60.0)] * 2, RESULT], JobEnd.COLLECTED, 5),
     ],
 )
 def test_the_table_of_waiting(script: list[PollResult], end: JobEnd, polls: int) -> None:
@@ -406,8 +409,8 @@ def test_an_outcome_is_small_and_survives_the_event() -> None:
             PollResult,
             st.sampled_from([s for s in JobState if s is not JobState.RESULT]),
             st.sampled_from(["", "ODD"]),
-            retry_after=st.none() | st.floats(0, 5000),
-        ),
+        )
+        | st.builds(PollResult, st.just(JobState.UNREADABLE), retry_after=st.floats(0, 5000)),
         min_size=1,
         max_size=20,
     ),

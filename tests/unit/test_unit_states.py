@@ -9,6 +9,7 @@ from lucidworks_provider.client.models import Progress, deployment_progress, mod
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, RateLimitError, ServiceError
 from lucidworks_provider.jobs.decisions import (
     GONE,
+    LONGEST_SILENCE,
     READY,
     YOUNG,
     ResourceState,
@@ -99,7 +100,8 @@ def test_a_poll_of_a_state_waits_for_the_retry_after_of_the_response_before(
         decision.send(None)
         command = decision.send(error)
         assert isinstance(command, Sleep)
-        assert command.seconds >= min(asked, longest)
+        assert command.seconds >= min(asked, longest, LONGEST_SILENCE)
+        assert command.seconds <= 1.1 * max(LONGEST_SILENCE, deadline)
 
 
 def outcome_of(*script: ResourceState | LucidworksError, deadline: float = 1000.0) -> StateOutcome:
@@ -126,7 +128,7 @@ def test_errors_and_the_deadline_of_a_wait_for_a_state() -> None:
     assert outcome_of(running, away, ready) == StateOutcome(StateEnd.REACHED, "AVAILABLE")
     assert outcome_of(running, away) == StateOutcome(StateEnd.TIMEOUT, "TRAINING", "away")
     ended = outcome_of(running, denied, ready)
-    assert (ended.end, ended.state, ended.retryable) == (StateEnd.ERROR, "TRAINING", False)
+    assert (ended.end, ended.state) == (StateEnd.ERROR, "TRAINING")
     assert "ConfigurationError: no customer_id" in ended.message
     odd = ResourceState(Progress.RUNNING, "RESTING")
     assert outcome_of(odd).message == "RESTING is not a known state."

@@ -29,7 +29,7 @@ from lucidworks_provider.errors import (
 from lucidworks_provider.jobs import task
 from lucidworks_provider.jobs.decisions import JobsOutcome
 from lucidworks_provider.jobs.record import PART, JobRecord, JobStateStore, ResultDirectory, read_job_record
-from lucidworks_provider.jobs.task import SUBMISSIONS, JobTask
+from lucidworks_provider.jobs.task import SUBMISSIONS, JobTask, submit_again
 from tests.task_state import TaskStateStore
 
 PARTS = 30
@@ -427,3 +427,15 @@ def test_the_log_has_the_number_of_jobs_and_no_id(stage: Stage, caplog: pytest.L
     caplog.clear()
     stage.attempt()
     assert caplog.messages == [f"Resuming {PARTS} jobs of an earlier attempt."]
+
+
+def test_a_long_retry_after_is_left_to_the_retries_of_airflow() -> None:
+    posts: list[int] = []
+
+    async def down(position: int) -> str:
+        posts.append(position)
+        raise SubmissionUnknownError("HTTP 503", retry_after=86_400.0)
+
+    with pytest.raises(SubmissionUnknownError, match="1 submission without a response") as caught:
+        asyncio.run(submit_again(down, 7, "Part 7", 4))
+    assert (posts, caught.value.retry_after) == ([7], 86_400.0)

@@ -12,7 +12,7 @@ import pytest
 from lucidworks_provider.client.options import check_option
 from lucidworks_provider.errors import BudgetExceededError, InputError
 from lucidworks_provider.jobs.polling import WaitProgress
-from lucidworks_provider.jobs.task import Budget, Progress
+from lucidworks_provider.jobs.task import Budget, ProgressLog
 from lucidworks_provider.metrics import log_result
 from lucidworks_provider.operators.base import LIMIT
 
@@ -62,7 +62,7 @@ class Clock:
 
 def test_progress_with_its_rate(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock(monkeypatch)
-    progress = Progress("Submitted", "job", 160)
+    progress = ProgressLog("Submitted", "job", 160)
     for _ in range(160):
         clock.now += 0.25
         progress.add(1)
@@ -76,7 +76,7 @@ def test_progress_with_its_rate(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
 
 
 def test_nothing_to_do_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    progress = Progress("Submitted", "job", 0)
+    progress = ProgressLog("Submitted", "job", 0)
     progress.add(1)
     progress.end()
     assert caplog.messages == []

@@ -4,7 +4,9 @@
 import asyncio
 import json
 import os
+import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -827,7 +829,7 @@ class TestCrashes:
 
 
 class TestRateLimit:
-    @pytest.mark.parametrize(("refused_for", "retry_after"), [(181.0, None), (0.0, 3600.0)])
+    @pytest.mark.parametrize(("refused_for", "retry_after"), [(181.0, None), (1.0, 3600.0)])
     def test_a_service_that_refuses_everything_ends_the_try_and_the_next_one_resumes(
         self, world: World, refused_for: float, retry_after: float | None
     ) -> None:
@@ -848,6 +850,34 @@ class TestRateLimit:
         assert world.texts() == texts
         assert sorted(world.service.posted) == sorted(texts.values())
         assert (delta["resubmitted"], delta["rejected"]) == (0, 0)
+
+    def test_a_lone_refusal_does_not_end_a_run(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(retrying, "LONGEST_RETRY_AFTER", 0.01)
+        refused = iter([RateLimitError("HTTP 429", status=429, retry_after=3600.0)])
+
+        def refuse(text: str) -> None:
+            if (error := next(refused, None)) is not None:
+                raise error
+
+        world.service.on_post = refuse
+        world.fill(5)
+        assert (world.run()["added"], world.texts()) == (5, world.expected)
+
+    def test_submissions_without_a_response_are_apart(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pipeline, "SUBMIT_WAIT", 0.3)
+        times: list[float] = []
+
+        def down(text: str) -> None:
+            times.append(time.monotonic())
+            if len(times) < pipeline.SUBMIT_ATTEMPTS:
+                raise SubmissionUnknownError("no response")
+
+        world.service.on_post = down
+        world.fill(1)
+        assert world.run()["added"] == 1
+        assert all(later - earlier >= 0.3 for earlier, later in pairwise(times))
 
     def test_a_text_is_sent_until_it_is_accepted_while_others_are(
         self, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -17,7 +17,7 @@ from lucidworks_provider.client import use_cases
 from lucidworks_provider.client.chunking import submit_chunking
 from lucidworks_provider.client.jobs import poll_job
 from lucidworks_provider.client.predictions import submit_prediction
-from lucidworks_provider.errors import InputError, MalformedResponseError, StorageError
+from lucidworks_provider.errors import InputError, MalformedResponseError, ResultGoneError, StorageError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.jobs import record
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
@@ -84,6 +84,14 @@ def test_a_retry_finds_what_an_earlier_try_stored(sensor: Attempts, kind: str) -
     # Another job's file is not taken for this one's.
     other = submit(kind)
     assert sensor.run(kind=kind, job_id=other)["job_id"] == other
+
+
+def test_the_file_of_another_run_is_not_returned(sensor: Attempts) -> None:
+    given = {"job_id": submit("chunking")}
+    sensor.run(**given)
+    sensor.path.write_bytes(b'{"chunkingId": "another", "status": "READY", "chunkedData": []}')
+    with pytest.raises(ResultGoneError):
+        sensor.run(**given)
 
 
 @pytest.mark.parametrize("deferrable", [False, True])

@@ -407,7 +407,11 @@ def test_failures_that_pass_are_waited_through(service: ModelService, deferrable
 
 
 @pytest.mark.parametrize(
-    ("kind", "times", "customers_list"), [("429", 1, 0), ("unauthorized", 3, 0), ("404", 1, 1), ("400", 1, 1)]
+    ("kind", "times", "customers_list"),
+    [
+        *(("429", 1, 0), ("unauthorized", 3, 0)),
+        *((kind, 1, 1) for kind in ("404", "400", "500", "html")),
+    ],
 )
 def test_the_customers_list_is_asked_if_the_models_own_path_may_be_wrong(
     service: ModelService, kind: str, times: int, customers_list: int
@@ -579,7 +583,6 @@ def test_credentials_of_a_connection(service: ModelService, logs: Logs, conn: An
     shown = [vars(task)]
     deferred = defer(task, context)
     assert sent_credentials(service) == {"serviceAccountKey": key}
-    logging.getLogger("any").warning("careless: %s", json.dumps({"private_key": key}))
     model_id = task.execute_complete(context, event_of(deferred))
     shown += [deferred.trigger.serialize(), model_id, vars(task), logs.text, context["task_state_store"]]
     assert [one for one in [*shown, task.hook.call(get_model(model_id))] if CANARY in repr(one)] == []

@@ -404,6 +404,29 @@ def test_a_part_or_an_abbreviation_of_a_key_is_blanked_in_errors(
         assert "***" in str(caught.value)
 
 
+def test_a_key_that_polls_quote_is_not_logged(
+    service: Service, logged: Callable[[], str], tmp_path: Path
+) -> None:
+    """A poll is sent without the key."""
+    key = "4f1c2e9a-77bb-4c1d-9d11-2c4f0a7be111"
+    connect_key(service, password=key)
+    said = {"message": f"OpenAI refused {key}"}
+    job = {"predictionId": "j", "status": "ERROR", **said}
+    polls = iter([(503, said), (200, f"refused {key}".encode()), (404, said)])
+    service.answers(
+        lambda path, sent: (
+            (200, {"predictionId": "j", "status": "SUBMITTED"}) if sent else next(polls, (200, job))
+        )
+    )
+    with pytest.raises(LucidworksError) as caught:
+        by_jobs(TEXTS, **FROM_CONNECTION, path=tmp_path / "p.jsonl").execute(new_context())
+    shown = shown_by(caught.value) + logged() + files_of(tmp_path)
+    assert "no response: " in shown
+    assert "it starts: " in shown
+    assert "polling continues" in shown
+    assert key not in shown
+
+
 @pytest.mark.parametrize("key", [SHORT, KEY, AZURE])
 def test_the_emulator_quotes_keys(service: Service, key: str) -> None:
     connect_key(service, password=key)

@@ -118,7 +118,10 @@ def test_a_killed_worker_comes_back_and_its_tasks_are_tried_again(fleet: Airflow
     fleet.kill_part("worker-1")
 
     assert fleet.group.processes("worker-1") == []
-    assert not any(process.is_running() and process.status() != "zombie" for process in lost)
+    until(
+        lambda: not any(process.is_running() and process.status() != "zombie" for process in lost),
+        "the end of the killed processes",
+    )
     fleet.start_part("worker-1")
     for process in fleet.tasks_on("worker-2"):
         process.kill()
