@@ -3,8 +3,8 @@
 Every supported version of Airflow with every Python that it supports: the built wheel, in a real Airflow.
 
 Each cell is an environment of its own, outside the checkout, with the newest patch release: what can be seen without
-running anything is looked at by ``dev.matrix_cell``; then ``airflow standalone`` runs ``dev.matrix_dag`` against an
-emulator of the same environment. A cell whose interpreter is not there is told as not run.
+running anything is checked by ``dev.matrix_cell``; then ``airflow standalone`` runs ``dev.matrix_dag`` against an
+emulator of the same environment. A cell whose interpreter is missing is reported as not run.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ RUN_SECONDS = 300
 @dataclass
 class Cell:
     """
-    :param found: what was looked at: an empty text is good.
+    :param found: the error of each check; an empty text is a success.
     :param seconds: to install, and to run.
     """
 
@@ -192,7 +192,7 @@ def run(cell: Cell, bin_: Path, root: Path, environment: Mapping[str, str]) -> d
         stack.enter_context(standalone)
         database = root / "home" / "airflow.db"
         _started(database, standalone, api)
-        # A task whose API server is not there yet fails for good.
+        # A task that starts before its API server fails without a retry.
         _run([python, "-m", "airflow", "dags", "unpause", "matrix"], root, environment)
         state = _ended(database, standalone)
         log = loopback_session().get(f"{url}/_emulator/log", timeout=30).json()
@@ -241,9 +241,7 @@ def _judge(state: str, database: Path, out: Path, log: Sequence[Mapping[str, Any
     rows = _rows(out)
     return {
         "run": "" if state == "success" else f"the run ended as {state}",
-        "token": ""
-        if (issued, refused) == (1, 0)
-        else f"{issued} tokens were asked for, {refused} calls refused",
+        "token": "" if (issued, refused) == (1, 0) else f"{issued} token requests, {refused} calls refused",
         "token store": ""
         if len(stored) == 1 and not re.search(r"eyJ[\w-]+\.", stored[0])
         else f"{len(stored)} Variables",
@@ -295,7 +293,7 @@ def _run(command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> s
 
 
 def cells(*, short: bool, only: str | None) -> list[Cell]:
-    """Those that were asked for, with their interpreters."""
+    """The requested cells, with their interpreters."""
     all_cells = [Cell(airflow, python) for airflow, pythons in PYTHONS.items() for python in pythons]
     for cell in all_cells:
         cell.interpreter = interpreter_of(cell.python)
@@ -344,7 +342,7 @@ def main() -> int:
                 print(f"    {name}: {text[:1500]}", flush=True)
             if options.keep is None:
                 shutil.rmtree(folder)
-    print("\n| Airflow | Python | release | | what was looked at |")
+    print("\n| Airflow | Python | release | | checks |")
     print("| --- | --- | --- | --- | --- |")
     for cell in chosen:
         said = "ok" if cell.good else "wrong" if cell.found else "not run"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What is looked at in each cell of ``dev.matrix``, within its own environment and without the checkout.
+The checks of each cell of ``dev.matrix``, within its own environment and without the checkout.
 
-Prints one JSON object of findings, by name: an empty text is good.
+Prints one JSON object of errors, by check; an empty text is a success.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 
 
 def modules() -> str:
-    """Every module of the package imports; extras that are not installed are asked for when they are needed."""
+    """Every module of the package imports; missing extras raise only where they are needed."""
     import lucidworks_provider
 
     if not Path(lucidworks_provider.__file__).is_relative_to(sys.prefix):
-        return f"not the wheel is looked at, but {lucidworks_provider.__file__}"
+        return f"the package is not the installed wheel, but {lucidworks_provider.__file__}"
     failed = []
     for found in pkgutil.walk_packages(lucidworks_provider.__path__, "lucidworks_provider."):
         if found.name.endswith(("__main__", "pytest_plugin")):

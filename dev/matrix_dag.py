@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The DAG of each cell of ``dev.matrix``; a copy lies in its DAG folder.
+The DAG of each cell of ``dev.matrix``; its DAG folder has a copy.
 
 A token by the default store, a job that is waited for in the triggerer, and a task whose process is killed after it
 has submitted: its next try must find the jobs again, by the record beside the result on every version.
@@ -26,7 +26,7 @@ from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.retry_policy import LucidworksRetryPolicy
 
 OUT = Path(os.environ["MATRIX_OUT"])
-# Airflow 3.0 fails a task for good when only its process is killed; it is retried when its worker dies as well.
+# Airflow 3.0 does not retry a task when only its process is killed, but does when its worker dies as well.
 WITH_SUPERVISOR = version("apache-airflow").startswith("3.0.")
 CHUNKS: dict[str, Any] = {"chunker": "sentence", "model_id": "gte-small", "poll_interval": 2}
 

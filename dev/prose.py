@@ -3,7 +3,7 @@
 Check prose: phrases that are banned in pages, docstrings, comments and messages.
 
 ``python -m dev.prose`` prints ``file:line: phrase: use …`` for each, and fails if there are any. Code is
-skipped: fenced blocks, inline code, and quoted messages in pages.
+skipped: fenced blocks, inline code, and quoted messages in pages; strings in tests that are data.
 """
 
 from __future__ import annotations
@@ -21,11 +21,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CHECKED = (
     *("README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md"),
-    *(".github", "benchmarks", "docs", "deploy", "example_dags", "lucidworks_provider"),
+    *(".github", "benchmarks", "dev", "docs", "deploy", "example_dags", "lucidworks_provider", "tests"),
 )
 SUFFIXES = (".md", ".py", ".yml", ".yaml", ".tf", ".json")
-# It has a list of stop words.
-SKIPPED = "lucidworks_provider/emulator/sentences.py"
+# Lists of words and phrases, and the vendor's description of its API.
+SKIPPED = (
+    "dev/prose.py",
+    "lucidworks_provider/emulator/sentences.py",
+    "tests/integration/contract/lucidworks-ai-openapi.yaml",
+    "tests/unit/test_unit_prose.py",
+)
 
 # What is banned, and what to write instead.
 BANNED = {
@@ -88,19 +93,21 @@ def main() -> int:
 
 
 def files() -> Iterator[Path]:
-    """The pages, the files for users, and the modules of the package."""
+    """The pages, the files for users, and the modules."""
     for name in CHECKED:
         place = ROOT / name
         within = sorted(one for one in place.rglob("*") if one.suffix in SUFFIXES)
         for path in within if place.is_dir() else [place] if place.exists() else []:
             relative = path.relative_to(ROOT)
-            if "_build" not in relative.parts and str(relative) != SKIPPED:
+            if "_build" not in relative.parts and str(relative) not in SKIPPED:
                 yield path
 
 
 def problems(path: Path) -> list[str]:
     """A line for each banned phrase."""
-    passages = (of_module if path.suffix == ".py" else of_page)(path.read_text())
+    text = path.read_text()
+    in_tests = path.relative_to(ROOT).parts[0] == "tests"
+    passages = of_module(text, data=in_tests) if path.suffix == ".py" else of_page(text)
     found = sorted(
         (line + text.count("\n", 0, match.start()), " ".join(match[0].split()), use)
         for line, text in passages
@@ -124,16 +131,33 @@ def of_page(text: str) -> Iterator[tuple[int, str]]:
     yield 1, text
 
 
-def of_module(text: str) -> Iterator[tuple[int, str]]:
-    """Comments, docstrings and messages. Consecutive comments are one text."""
+def of_module(text: str, *, data: bool) -> Iterator[tuple[int, str]]:
+    """
+    Comments, docstrings and messages. Consecutive comments are one text.
+
+    :param data: skip strings that are neither docstrings nor messages of assertions nor printed.
+    """
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     comments = [(one.start[0], one.string) for one in tokens if one.type == tokenize.COMMENT]
     for _, lines in groupby(enumerate(comments), lambda one: one[1][0] - one[0]):
         block = [comment for _, comment in lines]
         yield block[0][0], "\n".join(comment for _, comment in block)
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
-            yield node.lineno, blank(r"``.+?``", node.value)
+    for part in ast.walk(ast.parse(text)):
+        for node in messages(part) if data else (part,):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+                yield node.lineno, blank(r"``.+?``", node.value)
+
+
+def messages(node: ast.AST) -> Iterator[ast.AST]:
+    """A docstring, or the parts of an assertion's message or of printed text."""
+    match node:
+        case ast.Expr(value=ast.Constant() as docstring):
+            yield docstring
+        case ast.Assert(msg=ast.expr() as message):
+            yield from ast.walk(message)
+        case ast.Call(func=ast.Name(id="print")):
+            for argument in node.args:
+                yield from ast.walk(argument)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def empty_memory_store() -> None:
 
 @pytest.fixture
 def plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proxy, no bundle and no netrc of whoever runs the tests."""
+    """No proxy, no CA bundle and no netrc of the environment."""
     for name in _NETWORK:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
@@ -146,6 +146,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """The garbage collector looks at none of the thousands of tests and modules again."""
+    """Exclude the thousands of tests and modules from later garbage collections."""
     gc.collect()
     gc.freeze()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An identity server that hands out numbered tokens, for tests of the token protocol without sockets."""
+"""An identity server that issues numbered tokens, for tests of the token protocol without sockets."""
 
 from __future__ import annotations
 

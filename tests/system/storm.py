@@ -8,8 +8,8 @@ How many requests a fleet sends into a 429 that asks to wait.
 
 Sixteen processes wait until all of them have loaded what they need. Eight send steadily; then everything is answered
 with 429 and ``Retry-After: 2`` for 20 seconds, in which the others begin one by one, as an Airflow fleet's tasks do.
-Each process notes what it sent when. Once each asks for itself (``share_via`` ``memory``), once the fleet shares its
-pauses in Redis.
+Each process records the times of its requests: once with pauses of its own (``share_via`` ``memory``), once with
+pauses that the fleet shares in Redis.
 """
 
 from __future__ import annotations

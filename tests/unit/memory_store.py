@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""fsspec's ``memory://`` as a storage that Airflow knows; it stands for every remote file system."""
+"""fsspec's ``memory://`` as a storage that Airflow knows; it represents every remote file system."""
 
 from typing import Any
 

@@ -3,7 +3,7 @@
 A fleet in virtual time: processes with the real protocol, one store, one service with one live token.
 
 Nothing sleeps and nothing runs at the same time: everything that takes time is a generator that yields seconds,
-and a queue of moments says who goes on next. What the fleet promises is checked while it runs; what was broken
+and a queue of moments decides which one continues. The fleet's promises are checked while it runs; each broken one
 is collected in ``World.faults`` with the events that led there.
 """
 
@@ -30,7 +30,7 @@ from lucidworks_provider.retrying import ATTEMPTS, LONGEST_WAIT, TOKEN_ROUNDS
 
 Steps = Generator[float, None, Any]
 
-# Three operations lie between a look at the store and the end of the write: these stay below `settle`.
+# There are three operations between a read of the store and the end of the write: these stay below `settle`.
 PROMPT = VariableTokenStore.settle / 3
 # Hosts whose clocks differ by less are taken to agree; the Date of an answer has no fractions.
 UNCERTAIN = TOLERANCE + 1
@@ -64,11 +64,11 @@ class Weather:
 @dataclass
 class Turn:
     """
-    One conversation, as a witness tells it.
+    One conversation, as an observer records it.
 
     :param refreshing: since when, until its token is stored, it failed, or its process is dead.
-    :param seen: what its last look at the store showed; ``before``: what it did when the claim was written.
-    :param looked_at: when its last look at the store began.
+    :param seen: the token of its last read of the store; ``before``: the same when the claim was written.
+    :param looked_at: when its last read of the store began.
     :param slowest: the longest store operation.
     :param troubled: what the store or the operating system did to it.
     """
@@ -222,13 +222,13 @@ class World:
     # Store
 
     def current_claim(self) -> Claim | None:
-        """As a read sees it; a Redis always knows that nobody has it."""
+        """As a read returns it; Redis always knows whether a process has it."""
         if self.atomic and (self.claim is None or self.now >= self.claimed_until):
             return RELEASED
         return self.claim
 
     def set_claim(self, claim: Claim) -> None:
-        """The last writer wins; with Redis, whoever has the lease."""
+        """The last writer wins; with Redis, the holder of the lease."""
         if self.atomic:
             seen = self.current_claim()
             if claim.owner and seen is not None and seen.owner not in {RELEASED.owner, claim.owner}:
@@ -237,7 +237,7 @@ class World:
         self.claim = claim
 
     def release_claim(self, claim: Claim) -> None:
-        """A Variable is overwritten, whoever's it is; a lease is given up by its owner only."""
+        """A Variable is overwritten unconditionally; a lease is released by its owner only."""
         if not self.atomic or (self.claim is not None and self.claim.owner == claim.owner):
             self.claim = RELEASED
 
@@ -265,10 +265,10 @@ class World:
             and stored.value not in turn.process.cache.refused
             and self.now < stored.refresh_at - UNCERTAIN
             and self.stored_at < turn.looked_at
-            and "asking for the time failed" not in turn.troubled
+            and "reading the time failed" not in turn.troubled
             and (turn.before is not None or "a read was silent" not in turn.troubled)
         ):
-            self.fault(f"{turn.process.name} asks for a token though {stored.value!s} is good")
+            self.fault(f"{turn.process.name} requests a token though {stored.value!s} is good")
         for other in others:
             if other.refreshing is None:
                 continue
@@ -281,7 +281,7 @@ class World:
             else:
                 self.fault(
                     f"{turn.process.name} and {other.process.name} (since {self.now - other.refreshing:.2f} s) "
-                    "ask for a token at once"
+                    "request a token at once"
                 )
 
     def excuses(self, first: Turn, second: Turn) -> set[str]:
@@ -333,7 +333,7 @@ class Process:
     # What is done to it
 
     def kill(self, *, lands: bool) -> None:
-        """:param lands: whether what is under way to store or service still arrives."""
+        """:param lands: whether messages in flight to store or service still arrive."""
         self.world.note(f"{self.name}: killed")
         if self.turn is not None and self.turn.refreshing is not None:
             self.world.note("killed while refreshing")
@@ -353,7 +353,7 @@ class Process:
         used = held.token.value if held else None
         stored = world.token.value if world.token else None
         dead = {used, stored} - {None, world.live()}
-        # A conversation that is under way may end with a token that nobody can see any more.
+        # An active conversation may end with a token that no process can see any more.
         call = Call(self, world.now, len(dead) + (self.turn is not None))
         world.calls.append(call)
         world.spawn(self._call(call), self)
@@ -472,9 +472,9 @@ class Process:
                 before = self.clock.wall()
                 yield world.random.uniform(*world.weather.api)
                 if world.weather.service_down:
-                    turn.troubled.add("asking for the time failed")
+                    turn.troubled.add("reading the time failed")
                     raise ServiceError("503", status=503)
-                world.note("asked for the time")
+                world.note("read the time")
                 self.clock.observe(math.floor(world.now), before, self.clock.wall())
             case commands.Refresh(claim):
                 return (yield from self._refresh(claim, turn))

@@ -137,7 +137,7 @@ class Fleet:
     """
     The pause of several processes.
 
-    :param look_every: seconds between two looks, at least.
+    :param look_every: seconds between two reads of the pause, at least.
     """
 
     look_every: float = 0.25

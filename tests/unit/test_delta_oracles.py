@@ -155,7 +155,7 @@ def test_a_path_that_needs_encoding(tmp_path: Path) -> None:
     world.create([row(n) for n in range(4)])
     world.change(delete=["doc-2"])
     log.write_checkpoint(world.table)
-    # Polars 2.1 looks for the encoded path of the data file, DuckDB 1.5 leaves out letters beyond ASCII.
+    # Polars 2.1 opens the encoded path of the data file, DuckDB 1.5 leaves out letters beyond ASCII.
     assert len(agree(world.uri, readers=["delta-rs"])) == 3
 
 

@@ -63,7 +63,7 @@ def test_an_error_that_stays_is_raised(
     assert len(asked) == times
 
 
-def test_asset_events_are_asked_for_again_while_their_run_is_queued(answered: Any, asked: list[str]) -> None:
+def test_asset_events_are_requested_again_while_their_run_is_queued(answered: Any, asked: list[str]) -> None:
     assert answered((500, {}), (500, {}), (200, {"asset_events": [{"id": 1}]})).asset_events() == [{"id": 1}]
     assert asked == ["GET"] * 3
     with pytest.raises(AirflowApiError, match="assets/events"):

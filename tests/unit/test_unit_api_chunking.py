@@ -133,7 +133,7 @@ def test_a_submission_without_an_id_is_an_error(status: int, body: bytes, error:
     "body",
     [
         *(b'{"chunkingId": "a", "status": "%s"}' % one for one in (b"SUBMITTED", b"READY", b"WHATEVER")),
-        b'{"chunkingId": "a", "sta',  # cut off
+        b'{"chunkingId": "a", "sta',  # truncated
         b'\xef\xbb\xbf{"chunkingId": "a"}',
         b'{"id": "a"}',
         b'{"chunking_id": "a", "requestId": "b"}',

@@ -334,7 +334,7 @@ def test_unknown_states() -> None:
     assert unknown == ["TRAINED", "RUNNING", ""]
 
 
-# What exists against what is asked for
+# What exists against what is requested
 
 SAME, UNCERTAIN, DIFFERENT = Likeness
 PUBLIC = "https://storage.googleapis.com"
@@ -381,7 +381,7 @@ def test_likeness_of_a_model(likeness: Likeness, cases: list[dict[str, Any]]) ->
             assert f"{field}: requested" in str(compared)
 
 
-def test_what_is_not_asked_for_is_not_compared() -> None:
+def test_what_is_not_requested_is_not_compared() -> None:
     asked = training(region=None, config=None)
     assert asked.compare(model(region=None, config=None)).likeness is SAME
     assert training(config={}).compare(model(config=None)).likeness is SAME

@@ -229,7 +229,7 @@ def test_an_empty_error_is_none() -> None:
         (["x", "y", "z"], None),
     ],
 )
-def test_an_index_tells_the_order_or_nothing(given: list[Any], order: str | None) -> None:
+def test_an_index_gives_the_order_or_nothing(given: list[Any], order: str | None) -> None:
     sent = [{"response": text, "index": at} for text, at in zip("abc", given, strict=True)]
     if order is None:
         with pytest.raises(MalformedResponseError, match="does not define an order") as caught:
@@ -369,7 +369,7 @@ def test_tokens_of_other_inputs_are_an_error(listed: object) -> None:
         read_tokens(answer({"generatedTokens": listed}), 2)
 
 
-def test_a_prompt_stands_at_the_top() -> None:
+def test_a_prompt_is_at_the_top() -> None:
     text = "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nYou are …"
     read = read_prompt(answer({"tokensUsed": COUNTS, "prompt": text}))
     assert (read.text, read.tokens_used.prompt) == (text, 148)
@@ -481,7 +481,7 @@ def test_the_nearest_names(use_case: str, model: str, words: str) -> None:
     assert "mistral-7b" in nearest({"keyword_extraction": ["mistral-7b"]}, "keyword-extraction", "mistral")
 
 
-def test_a_failure_with_a_success_status_is_told_in_the_services_words() -> None:
+def test_a_failure_with_a_success_status_has_the_services_message() -> None:
     words = f"Predict passthrough with {MODEL}: status ERROR: the model is asleep"
     with pytest.raises(RequestRefusedError, match=words):
         read_response(answer({"status": "ERROR", "message": "the model is asleep"}), PASS, 1)

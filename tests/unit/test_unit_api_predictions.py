@@ -323,7 +323,7 @@ def test_rag_has_documents_with_body_and_source(change: dict[str, Any], words: l
     assert_refused(["inputs[0]", *words], read_items, [RAG_INPUTS[0] | change], RAG)
 
 
-def test_a_conversation_goes_on_without_documents() -> None:
+def test_a_conversation_continues_without_documents() -> None:
     assert read_items(["And then?"], use_cases.rag(MODEL, memory_uuid=MEMORY))[0] == {"text": "And then?"}
 
 

@@ -217,7 +217,7 @@ ODD_CLAIMS: tuple[Any, ...] = ({"exp": "soon"}, {"exp": 1e999}, [])
         ({"access_token": _jwt({"iat": 100, "exp": 160})}, DATED, 60, 1792567680),
         ({"access_token": "opaque"}, {}, 3600, None),
         ({"expires_in": -5}, {}, 3600, None),
-        # The clock of the server is its date, else the token's own expiry tells it.
+        # The clock of the server is its date, else it follows from the token's own expiry.
         ({"access_token": _jwt({"exp": 5000}), "expires_in": 600}, DATED, 600, 1792567680),
         ({"access_token": _jwt({"exp": 5000}), "expires_in": 600}, {}, 600, 4400.0),
         *(({"access_token": _jwt(one), "expires_in": 600}, {}, 600, None) for one in ODD_CLAIMS),

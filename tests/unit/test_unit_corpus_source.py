@@ -59,7 +59,7 @@ def bucket_of(files: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 class Flat(MemoryFileSystem):
-    """Shows files as s3fs does, and keeps listings until it is told not to."""
+    """Lists files as s3fs does, and caches listings until they are invalidated."""
 
     protocol = "s3"
     store: ClassVar[dict[str, Any]] = {}
@@ -574,7 +574,7 @@ def test_what_goes_while_it_is_listed_is_gone(tmp_path: Path) -> None:
     assert list(listing) == []
 
 
-def test_a_name_that_is_no_text_can_be_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_name_that_is_no_text_can_be_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("x")
     [file] = list_source(str(tmp_path))
     assert file.path == "caf\\xe9.txt"
@@ -614,7 +614,7 @@ def test_what_tools_put_into_a_store_for_a_folder_is_no_file(monkeypatch: pytest
     ]
 
 
-def test_a_store_that_tells_no_change_never_looks_unchanged() -> None:
+def test_a_store_without_change_markers_never_looks_unchanged() -> None:
     memory_store()
     fill("memory://bucket", "a.txt")
     etags = {file.etag for _ in range(2) for file in list_source("memory://bucket")}

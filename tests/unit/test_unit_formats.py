@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What 0.1 has written is read: these texts lie on people's storage, and are never changed here.
+What 0.1 has written is read: users' storage has these texts, so they are never changed here.
 
 A format that has to change gets another number and another text beside these; docs/upgrading.md says what that costs.
 """

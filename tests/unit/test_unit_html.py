@@ -98,7 +98,7 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_bombs_are_told(name: str) -> None:
+def test_bombs_are_reported(name: str) -> None:
     begin = time.process_time()
     found = html_text(BOMBS[name])
     assert isinstance(found, Rejection)

@@ -126,7 +126,7 @@ def test_the_table_of_waiting(script: list[PollResult], end: JobEnd, polls: int)
 @pytest.mark.parametrize(
     ("world", "end", "least", "most"),
     [
-        # The deadline ends the wait with a last look.
+        # The deadline ends the wait with a last poll.
         (World(PENDING, deadline=100.0), JobEnd.TIMEOUT, 100, 100),
         (World(*[PENDING] * 3, RESULT, deadline=12.0), JobEnd.COLLECTED, 5, 12),
         # Pages of HTML do not fail a job.
@@ -155,7 +155,7 @@ def test_the_patience_with_an_unknown_id_grows_with_the_jobs_that_were_seen(
     assert unseen_patience(durations) == seconds
 
 
-def test_the_end_of_a_failed_job_is_told_within_a_poll_interval() -> None:
+def test_the_end_of_a_failed_job_is_found_within_a_poll_interval() -> None:
     """Whatever its age."""
     world = World(*[PENDING] * 30, FAILED)
     assert world.ends(poll_interval=30.0) is JobEnd.FAILED
@@ -323,7 +323,7 @@ def resumed(found: JobRecord | None, **changes: Any) -> tuple[JobRecord, str]:
     return resume(found, **{"fingerprint": "f", "generation": 2, "size": 3} | changes)
 
 
-def test_a_retry_goes_on_with_the_same_jobs_and_every_wait_has_a_nonce_of_its_own() -> None:
+def test_a_retry_continues_with_the_same_jobs_and_every_wait_has_a_nonce_of_its_own() -> None:
     found = with_jobs("a")
     nonce = found.nonce
     record, said = resumed(found)
@@ -383,7 +383,7 @@ def test_clearing_a_failed_task_keeps_its_jobs_and_settles_the_open_submission()
         assert (record.jobs, record.intents, record.generation) == ({0: "a"}, intents, generation)
 
 
-def test_the_fingerprint_tells_every_part_apart() -> None:
+def test_the_fingerprint_distinguishes_every_part() -> None:
     one, other = {"chunker": "sentence"}, {"chunker": "semantic"}
     inputs = [
         (one, [("a", "bc")]),
@@ -428,7 +428,7 @@ def test_no_poll_comes_before_the_retry_after_of_the_response_before(
 
 def test_a_service_that_does_not_respond_is_asked_ever_more_seldom() -> None:
     def polls_within(seconds: float, *seen: PollResult) -> int:
-        """How often a job is asked for that is polled every 50 ms while all is well."""
+        """The number of polls of a job that is polled every 50 ms while the service responds."""
         world = World(*seen, deadline=1e6)
         world.run(30.0, until=seconds, wait=lambda age, interval: 0.05)
         return world.polls

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A body that is decoded in pieces says what it says as a whole, whoever wrote it and however oddly."""
+"""A body that is decoded in pieces has the value that it has as a whole, whatever its serializer."""
 
 import json
 import random
@@ -49,7 +49,7 @@ def told(value: Any, *, floats: bool = False) -> str:
 
 
 SPACE = st.sampled_from(["", "", "", " ", "\n", "\t \r\n"])
-# Words that look like the key, like what follows it, or like the end of something.
+# Words that look like the key, like the text after it, or like the end of something.
 WORDS = [
     *('"vector": [1,2]', '"vector":[', "vector", "\\", '"', "]", "[1]", '\\"vector": [1]', "ä🐄", ":"),
     *("\u2028", ""),
@@ -211,7 +211,7 @@ def test_a_large_result_is_read_the_same_packed_or_not() -> None:
 
 
 def longest_wait(decode: Callable[[], object]) -> float:
-    """How long another thread has to stand still."""
+    """The longest time for which another thread is blocked."""
     worst, over = 0.0, threading.Event()
 
     def heartbeat() -> None:
@@ -230,7 +230,7 @@ def longest_wait(decode: Callable[[], object]) -> float:
     return worst
 
 
-def test_others_go_on_while_a_large_result_is_decoded() -> None:
+def test_others_continue_while_a_large_result_is_decoded() -> None:
     body = large_body(1500, 384)
     # The best of five, since other processes may have the processor.
     pieces = min(longest_wait(lambda: parse_json(body, packed=True)) for _ in range(5))

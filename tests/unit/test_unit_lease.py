@@ -59,7 +59,7 @@ class Conversation:
         assert next(self.steps) == ReadNewest()
 
     def sees(self, number: int, claim: LeaseRecord | None = None, *, ended: bool = False) -> object:
-        """Answer a look; returns what is done about it, None if the lease is held."""
+        """Answer a read; return the next step, None if the lease is held."""
         try:
             done = self.steps.send(Newest(number, claim, ended))
             self.time += done.seconds if isinstance(done, Sleep) else 0

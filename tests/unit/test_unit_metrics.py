@@ -50,7 +50,7 @@ def test_a_job_is_in_flight_until_it_ends_or_is_given_up(stats: Stats) -> None:
     assert timedelta() <= took < timedelta(seconds=5)
 
 
-def test_what_is_not_there_is_not_told(stats: Stats) -> None:
+def test_missing_values_are_not_reported(stats: Stats) -> None:
     metrics.written({"uri": "x", "job_id": "j"})
     assert stats.calls == []
     metrics.written({"documents": 2, "chunks": 7, "warnings": 0})

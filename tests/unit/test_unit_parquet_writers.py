@@ -46,7 +46,7 @@ ENCODINGS: dict[str, dict[str, Any]] = {
 
 
 def table(kind: pa.DataType) -> pa.Table:
-    """Nested columns stand beside those that are read, and have fields of the same names."""
+    """Columns that are read, beside nested ones whose fields have the same names."""
     texts = pa.array(TEXTS)
     return pa.table(
         {
@@ -105,7 +105,7 @@ def test_what_pyarrow_cannot_read(tmp_path: Path) -> None:
 
 
 def test_encodings_that_differ_between_row_groups(tmp_path: Path) -> None:
-    """Row groups of different writers, as they stand in a file that was merged."""
+    """Row groups of different writers, as in a merged file."""
     path, whole = tmp_path / "f.parquet", table(pa.string())
     parts = [whole.slice(start, 100) for start in range(0, ROWS, 100)]
     parts[1] = parts[1].set_column(2, "text", pa.array(["the same"] * 100))

@@ -51,13 +51,18 @@ Nobody reads ``stands``.
 # where it lies.
 raise ValueError(f"Waiting goes on for {seconds} s.", "stands")
 '''
+IN_TESTS = '''"""It stands."""
+TEXTS = ["Mountains stand."]  # It lies.
+assert TEXTS == "Nobody reads.", f"{TEXTS} is told"
+print("It goes on.", len("It tells."))
+'''
 QUOTED = "```text\nit stands\n```\n\n`it stands` ``a `b` stands`` [page](goes-on.md)\n\n> it goes on\n\nstand-ins\n"
 
 
-def found(path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(prose, "ROOT", path.parent)
+def found(path: Path, text: str) -> list[str]:
+    path.parent.mkdir(exist_ok=True)
     path.write_text(text)
-    return [line.rpartition(": use ")[0].removeprefix(f"{path.name}:") for line in prose.problems(path)]
+    return [line.rpartition(": use ")[0].partition(":")[2] for line in prose.problems(path)]
 
 
 @pytest.mark.parametrize(
@@ -71,17 +76,20 @@ def found(path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ("a.md", QUOTED, []),
         *(("a.md", text, []) for text in RIGHT),
         ("a.py", MODULE, ["3: Nobody", "5: told", "6: lies", "7: goes on"]),
+        ("tests/a.py", IN_TESTS, ["1: stands", "2: lies", "3: told", "4: goes on", "4: tells"]),
     ],
 )
 def test_what_is_found(
     name: str, text: str, problems: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert found(tmp_path / name, text, monkeypatch) == problems
+    monkeypatch.setattr(prose, "ROOT", tmp_path)
+    assert found(tmp_path / name, text) == problems
 
 
 @pytest.mark.parametrize(("text", "wrong"), WRONG, ids=lambda one: one[:30])
 def test_what_is_wrong(text: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert f"1: {wrong}" in found(tmp_path / "a.md", text, monkeypatch)
+    monkeypatch.setattr(prose, "ROOT", tmp_path)
+    assert f"1: {wrong}" in found(tmp_path / "a.md", text)
 
 
 def test_other_files_of_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

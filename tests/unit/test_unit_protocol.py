@@ -55,7 +55,7 @@ def fleet(world: World, size: int, skew: float = 0.0) -> list[Process]:
 
 
 def traffic(world: World, processes: list[Process], seconds: int) -> None:
-    """Everybody calls once a second; then all calls come to their end."""
+    """Every process calls once a second; then all calls end."""
     for _ in range(seconds):
         for process in processes:
             process.call()
@@ -229,7 +229,9 @@ def test_sixty_four_processes_and_a_token_of_thirty_seconds(atomic: bool) -> Non
 @STORES
 @settings(max_examples=50)
 @given(starts=starts, seed=seeds)
-def test_at_the_appointment_one_renews_and_nobody_fails(atomic: bool, starts: list[float], seed: int) -> None:
+def test_at_refresh_at_one_process_renews_and_no_call_fails(
+    atomic: bool, starts: list[float], seed: int
+) -> None:
     world = World(seed, atomic=atomic)
     processes = settled(world, len(starts))
     reach_refresh_time(world)
@@ -313,7 +315,7 @@ OTHERS, FREE = Snapshot(None, Claim("other")), Snapshot(None, RELEASED)
 
 
 def claimed(world: World) -> tuple[Acquisition, Claim]:
-    """A conversation that has looked at an empty store twice, has written its claim and looks at it."""
+    """A conversation that has read an empty store twice, has written its claim and reads it back."""
     conversation = conversation_of(world)
     *before, claim = talk(conversation, None, Snapshot(), None, Snapshot())
     assert (before, claim) == ([READ, SLEEP, READ], WriteClaim(ANY))
@@ -321,7 +323,7 @@ def claimed(world: World) -> tuple[Acquisition, Claim]:
 
 
 def looking(world: World) -> tuple[Acquisition, Claim]:
-    """The same, at the look that follows its claim."""
+    """The same, at the read after its claim."""
     conversation, claim = claimed(world)
     assert talk(conversation, None, None) == [SLEEP, READ]
     return conversation, claim
@@ -337,7 +339,7 @@ def looking(world: World) -> tuple[Acquisition, Claim]:
     ],
     ids=["a write that lost a race", "a write that fails without one", "a claim that was withdrawn"],
 )
-def test_a_claim_that_is_not_there(begin: Any, replies: list[Reply], said: list[Any]) -> None:
+def test_a_missing_claim(begin: Any, replies: list[Reply], said: list[Any]) -> None:
     conversation, _ = begin(World())
     assert talk(conversation, *replies) == said
 
@@ -379,7 +381,7 @@ def test_a_store_that_shows_nothing_of_what_was_written_counts_as_down() -> None
     assert talk(conversation, Snapshot(), Snapshot()) == [READ, TokenStoreError], "read twice"
 
 
-def test_a_token_that_was_shown_must_go_on_being_shown() -> None:
+def test_a_token_that_was_visible_must_stay_visible() -> None:
     world = World()
     due = token_of(world, refresh_at=0.0)
     conversation, lost = conversation_of(world), Snapshot(None, Claim("client"))
@@ -388,7 +390,7 @@ def test_a_token_that_was_shown_must_go_on_being_shown() -> None:
 
 
 @pytest.mark.parametrize("before", [None, Claim("dead", 3)])
-def test_a_claim_that_may_stand_over_a_living_one_settles_for_longer(before: Claim | None) -> None:
+def test_a_claim_that_may_overwrite_a_living_one_settles_for_longer(before: Claim | None) -> None:
     """Time for the living to move their claim over it."""
     pauses = []
     for standing in (RELEASED, before):
@@ -445,7 +447,7 @@ def test_a_claim_that_cannot_be_seen_once_is_not_withdrawn() -> None:
     living = Claim("living", 1)
     assert monitor.alive(living, 0.0, LEASE)
     assert monitor.alive(None, LEASE / 2, LEASE), "a read that failed in silence"
-    assert not monitor.alive(None, LEASE, LEASE), "but nobody is waited for without end"
+    assert not monitor.alive(None, LEASE, LEASE), "no wait for another process is endless"
     assert not monitor.alive(RELEASED, 0.0, LEASE)
     assert not monitor.alive(None, 0.0, LEASE)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the token protocol promises, whatever happens in whatever order: Hypothesis looks for a counterexample."""
+"""The promises of the token protocol in any order of events: Hypothesis searches for a counterexample."""
 
 import logging
 import math
@@ -227,7 +227,7 @@ def search(
     *,
     derandomize: bool | None = None,
 ) -> None:
-    """Let Hypothesis look for a broken promise; in CI, by its own profile, for the same ones each time."""
+    """Let Hypothesis search for a broken promise; the profile of CI makes the search reproducible."""
     run_state_machine_as_test(
         fleet,
         settings=settings(
@@ -243,7 +243,7 @@ def search(
 
 
 # Each in dozens of two hundred worlds.
-REACHED = {"refreshed again", "401", "foreign refresh", "killed while refreshing", "asked for the time"}
+REACHED = {"refreshed again", "401", "foreign refresh", "killed while refreshing", "read the time"}
 
 
 @pytest.fixture(autouse=True)
@@ -269,14 +269,14 @@ def _is_claim(_: object, claim: commands.Claim | None, *__: object) -> bool:
 
 # What each would break if the product lost it: the search has to find out.
 MUTANTS: dict[str, tuple[type[Fleet], Any, str, Any]] = {
-    "a claim in a Variable is believed at once": (Fleet, VariableTokenStore, "settle", 0.0),
+    "a claim in a Variable is trusted at once": (Fleet, VariableTokenStore, "settle", 0.0),
     "a claim is never read back": (Fleet, protocol, "_claim", _take),
     "a claim in Redis is never read back": (FleetOnRedis, protocol, "_claim", _take),
     "a process that refreshes slowly counts as dead": (FleetOnRedis, protocol, "LEASE", 0.1),
     "a claim is not moved during a refresh": (FleetOnRedis, World, "heartbeats", False),
     "what was refused is tried again": (FleetOnRedis, TokenCache, "refuse", lambda *_: None),
     "a process that was killed is waited for": (Fleet, protocol.HeartbeatMonitor, "alive", _is_claim),
-    "a wrong clock is believed": (FleetOnRedis, Clock, "synchronized", property(lambda _: True)),
+    "a wrong clock is trusted": (FleetOnRedis, Clock, "synchronized", property(lambda _: True)),
 }
 
 

@@ -120,7 +120,7 @@ def test_a_refused_probe_pauses_for_its_retry_after() -> None:
 
 
 @pytest.mark.parametrize("retry_after", [None, 0.0])
-def test_pauses_double_where_the_service_asks_for_none(retry_after: float | None) -> None:
+def test_pauses_double_without_a_retry_after(retry_after: float | None) -> None:
     limiter = paused(0.0, retry_after)
     pauses, now = [limiter.wait(0.0)], 0.0
     for _ in range(6):

@@ -445,7 +445,7 @@ def held(documents: Iterator[Document | RejectedDocument]) -> int:
 
 @pytest.mark.parametrize("repeated", [False, True])
 def test_a_table_in_bounded_memory(tmp_path: Path, repeated: bool) -> None:
-    # Repeated texts stand in the file once: 300 MB of texts if all were unpacked.
+    # The file has repeated texts once: 300 MB of texts if all were unpacked.
     rows = 3_000 if repeated else 10_000
     texts = ["x" * 100_000] * rows if repeated else [f"{n} " * 800 for n in range(rows)]
     if repeated:

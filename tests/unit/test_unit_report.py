@@ -119,7 +119,7 @@ def test_it_loads_and_runs_nothing() -> None:
         assert "url(" not in (attributes.get("style") or "")
     assert "url(" not in html
     assert "@import" not in html
-    # First of all but the encoding, since it holds from where it stands.
+    # First of all but the encoding, since it applies from its position on.
     assert [tag for tag, _ in page.tags[2:5]] == ["meta", "meta", "meta"]
     policy = page.tags[3][1]
     assert policy["http-equiv"] == "Content-Security-Policy"
@@ -194,7 +194,7 @@ def test_runs_at_the_edges(name: str) -> None:
     assert page.names.count("h2") == 3
 
 
-def test_charts_are_told_to_those_who_do_not_see_them() -> None:
+def test_charts_have_text_alternatives() -> None:
     page = Page(render(stats_of(), {}))
     alts = [attributes for tag, attributes in page.tags if tag == "svg"]
     assert {one["role"] for one in alts} == {"img"}

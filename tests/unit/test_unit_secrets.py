@@ -83,7 +83,7 @@ def test_the_parts_of_a_service_account(secret: str) -> None:
     parts = parts_of(secret)
     assert {secret, "acme-search", "0a1b2c3d4e", "MIIEvQIBADANBgkqhkiG9w0B", "c2hvcnQ="} <= set(parts)
     assert all(len(part) >= 8 for part in parts)
-    # The same in everybody's key file.
+    # The same in every key file.
     assert not {"service_account", "googleapis.com", "https://oauth2.googleapis.com/token"} & set(parts)
     for value in (ACCOUNT["private_key"], ACCOUNT["private_key_id"]):
         for text in (value, json.dumps(value), json.dumps(json.dumps(value))):
@@ -163,7 +163,7 @@ def test_a_result_is_not_altered_and_an_error_is_blanked_before_it_is_cut() -> N
         "A key file: -----BEGIN PRIVATE KEY----- MIIEs3cr3t",
     ],
 )
-def test_a_key_that_nobody_knows_is_scrubbed_by_its_name_or_form(text: str) -> None:
+def test_an_unknown_key_is_scrubbed_by_its_name_or_form(text: str) -> None:
     assert [one for one in ("s3c", "r3t", "eyJ", "ZGVtbzpzZWNyZXQ") if one in scrub(text)] == []
 
 

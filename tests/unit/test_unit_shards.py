@@ -72,7 +72,7 @@ def test_names_sort_by_number(shard: Shard, name: str) -> None:
 
 
 def test_a_file_stays_in_its_shard_for_ever() -> None:
-    """Changed numbers would move jobs that are under way to other shards, and submit them again."""
+    """Changed numbers would move jobs that are in flight to other shards, and submit them again."""
     assert [shard_of(path, 16) for path in ("a.txt", "b/c.md", "ä/🦊.html", "")] == [5, 10, 11, 4]
 
 
@@ -139,6 +139,6 @@ def test_what_has_no_shard_is_no_listing(content: bytes, tmp_path: Path) -> None
     ("uri", "message"),
     [("/nowhere/x", "listing: there is no file /nowhere/x"), ("relative", "is 'relative'")],
 )
-def test_a_listing_that_is_not_there(uri: str, message: str, read: Any) -> None:
+def test_a_missing_listing(uri: str, message: str, read: Any) -> None:
     with pytest.raises(InputError, match=message):
         read(uri)

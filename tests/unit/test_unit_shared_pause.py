@@ -37,7 +37,7 @@ class Board:
         self.ended: float | None = None
         self.down = False
         self.uses = 0
-        # What another process does between a claim and the look at it.
+        # What another process does between a claim and the read of it.
         self.rival: Callable[[], None] = lambda: None
 
     def read(self) -> PauseRecord:
@@ -78,7 +78,7 @@ def one(board: Board) -> SharedPause:
 other = one  # another process with the same store
 
 
-def test_one_of_those_who_were_refused_asks_again(board: Board, one: SharedPause, other: SharedPause) -> None:
+def test_one_of_the_refused_processes_asks_again(board: Board, one: SharedPause, other: SharedPause) -> None:
     one.hold(2)
     other.hold(2)
     board.now = 2
@@ -95,7 +95,7 @@ def test_when_the_probe_is_accepted_all_resume(board: Board, one: SharedPause, o
     assert other.ask(2, 1) is None
 
 
-def test_the_end_of_a_pause_says_nothing_to_who_stopped_after_it(
+def test_the_end_of_a_pause_does_not_release_later_stops(
     board: Board, one: SharedPause, other: SharedPause
 ) -> None:
     assert one.ask(2, 0) == 0
@@ -110,20 +110,20 @@ def test_when_the_probe_is_refused_all_wait_on(board: Board, one: SharedPause, o
     assert one.ask(2, 0) == 0
     one.hold(60)
     board.now = 2
-    assert other.ask(2, 2) == pytest.approx(0.1 * 58), "a long pause is not looked at every second"
+    assert other.ask(2, 2) == pytest.approx(0.1 * 58), "a long pause is not read every second"
     board.now = 60
     assert other.ask(2, 60) == 0, "and a process that dies then stops no other"
     board.now = 62
     assert one.ask(2, 62) == 0
 
 
-def test_of_two_claims_the_later_one_stands(board: Board, one: SharedPause) -> None:
+def test_of_two_claims_the_later_one_wins(board: Board, one: SharedPause) -> None:
     board.rival = lambda: board.write("rival", 2)
     assert one.ask(2, 0) == 1
     assert board.owner == "rival"
 
 
-def test_the_longest_pause_stands(board: Board, one: SharedPause, other: SharedPause) -> None:
+def test_the_longest_pause_wins(board: Board, one: SharedPause, other: SharedPause) -> None:
     one.hold(60)
     other.hold(2)
     assert board.until == 60
@@ -142,7 +142,7 @@ def test_an_end_leaves_anothers_pause_alone(board: Board, one: SharedPause, othe
     assert (board.until, board.ended) == (33, None)
 
 
-def test_without_the_store_each_process_asks_for_itself(
+def test_without_the_store_each_process_has_its_own_pause(
     board: Board, one: SharedPause, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     board.down = True

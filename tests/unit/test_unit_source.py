@@ -38,7 +38,7 @@ class Later:
 
 
 def source_of(store: TokenStore, service: IdentityServer, clock: Later | None = None) -> TokenSource:
-    """A process of its own, as far as the protocol can tell."""
+    """A separate process, as the protocol sees it."""
     return TokenSource(store, TokenService(service, service.time), monotonic=clock or time.monotonic)
 
 
@@ -63,7 +63,7 @@ class Store(MemoryStore):
 
 
 class Hanging(Store):
-    """A store whose reads hang until the test lets them go on."""
+    """A store whose reads hang until the test releases them."""
 
     def hang(self) -> None:
         self.entered, self.leave = threading.Event(), threading.Event()
@@ -82,7 +82,7 @@ def shared_token() -> AccessToken:
     return AccessToken("shared", now, now + 50, now + 60)
 
 
-def test_a_token_is_asked_for_once_and_kept() -> None:
+def test_a_token_is_requested_once_and_kept() -> None:
     service = IdentityServer()
     source = source_of(MemoryStore(), service)
     assert {source.get() for _ in range(100)} == {"token-1"}
@@ -91,7 +91,7 @@ def test_a_token_is_asked_for_once_and_kept() -> None:
     assert service.asked == 2
 
 
-def test_tokens_that_nothing_accepts_are_not_asked_for_without_end() -> None:
+def test_tokens_that_nothing_accepts_are_not_requested_without_end() -> None:
     service, clock = IdentityServer(), Later()
     source = source_of(MemoryStore(), service, clock)
     for _ in range(REFUSED_IN_A_ROW):
@@ -142,7 +142,7 @@ def test_an_accepted_token_ends_the_story() -> None:
     assert service.asked == 4 * REFUSED_IN_A_ROW + 1
 
 
-def test_a_failure_is_told_to_everybody_who_waited_for_it() -> None:
+def test_a_failure_raises_in_every_waiter() -> None:
     service, clock = IdentityServer(seconds=0.2), Later()
     service.error = AuthenticationError("no", status=401)
     source = source_of(MemoryStore(), service, clock)

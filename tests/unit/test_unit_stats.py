@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run counts: told by values, and in the same memory however long it is."""
+"""The counts of a run: equal to those of the values, in constant memory."""
 
 import json
 import math
@@ -101,7 +101,7 @@ class TestProgress:
             "rejects: 1, without a response: 2, about 23 s left"
         )
 
-    def test_time_left_is_not_told_before_it_means_something(self) -> None:
+    def test_time_left_is_not_reported_before_it_means_something(self) -> None:
         # As seen: three documents were done when the first line came, and it said hours.
         stats, lines = RunStats(5_000, 0.0), []
         for second in range(1, 108):

@@ -173,7 +173,7 @@ def test_what_names_no_file_is_refused(uri: object) -> None:
         check_uri(uri, "result_path")
 
 
-def test_a_folder_is_told_from_a_file(tmp_path: Path) -> None:
+def test_a_folder_is_distinguished_from_a_file(tmp_path: Path) -> None:
     assert is_folder(str(tmp_path))
     assert not is_folder(str(tmp_path / "x"))
     assert not is_folder("memory://bucket")
@@ -330,7 +330,7 @@ def test_a_result_waits_in_memory_for_a_full_disk(
     else:
         assert asyncio.run(wait).collected == 1
         assert bodies.of("job").read() is not None
-    assert len(polls) == 1, "what is handed out once is polled once"
+    assert len(polls) == 1, "a result that is readable once is polled once"
 
 
 def chunk(text: str, span: tuple[int, int] | None, vector: list[float] | None = None) -> Chunk:
@@ -355,7 +355,7 @@ UMLAUTS = "Ünï. Ünï. 🐄 Ünï."
         ("🐄🐄 a. a.", [("a.", (5, 7)), ("a.", (8, 10))], [(3, 5), (6, 8)]),  # units of UTF-16
         ("The cat sat. cat", [("The cat sat.", None), ("cat", None)], [(0, 12), (13, 16)]),
         ("A b. C d. E f.", [("A b. C d.", None), ("C d. E f.", None)], [(0, 9), (5, 14)]),
-        ("x a y a z", [("a", None)], [(None, None)]),  # nothing tells which
+        ("x a y a z", [("a", None)], [(None, None)]),  # ambiguous
         ("a b a", [("changed", None), ("a", None)], [(None, None), (None, None)]),
         ("a b c", [("changed", None), ("c", None)], [(None, None), (4, 5)]),
     ],
@@ -390,7 +390,7 @@ def in_utf_16(text: str, offset: int) -> int:
     cuts=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=8),
     unit=st.sampled_from([lambda text, offset: offset, in_bytes, in_utf_16]),
 )
-def test_a_span_that_is_told_is_where_the_chunk_stands(
+def test_a_reported_span_is_the_position_of_the_chunk(
     text: str, cuts: list[tuple[int, int]], unit: Callable[[str, int], int]
 ) -> None:
     places = [(min(cut), max(cut)) for cut in cuts]

@@ -161,7 +161,7 @@ def test_the_store_has_what_was_fired(
     assert {key.split()[-1] for key in store.values} == {"AVAILABLE"}
 
 
-def test_a_store_that_failed_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_failed_is_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing(Store):
         failures = 1
 
@@ -274,7 +274,7 @@ async def test_a_burst_reads_the_connection_once(wait: Wait, read: list[str]) ->
     assert sorted(read) == ["one", "one", "other"], "a connection may have changed meanwhile"
 
 
-async def test_who_asked_first_may_be_cancelled(wait: Wait, read: list[str]) -> None:
+async def test_the_first_waiter_may_be_cancelled(wait: Wait, read: list[str]) -> None:
     first = asyncio.create_task(wait("one"))
     await asyncio.sleep(0.01)
     second = asyncio.create_task(wait("one"))

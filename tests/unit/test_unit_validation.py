@@ -94,7 +94,7 @@ def test_the_normal_form_alone_is_no_fault(form: Any) -> None:
     assert check(made[:1], text).gap is not None
 
 
-def test_chunks_that_were_rewritten_are_covered_as_far_as_the_spans_tell() -> None:
+def test_chunks_that_were_rewritten_are_covered_as_far_as_the_spans_show() -> None:
     made = [chunk(c.text.replace("fox", "[UNK]").replace("dog", "[UNK]"), c.span) for c in spanned(*PARTS)]
     assert check(made).gap is None
     assert check(made[:2]).gap is not None
@@ -124,7 +124,7 @@ def test_the_result_of_another_job_is_taken_where_it_fits() -> None:
         check(nearly, other_job="k")
 
 
-def test_what_may_be_good_is_a_warning_where_it_is_asked_for() -> None:
+def test_what_may_be_good_is_a_warning_on_request() -> None:
     checked = check([chunk(part) for part in OTHER], lenient=True)
     assert "of another text: of the words in 2 of 2 chunks 9%" in checked.warnings[0]
     assert checked.gap is not None
@@ -210,7 +210,7 @@ def test_vectors_of_zeros_are_a_warning() -> None:
 
 @given(text=st.text(min_size=1).filter(str.strip), cut=st.integers(0, 20), data=st.data())
 def test_the_pieces_of_any_text_are_its_chunks(text: str, cut: int, data: st.DataObject) -> None:
-    """Whatever its letters, and whether or not the service says where they stand."""
+    """For any letters, with or without offsets from the service."""
     at = sorted({0, len(text), min(cut, len(text))})
     spans = list(pairwise(at))
     made = [chunk(text[a:b], (a, b) if data.draw(st.booleans()) else None) for a, b in spans]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recorders in front of one emulator, and the OpenAPI document as the judge of what they saw."""
+"""Recorders in front of one emulator, and checks of the recorded exchanges against the OpenAPI document."""
 
 import copy
 import http.client
@@ -73,7 +73,7 @@ class Exchange:
 
     @property
     def content_type(self) -> str:
-        # The protocols for requests and answers share this name, so an answer is judged through a view.
+        # The protocols for requests and answers share this name, so an answer is checked through a view.
         return self.header("Content-Type") or ""
 
     def header(self, name: str) -> str | None:
@@ -173,7 +173,7 @@ def judge() -> _Judge:
 
 @dataclass(frozen=True)
 class Recorders:
-    """Addresses that stand for the vendor's hosts, and what passed them."""
+    """Addresses in place of the vendor's hosts, and the exchanges that they recorded."""
 
     identity: str
     application: str

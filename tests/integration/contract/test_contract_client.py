@@ -2,8 +2,8 @@
 """
 Every request that the client puts on the wire is one that the OpenAPI document allows.
 
-The document judges twice: as it is, and with the schemas of request bodies closed, so that a field that
-the vendor does not know is found as well. The token request is compared with the documented one byte by byte.
+Each request is checked twice: against the document as it is, and with the schemas of request bodies closed, so that
+an undocumented field is found as well. The token request is compared with the documented one byte by byte.
 """
 
 import asyncio
@@ -171,7 +171,7 @@ def test_token_request_on_the_wire(hook: LucidworksHook, wire: Recorders, scope:
     ],
     ids=["method", "no-grant-type", "grant-type", "host", "no-cache-control", "scheme"],
 )
-def test_the_judge_refuses_wrong_token_requests(
+def test_wrong_token_requests_are_refused(
     hook: LucidworksHook, wire: Recorders, change: dict[str, Any]
 ) -> None:
     hook.get_token()
@@ -418,7 +418,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("use_case", "change"), WRONG)
-def test_the_judge_refuses_wrong_bodies(use_case: str, change: dict[str, Any]) -> None:
+def test_wrong_bodies_are_refused(use_case: str, change: dict[str, Any]) -> None:
     if use_case == "chunking":
         calls: list[Any] = [submit_text(CHUNKING, TEXT)]
     else:
@@ -456,7 +456,7 @@ ACCEPTED_PREDICTIONS = (
                 {},
                 optional={
                     option: st.just(FULL[name][1][option]) | _CONFIG_VALUES
-                    # The document wants a UUID here; that it is one is left to the service.
+                    # The document requires a UUID here; the client leaves that check to the service.
                     for option in USE_CASES[name].options
                     if option != "memoryUuid"
                 },

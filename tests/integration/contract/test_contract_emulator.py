@@ -28,7 +28,7 @@ TOKEN_HEADERS = {
 
 
 class Vendor:
-    """Calls the emulator through the recorders and has each answer judged."""
+    """Calls the emulator through the recorders and checks each answer."""
 
     def __init__(self, emulator: RunningEmulator, wire: Recorders) -> None:
         self.emulator, self.wire = emulator, wire
@@ -316,7 +316,7 @@ def test_rate_limit(vendor: Vendor, match: str) -> None:
         {"chunkingId": str(uuid4()), "status": "READY", "chunkedData": {}},
     ],
 )
-def test_the_judge_refuses_wrong_responses(vendor: Vendor, body: dict[str, Any]) -> None:
+def test_wrong_responses_are_refused(vendor: Vendor, body: dict[str, Any]) -> None:
     vendor.log_in()
     exchange = vendor.poll(json.loads(vendor.submit().data)["chunkingId"])
     exchange.data = json.dumps(body).encode()

@@ -169,7 +169,7 @@ class World:
             self.expected.pop(name, None)
 
     def swap_contents(self) -> None:
-        """Other texts of the same size and time in all files: who opens one sees a change."""
+        """Other texts of the same size and time in all files, so only a read shows the change."""
         for path in self.source.rglob("*.*"):
             found = path.stat()
             path.write_bytes(b"x" * found.st_size)
@@ -243,7 +243,7 @@ class World:
         return sorted(found)
 
     def changed(self, since: int | None, until: int | None = None) -> dict[str, str]:
-        """What consumers hear of each document."""
+        """The change of each document, as consumers receive it."""
         batches = changes(self.corpus.output, since, until)
         return {row["document_id"]: row["change"] for batch in batches for row in batch.to_pylist()}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks chunk: the same texts everywhere, all different, of the size that was asked for."""
+"""The documents of the benchmarks: reproducible, all different, of the requested size."""
 
 import hashlib
 from pathlib import Path
@@ -17,7 +17,7 @@ def test_documents_are_the_same_everywhere() -> None:
 
 
 @pytest.mark.parametrize("size", [200, 600, 4096, 100_000])
-def test_documents_have_the_size_that_was_asked_for(size: int) -> None:
+def test_documents_have_the_requested_size(size: int) -> None:
     for number in range(20):
         text = document(number, size)
         assert size - 150 < len(text.encode()) <= size

@@ -388,7 +388,7 @@ class TestRejects:
         world.run(warnings=2)
 
     def test_when_all_are_refused_the_run_stops(self, world: World) -> None:
-        # More than may be under way at once when the first are refused.
+        # More than may be in flight at once when the first are refused.
         world.fill(3 * FIRST_WINDOW)
 
         def refuse(text: str) -> None:
@@ -520,7 +520,7 @@ class TestCrashes:
                 world.run()
         assert len(failures) < times - 2
 
-    def test_who_has_lost_the_lease_after_its_commits_removes_nothing(
+    def test_a_run_that_has_lost_the_lease_after_its_commits_removes_nothing(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         world.fill()
@@ -772,7 +772,7 @@ class TestCrashes:
         assert {"x": "One.", "y": "Two."}.items() <= world.texts().items()
 
     @pytest.mark.parametrize("nights", [1, 2])
-    def test_one_job_that_cannot_be_asked_for_is_one_reject(self, world: World, nights: int) -> None:
+    def test_one_job_that_cannot_be_polled_is_one_reject(self, world: World, nights: int) -> None:
         """It is as good as gone: submitted again once, in each run."""
         bad = world.fill()["004.txt"]
         fetch = world.service.fetch

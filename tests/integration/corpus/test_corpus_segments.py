@@ -89,7 +89,7 @@ class TestJournal:
         assert records[1].location == place
         assert found.body(place) == b'{"x":\n1}'
 
-    async def test_nothing_counts_as_kept_before_it_lies_there(self, tmp_path: Path) -> None:
+    async def test_nothing_counts_as_kept_before_it_is_stored(self, tmp_path: Path) -> None:
         journal = begun(tmp_path)
         written = await waiting(journal.write_body(key("a"), "job a", b"{}"))
         await asyncio.sleep(0.05)
@@ -151,9 +151,7 @@ class TestJournal:
         bodies = [record.location for record in records if record.location is not None]
         assert [found.body(place) for place in bodies] == [b"a", b"b"]
 
-    async def test_a_write_that_was_interrupted_and_lands_all_the_same_counts_once(
-        self, tmp_path: Path
-    ) -> None:
+    async def test_an_interrupted_write_that_succeeds_later_counts_once(self, tmp_path: Path) -> None:
         began, go_on = threading.Event(), threading.Event()
 
         def slow(uri: str, data: Sequence[bytes]) -> None:
@@ -173,7 +171,7 @@ class TestJournal:
         await asyncio.sleep(0.1)
         assert [record.value for record in reopened(tmp_path).load()] == [{"data": "a"}]
 
-    async def test_who_waits_hears_that_it_could_not_be_written(self, tmp_path: Path) -> None:
+    async def test_a_failed_write_raises_in_its_waiters(self, tmp_path: Path) -> None:
         journal = begun(tmp_path, Disk())
         written = await waiting(journal.write_body(key("a"), "job a", b"{}"))
         with pytest.raises(StorageError):

@@ -178,7 +178,7 @@ def test_random_nights_of_records(world: World, kills: bool) -> None:
         assert world.texts() == texts
 
 
-def test_what_came_and_went_in_between_is_not_there(world: World) -> None:
+def test_documents_added_and_deleted_in_between_are_absent(world: World) -> None:
     world.set(prune=True)
     world.write_all({"stays.txt": "This one stays.", "back.txt": "This one leaves and comes back."})
     first = world.run()["version"]
@@ -195,7 +195,7 @@ def test_what_came_and_went_in_between_is_not_there(world: World) -> None:
     assert world.changed(first, second)["back.txt"] == "deleted"
 
 
-def test_a_version_that_is_not_there(world: World) -> None:
+def test_a_missing_version(world: World) -> None:
     with pytest.raises(InputError, match="no catalogue"):
         open_dataset(str(world.output))
     world.write("a.txt", "A text.")
@@ -524,7 +524,7 @@ def test_between_the_two_commits(world: World, own: bool) -> None:
         world.run(run_id="next night", posted=[], changed=0)
     world.check()
     assert world.changed(before) == {"1.txt": "changed"}
-    # The killed one asks for what it has done.
+    # A retry of the killed run reads the counts of its commit.
     world.run(run_id="night", try_number=3, changed=1)
 
 
@@ -557,7 +557,7 @@ def test_a_file_of_an_incomplete_run_that_is_gone_is_an_error(world: World, file
 
 
 def test_leases_that_were_removed(world: World) -> None:
-    """The number of a run grows all the same, so its half-done commit is found."""
+    """The number of a run grows without them too, so its half-done commit is found."""
     for text in ("The first.", "The second.", "The third."):
         world.write("1.txt", text)
         world.run()
@@ -632,7 +632,7 @@ def test_a_zombie_between_its_commits_makes_the_second_one_once(
 
 
 def test_a_note_without_its_commit_is_of_no_run(world: World) -> None:
-    """Another run committed before the retry, which has to look for itself."""
+    """Another run committed before the retry, so the retry plans anew."""
     world.write("1.txt", "The first.")
     world.run()
     world.write("2.txt", "The second.")

@@ -56,7 +56,7 @@ def test_quantized_and_reduced(caller: Caller, method: str, low: int, high: int)
         assert all(isinstance(value, int) and low <= value <= high for value in vector["vector"])
 
 
-def test_results_are_handed_out_once_to_many_pollers(caller: Caller) -> None:
+def test_results_are_returned_once_to_many_pollers(caller: Caller) -> None:
     job_id = caller.submit(SPIDER * 200).json()["chunkingId"]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: caller.poll(job_id).json(), range(24)))
@@ -166,7 +166,7 @@ def test_more_than_32_texts_are_no_error_for_chunking(shared: Caller) -> None:
     assert shared.call("POST", PATH, json={"batch": [{"text": "x"}] * 33}).status_code == 200
 
 
-def test_log_tells_the_text_by_its_hash(caller: Caller) -> None:
+def test_log_identifies_the_text_by_its_hash(caller: Caller) -> None:
     caller.submit(SPIDER)
     record = caller.last()
     assert record["text_sha256"] == hashlib.sha256(SPIDER.encode()).hexdigest()

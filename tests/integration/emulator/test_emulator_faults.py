@@ -95,7 +95,7 @@ def test_responses_that_break_on_their_way(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("kind", ["br", "zstd"])
-def test_an_encoding_that_was_not_asked_for(caller: Caller, kind: str) -> None:
+def test_an_encoding_that_was_not_requested(caller: Caller, kind: str) -> None:
     caller.fault(kind, "submit")
     body = {"batch": [{"text": "One."}]}
     with caller.call("POST", "/ai/async-chunking/sentence/gte-small", json=body, stream=True) as answer:

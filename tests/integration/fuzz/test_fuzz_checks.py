@@ -100,7 +100,7 @@ def embedding_rows(count: str, body: bytes) -> list[Any] | None:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place in a JSON value, but its root and the numbers of vectors: nothing tells one from another."""
+    """Every place in a JSON value, but its root and the numbers of vectors, which are all alike."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     if path[-1:] == ("vector",):
         return []

@@ -94,7 +94,7 @@ def scripted(reply: Reply) -> Iterator[Scripted]:
 
 @dataclass
 class Service:
-    """The emulator, with what a test wants to order and to know."""
+    """The emulator, with the faults that a test injects and the figures that it reads."""
 
     emulator: RunningEmulator
     env: pytest.MonkeyPatch
@@ -142,16 +142,16 @@ class Service:
         )
 
     def nothing_sent(self) -> bool:
-        """Whether nobody has asked for anything, not even for a token."""
+        """Whether the service has received no request, not even for a token."""
         return len(self.emulator.state.log) == 0
 
     def in_flight(self) -> int:
-        """The largest number of predictions that were under way at one moment."""
+        """The largest number of predictions in flight at one moment."""
         spans = [(record.time, record.time + record.seconds) for record in self.calls("predict")]
         return max(sum(begin <= moment < end for begin, end in spans) for moment, _ in spans)
 
     def supersede(self) -> None:
-        """Somebody else asks for a token of the same client."""
+        """Another system requests a token with the same client id."""
         self.emulator.state.tokens.kill([Scope.PREDICT])
 
     def job(self, position: int, state: str, message: str = "") -> None:

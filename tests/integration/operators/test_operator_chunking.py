@@ -152,7 +152,7 @@ def test_a_cut_off_tail_is_a_warning(task: Attempts, caplog: pytest.LogCaptureFi
     assert "The chunks of 1 of 1 documents do not cover the text. The first: 'text', its end" in caplog.text
 
 
-def test_unquantised_values_where_bytes_were_asked_for_are_an_error(
+def test_unquantised_values_instead_of_bytes_are_an_error(
     task: Attempts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = task.make(text="One.", model_config={"vectorQuantizationMethod": "max-scale"})
@@ -287,7 +287,7 @@ def test_changed_input_does_not_meet_the_old_bodies(task: Attempts) -> None:
 
 @both_stores
 @pytest.mark.parametrize("state", ["RETRIEVED", "GONE"])
-def test_a_result_that_somebody_else_took_is_submitted_once_more(
+def test_a_result_that_another_client_has_read_is_submitted_once_more(
     service: Service, task: Attempts, state: str
 ) -> None:
     deferred = task.defer()
@@ -299,7 +299,7 @@ def test_a_result_that_somebody_else_took_is_submitted_once_more(
 
 
 def test_a_result_that_is_gone_twice_is_an_error(service: Service, task: Attempts) -> None:
-    # A cut response has used the only copy up; what follows says RETRIEVED.
+    # The cut response was the only copy; later polls return RETRIEVED.
     service.settings(pending_polls=0)
     service.fault("poll", "cut-json")
     deferred = task.defer(text="One.")
@@ -340,7 +340,7 @@ def test_the_policy_for_a_submission_without_a_response(
     with pytest.raises(SubmissionUnknownError, match="An earlier attempt"):
         task.run(on_unknown_submission="fail")
     assert submissions(service) == [1]
-    task.clear()  # somebody has decided
+    task.clear()  # the user's decision to submit again
     task.run(on_unknown_submission="fail")
     assert submissions(service) == [1, 1, 2]
 
@@ -472,7 +472,7 @@ def test_stopping_a_trigger_starts_no_further_reads(service: Service, task: Atte
     taken = len(service.calls("poll"))
     assert 0 < taken <= 8
     bodies = task.files() - {"record.json"}
-    assert len(bodies) == taken, "what was under way is on storage"
+    assert len(bodies) == taken, "jobs that were in flight are on storage"
     service.settings(latency=0)
     task.resume(deferred, documents=MANY)
     assert set(service.submitted().values()) == {1}

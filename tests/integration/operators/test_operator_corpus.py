@@ -298,7 +298,7 @@ def test_what_was_staged_comes_as_results_or_as_addresses(corpus: Run, form: str
     returned = corpus.stage(1 if form == "one address" else 2)
     addresses = [delta["staged"] for delta in returned]
     forms: dict[str, Any] = {"returned": returned, "addresses": addresses, "one address": addresses[0]}
-    # Airflow hands over what mapped tasks have returned as a sequence that is no list.
+    # Airflow passes the return values of mapped tasks as a sequence that is no list.
     assert corpus.publish(forms.get(form, UserList(returned)))["documents"] == 10
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sensor of a job that somebody else has submitted: it hands over the body that it got, once and whole."""
+"""A sensor of a job that another system has submitted: it returns the body that it read, once and whole."""
 
 import json
 import re
@@ -158,7 +158,7 @@ def test_bad_input_is_refused_before_anything_is_asked(
     assert service.nothing_sent()
 
 
-def test_a_result_that_is_handed_out_once_waits_for_its_storage(
+def test_a_result_that_is_readable_once_waits_for_its_storage(
     sensor: Attempts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(record, "SAVE_WAIT", 0.01)

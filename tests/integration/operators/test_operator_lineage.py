@@ -191,13 +191,13 @@ def without_producers(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("source", [[{"id": "a", "text": "Secret."}], '[{"id": "a", "text": "Secret."}]'])
-def test_handed_over_documents_are_no_input(source: Any) -> None:
+def test_inline_documents_are_no_input(source: Any) -> None:
     said = of(corpus(source))
     assert (said["inputs"], said["outputs"]) == ([], [])
     assert "Secret." not in json.dumps(said)
 
 
-def test_a_function_that_returns_documents_tells_as_much() -> None:
+def test_a_function_that_returns_documents_reports_its_output() -> None:
     arguments: dict[str, Any] = {"result_path": "/a.jsonl", "python_callable": lambda: "Secret.", **CHUNKING}
     said = of(_ChunkDecoratedOperator(**arguments), {"uri": "/a.jsonl", "chunks": 2, "dimension": 3})
     assert said["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] == 2
@@ -209,7 +209,7 @@ def test_a_body_has_neither_columns_nor_rows() -> None:
     assert said["outputs"] == [{"namespace": "s3://b", "name": "body.json", "facets": {}, "outputFacets": {}}]
 
 
-def test_wrong_arguments_are_for_the_task_to_tell() -> None:
+def test_wrong_arguments_fail_the_task_not_the_lineage() -> None:
     operator = LucidworksChunkOperator(result_path="/a.jsonl", text="x", **CHUNKING | {"chunker": "none"})
     assert of(operator) == {"inputs": [], "outputs": [], "job_facets": {}, "run_facets": {}}
 

@@ -321,7 +321,7 @@ def test_lists_that_lag_are_made_up_for_by_the_state_store(
         monkeypatch.setattr(models, name, returning(()))
     assert train().execute(training) == model_id
     assert deploy(model_id).execute(deploying) == deployment_id
-    # What no list shows is deleted all the same.
+    # A deployment that no list shows is deleted too.
     undeploying = undeploy(f"{deployment_id}\n", wait_for_completion=False)
     undeploying.execute(CONTEXT)
     assert undeploying.deployment_id == f"{deployment_id}\n", "as Airflow has rendered it"
@@ -356,7 +356,7 @@ def test_what_the_state_store_has_of_something_else(service: ModelService, saved
         assert [train().execute(attempt(1, Odd()))] == service.trained()
 
 
-def test_a_deployment_of_nobody_is_not_taken_for_this_models(
+def test_a_deployment_without_a_model_is_not_used_for_this_model(
     service: ModelService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model_id = trained(service)

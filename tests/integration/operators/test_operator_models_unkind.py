@@ -52,7 +52,7 @@ def deployed() -> str:
     return str(deploy(trained()).execute(attempt()))
 
 
-# The list shows less than was asked for
+# The list shows less than was requested
 
 OTHER_TRAININGS = {
     "config": {"config": {"trainer_config.num_epochs": 2}},
@@ -130,7 +130,7 @@ def test_one_of_three_responses_shows_the_region_of_a_deployment(service: Servic
 
 
 @pytest.mark.parametrize("hidden", ["region", "config", "maxReplicas"])
-def test_a_deployment_that_cannot_be_told_is_an_error(service: Service, hidden: str) -> None:
+def test_an_ambiguous_deployment_is_an_error(service: Service, hidden: str) -> None:
     model = trained()
     service.settings(hidden_fields=hidden_in(LISTS, hidden))
     first = deploy(model, max_replicas=2).execute(attempt())

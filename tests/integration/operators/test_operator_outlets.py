@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands beside the asset event of a task that has written."""
+"""The extra of the asset event of a task that has written."""
 
 from typing import Any
 

@@ -402,7 +402,7 @@ def test_without_a_file_the_first_failure_ends_it(service: Service, sync: Attemp
     assert paid(service) == retrying.ATTEMPTS
 
 
-def test_many_failures_are_told_in_short(service: Service, sync: Attempts) -> None:
+def test_many_failures_are_summarized(service: Service, sync: Attempts) -> None:
     service.fault("predict", "500", times=1000)
     with pytest.raises(ServiceError, match=r"8 of 8 batches failed.*; and 5 more"):
         sync.run(inputs=TEN[:8], batch_size=1, concurrency=8)
@@ -435,7 +435,7 @@ def test_a_batch_that_is_refused_to_the_end_ends_the_task(
     assert sync.run(batch_size=1)["predictions"] == 10
 
 
-def test_failures_with_responses_in_between_hold_up_nobody(service: Service, sync: Attempts) -> None:
+def test_failures_with_responses_in_between_block_no_batch(service: Service, sync: Attempts) -> None:
     def reply(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         text = body["batch"][0]["text"]
         return (500, {}) if int(text[5]) % 2 else (200, {"predictions": [{"response": text}]})
@@ -553,7 +553,7 @@ def test_after_a_success_everything_is_asked_again(service: Service, sync: Attem
 
 
 @pytest.mark.parametrize("concurrency", [1, 3, 8])
-def test_so_many_requests_are_under_way_and_no_more(
+def test_the_number_of_requests_in_flight_is_limited(
     service: Service, sync: Attempts, concurrency: int
 ) -> None:
     service.settings(latency=0.06)
@@ -594,7 +594,7 @@ def test_tokens_that_are_always_refused_are_an_error_after_a_few(
     assert max(len(service.calls("token")), paid(service)) <= 4
 
 
-def test_a_rate_limit_slows_down_and_fails_nobody(service: Service, sync: Attempts) -> None:
+def test_a_rate_limit_slows_down_and_fails_no_batch(service: Service, sync: Attempts) -> None:
     service.settings(rate_limit=5, rate_window=0.3, retry_after=False)
     assert texts_of(sync.run(batch_size=1, concurrency=4, result_path=None)) == TEN
     assert {record.status for record in service.calls("predict")} == {200, 429}
@@ -637,12 +637,10 @@ def test_another_number_of_predictions_is_paid_for_once(
     assert len(server.heard) == (2 if where else 3)
     if not where:
         sync.run()
-        assert len(server.heard) == 4, "a retry asks for the wrong ones again"
+        assert len(server.heard) == 4, "a retry requests the invalid batches again"
 
 
-def test_responses_that_nobody_can_read_are_not_paid_for_with_every_batch(
-    service: Service, sync: Attempts
-) -> None:
+def test_unreadable_responses_are_not_paid_for_with_every_batch(service: Service, sync: Attempts) -> None:
     server = service.answers(lambda path, body: (200, {"results": []}))
     with pytest.raises(MalformedResponseError, match=r"3 of 10 batches failed.*no list of `predictions`"):
         sync.run(batch_size=1)
@@ -658,7 +656,7 @@ def test_responses_that_nobody_can_read_are_not_paid_for_with_every_batch(
         ([128, 0], "max-scale was requested"),
     ],
 )
-def test_vectors_that_do_not_belong_together_are_asked_for_again(
+def test_vectors_that_do_not_belong_together_are_requested_again(
     service: Service, sync: Attempts, form: str, wrong: list[float], words: str
 ) -> None:
     sync.path = sync.path.with_name(form)
@@ -670,7 +668,7 @@ def test_vectors_that_do_not_belong_together_are_asked_for_again(
         run()
     assert not sync.path.exists()
     assert run()["predictions"] == 10
-    assert len(server.heard) == 4, "only the wrong batch is asked for again"
+    assert len(server.heard) == 4, "only the invalid batch is requested again"
     assert list(sync.path.parent.iterdir()) == [sync.path]
 
 
@@ -716,7 +714,7 @@ def test_whole_numbers_as_floats_fit_into_bytes(service: Service, sync: Attempts
     assert {tuple(row["vector"]) for row in rows_of(path)} == {(-127, 127)}
 
 
-def test_a_use_case_that_nobody_documented(service: Service, sync: Attempts) -> None:
+def test_an_undocumented_use_case(service: Service, sync: Attempts) -> None:
     mood = {"mood": "sunny", "score": 1}
     server = service.answers(predictions(*[mood] * 6))
     run = partial(sync.run, use_case="sentiment", use_case_config={"languages": ["de"]})
@@ -730,7 +728,7 @@ def test_a_use_case_that_nobody_documented(service: Service, sync: Attempts) -> 
 # Conversations, large results, budgets
 
 
-def test_a_conversation_is_handed_on(sync: Attempts) -> None:
+def test_a_conversation_is_passed_on(sync: Attempts) -> None:
     first = sync.run(inputs=[QUESTION], use_case="rag")
     assert sync.rows()[0]["memoryUuid"] == first["memory_uuid"]
     memory = {"memoryUuid": first["memory_uuid"]}

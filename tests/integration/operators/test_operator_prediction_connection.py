@@ -54,7 +54,7 @@ def test_the_nearest_names_come_from_that_path(service: Service) -> None:
 @pytest.mark.parametrize(
     "segments", [{"keyword-extraction": "ner"}, '{"keyword-extraction": "ner"}'], ids=["object", "text"]
 )
-def test_a_segment_of_the_connection_stands_for_the_use_case_on_the_wire(
+def test_a_segment_of_the_connection_replaces_the_use_case_on_the_wire(
     service: Service, tmp_path: Path, segments: object, use_case: str
 ) -> None:
     service.connect(extra={"use_case_segments": segments})

@@ -87,7 +87,7 @@ def test_there_is_no_button_before_the_report(xcoms: dict[tuple[Any, ...], Any])
 
 
 @pytest.mark.skipif(not AIRFLOW_V_3_0_PLUS, reason="the webserver of Airflow 2 has only the XCom")
-def test_a_link_asks_for_no_xcom(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_reads_no_xcom(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not exist is an error in the log of the task's supervisor."""
 
     def refuse(**_: Any) -> None:

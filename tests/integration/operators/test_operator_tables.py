@@ -653,7 +653,7 @@ def given_as(how: str, rows: list[dict[str, Any]], folder: Path) -> Any:
     [(name, "Arrow") for name in UNSENDABLE]
     + [("NULL", how) for how in ("list", "generator", "Parquet", "JSON Lines")],
 )
-def test_rows_that_cannot_be_sent_stand_in_the_result(
+def test_rows_that_cannot_be_sent_are_in_the_result(
     service: Service, tmp_path: Path, name: str, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A service that keeps the documented shapes and is unkind: what every kind of task writes, pays for and says.
+Unfavourable answers in documented shapes: what every kind of task writes, submits and logs.
 
-Each case is one order to the emulator. ``fails`` is what the error of the task says, or, of a corpus, the reason of
-the rejects; ``warns`` what the log says where the task goes on. A task without both has the rows of a kind service.
+Each case is one fault of the emulator. ``fails`` is the text of the task's error, or, of a corpus, the reason of
+the rejects; ``warns`` is the warning of a task that continues. A task without both has the rows of a correct answer.
 """
 
 import logging

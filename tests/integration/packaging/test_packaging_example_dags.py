@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every example DAG parses without an error, without a network, and without asking for a Variable or Connection."""
+"""Every example DAG parses without an error, without a network, and without reading a Variable or Connection."""
 
 import inspect
 import os

@@ -93,7 +93,7 @@ def test_the_defaults_of_the_form_are_those_of_the_connection() -> None:
 
 
 def test_no_field_is_taken_for_a_secret() -> None:
-    assert should_hide("access_token")  # it is Airflow's judge
+    assert should_hide("access_token")  # Airflow's own rule
     assert should_hide("auth_secret")
     assert [name for name in CONN_FIELDS if should_hide(name)] == []
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The code blocks of the pages, and what becomes of each in the tests.
+The code blocks of the pages, and how the tests run each.
 
-What a block is stands in the page, as its language:
+The language of a block decides:
 
 ==================  ====================================================================================
 ``python``          run: a DAG by ``dag.test()``, a test by pytest, a value compared with what a task returned, the
-                    rest as it stands, page by page from top to bottom
+                    rest unchanged, page by page from top to bottom
 ``console``, ``sh`` each command is run, or checked where running it would install or take minutes
 ``json`` and so on  parsed
 ``text``            shown only: an output, a picture, a sketch; the commands of README.md, which a test runs

@@ -2,7 +2,7 @@
 """
 Runs the Python blocks of the pages in a process of its own, which has an Airflow home and an emulator.
 
-``python page_runner.py FOLDER``: the DAG files lie in ``FOLDER/dags``. ``FOLDER/results.json`` has the result of each
+``python page_runner.py FOLDER``: the DAG files are in ``FOLDER/dags``. ``FOLDER/results.json`` has the result of each
 block, by its id: the error if there was one, and what the tasks of a DAG returned; of each command that starts Python
 its exit code and its output, and the same of the pages' tests. All is in one process, because the first task of
 ``dag.test()`` builds Airflow's API, which takes ten seconds.
@@ -76,7 +76,7 @@ def run_dags(block: Block) -> dict[str, Any]:
 
 
 def trained_model() -> str:
-    """What somebody else has made before the DAG runs."""
+    """A model that exists before the DAG runs."""
     from lucidworks_provider.client.model_specs import TrainingSpec
     from lucidworks_provider.client.models import create_model
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
@@ -91,7 +91,7 @@ def trained_model() -> str:
 
 
 def run_snippet(block: Block, names: dict[str, Any]) -> None:
-    """Execute it with the names of the snippets before it; a task that stands alone is called."""
+    """Execute it with the names of the snippets before it, and call a task outside a DAG."""
     before = set(names)
     exec(compile(placed(block), block.id, "exec"), names)  # noqa: S102
     for name in set(names) - before:
@@ -147,7 +147,7 @@ def run_tests() -> tuple[Any, str]:
     (FOLDER / "tests").mkdir()
     for name, code in tests.items():
         (FOLDER / "tests" / f"test_{name}.py").write_text(code)
-    # A proxy that nobody answers at: the fixture's requests go past it. The connection is the fixture's.
+    # No server answers at this proxy: the fixture's requests bypass it. The connection is the fixture's.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_CONN_")}
     with (
         mock.patch.dict(os.environ, environment | {"HTTP_PROXY": "http://127.0.0.1:9"}, clear=True),

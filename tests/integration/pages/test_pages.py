@@ -170,7 +170,7 @@ def test_what_the_page_about_security_says_of_the_database(ran: Ran) -> None:
         def all_of(table: str) -> str:
             return str(database.execute(f"SELECT * FROM {table}").fetchall())  # noqa: S608
 
-        # Texts stand where Airflow keeps arguments and return values, and nowhere else of it.
+        # Texts are only where Airflow keeps arguments and return values.
         for text in TEXTS:
             assert text in all_of("rendered_task_instance_fields") + all_of("xcom")
             assert text not in all_of("trigger") + all_of("task_state_store") + all_of("variable")

@@ -16,7 +16,7 @@ import lucidworks_provider
 from lucidworks_provider import errors
 
 PAGE = (DOCS / "troubleshooting.md").read_text()
-# What follows is not ours.
+# The later sections are about Airflow's own messages.
 OURS = PAGE.partition("## Messages and behaviour of Airflow")[0]
 HOLE = "\0"
 
@@ -51,7 +51,7 @@ def text_of(node: ast.AST) -> str:
 
 
 def quoted() -> list[str]:
-    """The messages: what stands in code in the column of that name."""
+    """The messages: inline code in the column of that name."""
     found: list[str] = []
     column = 0
     for line in OURS.splitlines():
@@ -89,7 +89,7 @@ def test_the_example_is_an_error_that_a_task_raises() -> None:
 
 def test_it_is_about_messages() -> None:
     assert len(quoted()) > 60
-    # A message that nobody prints would be noticed.
+    # A message that the package does not print would be found.
     assert not any("a message that nobody prints" in text for text in printed())
 
 

@@ -27,7 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]
 
 @pytest.fixture
 def options() -> ChunkingOptions:
-    """Of the catalogue; a test may ask for others."""
+    """Of the catalogue; a test may use others."""
     return ChunkingOptions("dynamic-sentence", "gte-small")
 
 

@@ -32,7 +32,7 @@ class RedisServer:
         self.password: str | None = None
 
     def start(self, *options: str, password: str | None = None, port: int = 0) -> None:
-        """Start it, and tell Airflow where it is."""
+        """Start it, and set its address for Airflow."""
         self.password = password
         for _ in range(5):
             self.port = port or free_port()

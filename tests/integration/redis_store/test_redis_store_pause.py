@@ -68,7 +68,7 @@ def test_a_server_that_is_gone_holds_no_process(server: RedisServer) -> None:
 def test_a_storm_draws_one_request_a_pause_from_several_processes(
     server: RedisServer, plain_network: None, mode: str
 ) -> None:
-    """Three processes with four senders each, one of which begins in the middle; all go on when it is over."""
+    """Three processes with four senders each, one of which begins in the middle; all continue after the pause."""
     from lucidworks_provider.emulator import running
 
     accepted, stop = PROCESSES.Array("d", 3), PROCESSES.Event()
@@ -95,11 +95,11 @@ def test_a_storm_draws_one_request_a_pause_from_several_processes(
         time.sleep(6)
         requests.delete(f"{service.url}/_emulator/faults", timeout=10).raise_for_status()
         over = time.time()
-        all_accepted(3, over + 1)  # all of them go on
+        all_accepted(3, over + 1)  # all of them continue
         log = requests.get(f"{service.url}/_emulator/log", timeout=10).json()
     for process in processes:
         process.join(30)
-    # Those that are refused: until the order for the faults arrives, the senders go on at their rate.
+    # Those that are refused: until the order for the faults arrives, the senders keep their rate.
     asked = [line["time"] for line in log if line["status"] == 429 and begin < line["time"] < over]
     gaps = [later - earlier for earlier, later in itertools.pairwise(asked)]
     # One a second, but for what was in flight when it began and two requests of the process that began in it. Each

@@ -17,7 +17,7 @@ from tests.identity_server import IdentityServer
 
 
 def new_source(identity: IdentityServer) -> TokenSource:
-    """A process of its own, as far as the protocol can tell."""
+    """A separate process, as the protocol sees it."""
     return TokenSource(new_store(), TokenService(identity, identity.time))
 
 
@@ -28,7 +28,7 @@ def test_eight_processes_start_cold_and_one_token_is_refreshed(idle_server: Redi
     assert idle_server.client().exists(CLAIM) == 0, "the lease was given up"
 
 
-def test_a_token_that_everybody_was_refused_is_replaced_once(server: RedisServer) -> None:
+def test_a_token_that_every_process_was_refused_is_replaced_once(server: RedisServer) -> None:
     identity = IdentityServer(clock_off=0.0, seconds=0.1)
     sources = [new_source(identity) for _ in range(12)]
     assert {source.get() for source in sources} == {"token-1"}
@@ -67,7 +67,7 @@ def test_a_refresh_that_takes_longer_than_the_lease_keeps_it(
 
 @pytest.fixture
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every call looks at the store, as if the time for it had come."""
+    """Every call reads the store, as if the cached token were old."""
     monkeypatch.setattr(TokenCache, "fresh", lambda *_: None)
 
 

@@ -17,7 +17,7 @@ from lucidworks_provider.client.auth.protocol import RELEASED, Snapshot
 from lucidworks_provider.client.auth.token import RevocationHistory
 
 
-def test_what_is_published_is_read_by_others_and_lies_there_as_ciphertext(server: RedisServer) -> None:
+def test_what_is_published_is_read_by_others_and_stored_as_ciphertext(server: RedisServer) -> None:
     new_store().publish(token(1))
     assert new_store().read() == Snapshot(token(1), RELEASED)
     stored = server.client().get(LIVE)

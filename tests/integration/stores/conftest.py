@@ -13,14 +13,14 @@ from store_servers import Store
 
 from dev.packages import install_azurite
 
-# gcsfs would ask for the kind of the bucket through gRPC, which the server does not have.
+# gcsfs would request the kind of the bucket through gRPC, which the server does not have.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Store]]:
     """
-    A store, whose server starts when it is first asked for and lives as long as the session.
+    A store, whose server starts at the first request for it and lives as long as the session.
 
     One for each parameter would start again whenever pytest comes back to a store, at another address than the
     one that its file system has kept.

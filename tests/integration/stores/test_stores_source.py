@@ -95,7 +95,7 @@ def test_markers_of_folders_are_no_files(folder: str) -> None:
 
 @pytest.mark.parametrize("store", ["abfs"], indirect=True)
 @pytest.mark.parametrize("level", [logging.NOTSET, logging.INFO])
-def test_requests_are_logged_only_where_that_was_asked_for(
+def test_requests_are_logged_only_on_request(
     folder: str, level: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

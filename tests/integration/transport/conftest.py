@@ -62,7 +62,7 @@ def application(emulator: RunningEmulator, connect: Connect, serve: Serve) -> Ap
 
 @pytest.fixture
 def issued(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every token that the emulator hands out."""
+    """Every token that the emulator issues."""
     tokens: list[str] = []
     issue = emulator.state.tokens.issue
 

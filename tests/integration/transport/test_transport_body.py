@@ -34,7 +34,7 @@ def test_a_response_without_an_end(mode: Mode, head: bytes) -> None:
             send(mode, settings(server.url), get(server.url))
         assert not isinstance(caught.value, NotSentError)
         assert caught.value.retryable
-        # What lies in the sockets' buffers has been sent, and not read.
+        # The sockets' buffers hold bytes that were sent and not read.
         assert sent < http_body.MOST_BYTES + (16 << 20)
 
 

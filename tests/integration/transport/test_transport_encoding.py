@@ -105,7 +105,7 @@ def test_the_emulator_encodes_so(mode: Mode, emulator: RunningEmulator, kind: st
     assert submit(mode, hook)
 
 
-def test_an_unreadable_token_is_no_reason_to_ask_for_more(mode: Mode, emulator: RunningEmulator) -> None:
+def test_an_unreadable_token_is_not_requested_again(mode: Mode, emulator: RunningEmulator) -> None:
     fault(emulator, "br", "token", times=100)
     for _ in range(5):
         with pytest.raises(ContentEncodingError, match=r"Token request.*'br'"):

@@ -328,7 +328,7 @@ def test_the_fleet_is_asked_before_a_probe_and_gets_its_outcome(mode: Mode, flee
 
 
 async def test_a_response_does_not_wait_until_the_fleet_has_its_outcome(fleet: Fleet) -> None:
-    """Who is cancelled then would lose it, and a result may be readable once."""
+    """A cancelled wait would lose the response, and a result may be readable only once."""
     fleet.slow.clear()
     with scripted(*TWICE, answer()) as server:
         async with shared_transport(fleet.settings(server.url)) as transport:

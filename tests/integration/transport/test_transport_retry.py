@@ -104,7 +104,7 @@ def test_nothing_is_repeated_for_ever(
     assert count(emulator, endpoint) == sent
 
 
-def test_a_token_that_was_lost_on_the_way_is_asked_for_again(mode: Mode, emulator: RunningEmulator) -> None:
+def test_a_token_that_was_lost_on_the_way_is_requested_again(mode: Mode, emulator: RunningEmulator) -> None:
     fault(emulator, "disconnect-after", "token")
     submit(mode, LucidworksHook())
     assert emulator.state.log.issued[PREDICT] == 2

@@ -152,7 +152,7 @@ def test_nothing_leaks_on_the_whole_way(
     session = hook.get_conn()
     assert session.get("/ai/usecases").status_code == 200
     last = issued[-1]
-    # Asks for one of the other scope, and lets this one live.
+    # Requests a token of the other scope, which leaves this one valid.
     assert hook.test_connection()[0]
     assert len(errors) >= 2 * 5
     assert len(issued) >= 5
@@ -183,7 +183,7 @@ def test_nothing_leaks_on_the_whole_way(
     assert "Attempt 1 failed" in texts[0]  # it was listened to
 
 
-def test_the_listening_test_hears_a_leak(
+def test_the_search_for_secrets_finds_a_leak(
     mode: Mode, emulator: RunningEmulator, issued: list[str], everything: Callable[[], str]
 ) -> None:
     token = get_token(mode, LucidworksHook())

@@ -103,13 +103,13 @@ def test_it_uses_the_token_that_another_hook_got(session: Session, emulator: Run
     assert emulator.state.log.issued[PREDICT_SCOPE] == 2
 
 
-def test_an_endless_401_is_handed_to_the_caller(session: Session, emulator: RunningEmulator) -> None:
+def test_an_endless_401_is_returned_to_the_caller(session: Session, emulator: RunningEmulator) -> None:
     fault(emulator, "unauthorized", "usecases", times=9)
     assert session() == 401
     assert emulator.state.log.endpoints["usecases"] == 3
 
 
-async def test_a_401_raises_where_the_caller_asks_for_it_and_only_if_it_stays(
+async def test_a_401_raises_on_the_callers_request_and_only_if_it_stays(
     emulator: RunningEmulator,
 ) -> None:
     async with LucidworksAuthHook().aget_conn() as session:
@@ -216,7 +216,7 @@ def test_a_stream_that_cannot_be_sent_twice_is_not_sent_cut(
     of_aiohttp = [{"data": stream(*parts)}, form("a", stream(*parts), multipart=True)]
     for body in [{"data": iter(parts)}] if mode == "sync" else of_aiohttp:
         server = application(REFUSED, answer())
-        # The token's refusal is the truth; "the body is not JSON" would be a lie about the caller's body.
+        # The error is the refused token; "the body is not JSON" would blame the caller's body.
         assert opened()(SUBMIT, "POST", **body) == 401
         [heard] = server.heard
         assert BODY in heard.body

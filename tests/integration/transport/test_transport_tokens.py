@@ -23,7 +23,7 @@ CROWD = 50
 
 @pytest.fixture
 def slow_token_service(emulator: RunningEmulator) -> RunningEmulator:
-    """An issue takes long enough for a crowd to gather."""
+    """Token requests take long enough for several callers to wait at once."""
     emulator.state.settings = emulator.state.settings.patched({"token_latency": 0.3})
     return emulator
 

@@ -106,7 +106,7 @@ def dead_port() -> int:
 
 @dataclass
 class Heard:
-    """One request as a server heard it."""
+    """One request as a server received it."""
 
     line: str
     headers: Mapping[str, str]
@@ -116,7 +116,7 @@ class Heard:
 def answer(
     status: int = 200, body: bytes | str = b"{}", *, length: int | None = None, **headers: str
 ) -> bytes:
-    """The bytes of an answer; ``length`` may lie."""
+    """The bytes of an answer; ``length`` may be wrong."""
     data = body.encode() if isinstance(body, str) else body
     shown = {
         "Content_Type": "application/json",

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults of the service, the network, disks and clocks while work is under way, and an hour without one."""
+"""Faults of the service, the network, disks and clocks while work is in flight, and an hour without one."""

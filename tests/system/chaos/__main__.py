@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What a real Airflow loses when things break: nothing, or this prints what.
+Faults under a real Airflow; prints every document, job and result that is lost.
 
 PostgreSQL, scheduler, two triggerers and API server as processes, the emulator in the service's place, and before it
-a door that speaks TLS, under a name that a name server of ours tells. In each round
+a TLS proxy, under a name that ``dev.name_server`` resolves. In each round
 a corpus, a chunking task and asynchronous predictions run together; a fault begins while they submit (or while they
 wait), ends, and the run has to end well. Then everything that was written is held against what was given, and the
 submissions against what the design allows: one for each answer that was lost, or was in flight at a kill.
@@ -98,7 +98,7 @@ def play(stage: Stage, scenario: Scenario) -> Round:
                 print("\n".join(told.splitlines()[-30:]), flush=True)
     verdict = judge(work, log, stage.toll, BATCH)
     if verdict.twice > verdict.allowed:
-        # A task that died at a moment that nobody here knows of has submitted again what it had in flight.
+        # A task that died at an unrecorded moment has submitted again what it had in flight.
         for task in airflow.task_instances(dag, run_id):
             print(f"{task['task_id']}: try {task['try_number']}, {task['start_date']} to {task['end_date']}")
             for number in range(1, task["try_number"]):
@@ -141,7 +141,7 @@ def main() -> int:
     with install_signal_handlers(), tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         root = options.keep or Path(temporary)
         with staged(root, options.seed, options.documents, private=private) as stage:
-            # Airflow's first run loads much, and a token is asked for.
+            # Airflow's first run is slow, and requests a token.
             play(stage, SCENARIOS[0])
             for scenario in chosen:
                 if missing := scenario.missing(stage):
@@ -150,7 +150,7 @@ def main() -> int:
                 try:
                     one = play(stage, scenario)
                 except (TimeoutError, RuntimeError) as err:
-                    # The others are still worth a look.
+                    # Continue with the other scenarios.
                     one = Round(scenario, "broken off", Verdict([str(err)], 0, 0), 0.0, 0.0, 0)
                     stage.cancel()
                 rounds.append(one)

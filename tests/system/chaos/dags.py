@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The DAG of ``tests.system.chaos``: the three ways in which work is given away. A copy lies in the DAG folder."""
+"""The DAG of ``tests.system.chaos``: a corpus, a chunking task and asynchronous predictions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Holds what a run has written against what it was given, and against what the emulator handed out."""
+"""Compares the output of a run with its input, and with the emulator's log."""
 
 import json
 from collections import Counter
@@ -78,7 +78,7 @@ class Verdict:
 
 def judge(work: Work, log: Sequence[Mapping[str, Any]], toll: Toll, batch: int) -> Verdict:
     """
-    Look at everything that the run has written.
+    Check everything that the run has written.
 
     :param log: of the emulator, of this run.
     :param batch: inputs of a job.
@@ -124,7 +124,7 @@ class Storm:
     :param on_the_way: requests that were begun within half a second: sent before the refusal could be read.
     :param later: requests after that.
     :param most: of these in one wait.
-    :param endpoints: what these asked for, and how long after the refusal.
+    :param endpoints: of these, with the time since the refusal.
     """
 
     windows: int
@@ -140,7 +140,7 @@ def storm(log: Sequence[Mapping[str, Any]], seconds: float) -> Storm:
 
     :param seconds: of the ``Retry-After``.
     """
-    # The identity server is another application; "unknown" is the HEAD that asks it for the time.
+    # The identity server is another application; "unknown" is the HEAD that reads its clock.
     calls = [line for line in log if line["endpoint"] not in {"token", "unknown"}]
     refusals = sorted(line["time"] + line["seconds"] for line in calls if line["status"] == 429)
     begins = sorted(line["time"] for line in calls)
@@ -193,7 +193,7 @@ def _compare(task: str, rows: Sequence[Mapping[str, Any]], texts: Mapping[str, s
     by_document: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_document.setdefault(row["document_id"], []).append(row)
-    wrong = [f"{task}: {key}: never asked for" for key in by_document.keys() - texts.keys()]
+    wrong = [f"{task}: {key}: unknown" for key in by_document.keys() - texts.keys()]
     for key, text in texts.items():
         chunks = sorted(by_document.get(key, []), key=lambda row: row["chunk_index"])
         if not chunks:
@@ -214,7 +214,7 @@ def _predictions(work: Work) -> list[str]:
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     seen = Counter(row["index"] for row in rows)
     wrong = [f"predict: {index}: {seen[index]} rows" for index in range(len(work.inputs)) if seen[index] != 1]
-    wrong += [f"predict: {index}: never asked for" for index in seen if index >= len(work.inputs)]
+    wrong += [f"predict: {index}: unknown" for index in seen if index >= len(work.inputs)]
     # The emulator's summary is made of its input's words, and each input has one that is its own.
     for row in rows:
         own = work.inputs[row["index"]].split()[0]

@@ -30,8 +30,8 @@ class Scenario:
     :param pending: seconds that a job takes.
     :param retry_after: seconds that refused calls are asked to wait.
     :param before: prepares the parts, and ``after`` puts them back.
-    :param fails: the run is to fail: says what is wrong with the way in which it did, and mends the service; then
-        what has failed is cleared.
+    :param fails: the run is to fail: returns what is wrong with its failure, and repairs the service; then the failed
+        tasks are cleared.
     :param proves: says what is wrong with the fault itself: that it did not happen.
     :param needs: ``mounts`` or ``cc``, without which it is not run.
     """
@@ -92,14 +92,14 @@ def _service_hangs(stage: Stage, _: str) -> None:
     for process in stage.emulator.group.processes("emulator"):
         process.suspend()
     time.sleep(15)
-    # What was sent meanwhile is done now, and nobody waits for its answer any more.
+    # The service now performs requests whose clients no longer wait for the answer.
     stage.toll.kills.append(time.time())
     for process in stage.emulator.group.processes("emulator"):
         process.resume()
 
 
 def _name_fails(stage: Stage, _: str) -> None:
-    """SERVFAIL to everybody. Twice, as aiohttp keeps an address for ten seconds."""
+    """SERVFAIL to every client. Twice, as aiohttp keeps an address for ten seconds."""
     assert stage.names is not None
     stage.names.failing = True
     stage.cut()
@@ -196,7 +196,7 @@ def _both_ran(stage: Stage, run_id: str) -> list[str]:
 
 
 def _as_a_result_stands(stage: Stage, _: str) -> None:
-    """The API server hangs before a task can tell that it has its result, and longer than a task is patient."""
+    """The API server hangs before a task can report its result, for longer than the task's timeout."""
     folder = max(stage.results.iterdir(), key=lambda path: path.stat().st_mtime)
     processes = stage.airflow.group.processes("api-server")
     files = [folder / name for name in ("chunks.parquet", "predictions.jsonl")]
@@ -316,7 +316,7 @@ SCENARIOS = (
     Scenario("403 for 6 s", _while("403", 6)),
     Scenario("429 for 8 s, Retry-After 2", _while("429", 8, retry_after=2), retry_after=2.0),
     Scenario("429 for 8 s", _while("429", 8)),
-    # A date has no fractions of a second, so it asks for one second at least.
+    # A date has no fractions of a second, so the wait is one second at least.
     Scenario(
         "429 for 8 s, Retry-After a date", _while("429", 8, retry_after=2, as_date=True), retry_after=1.0
     ),
@@ -333,7 +333,7 @@ SCENARIOS = (
     ),
     Scenario("the service hangs for 15 s", _service_hangs),
     Scenario("its name is not resolved for 20 s, all connections reset", _name_fails, needs="mounts"),
-    Scenario("a certificate that nobody trusts for 8 s", _bad_papers(Papers.STRANGER)),
+    Scenario("an untrusted certificate for 8 s", _bad_papers(Papers.STRANGER)),
     Scenario("no TLS handshake for 8 s", _bad_papers(Papers.NONE), short=True),
     Scenario("5 jobs end in ERROR", _failing_jobs, waits_for=0.1),
     Scenario(
@@ -348,19 +348,19 @@ SCENARIOS = (
     Scenario("kill -9 of the scheduler and its tasks", lambda stage, run: stage.kill("scheduler")),
     Scenario("kill -9 of the API server", lambda stage, run: stage.kill("api-server")),
     Scenario(
-        "the API server hangs for 60 s from when a result stands, and is killed",
+        "the API server hangs for 60 s after a result is stored, and is killed",
         _as_a_result_stands,
         0.9,
         proves=_state_store_failed,
     ),
     Scenario(
-        "each triggerer hangs for 20 s, and goes on beside its successor",
+        "each triggerer hangs for 20 s, and continues beside its successor",
         _two_triggerers,
         0.9,
         pending=60.0,
         proves=_both_ran,
     ),
-    Scenario("the metadata database hangs for 60 s, with jobs under way", _database_away, 0.9, pending=45.0),
+    Scenario("the metadata database hangs for 60 s, with jobs in flight", _database_away, 0.9, pending=45.0),
     Scenario(
         "triggerers that do not see the results' disk, for 20 s and their restart",
         _the_disk_again,

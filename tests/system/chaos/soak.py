@@ -3,9 +3,9 @@
 An hour of steady, mixed work: what lives long must not grow.
 
 The stage of ``tests.system.chaos`` without a fault: a corpus, a chunking task and asynchronous predictions, run after
-run, a few at a time. Tasks are processes that end; what stays is the triggerer, whose memory, sockets and threads are
-looked at every few seconds. Beside it a process of its own calls the hook all the time, as a long task would. After
-the warm-up a line is laid through what was seen.
+run, a few at a time. Tasks are processes that end; the triggerer stays, and its memory, sockets and threads are
+sampled every few seconds. Beside it a process of its own calls the hook all the time, as a long task would. After
+the warm-up a line is fitted to the samples.
 """
 
 import argparse
@@ -35,7 +35,7 @@ TOKEN_TTL = 120  # of the stage's emulator
 
 @dataclass
 class Subject:
-    """A process that is looked at."""
+    """A process that is sampled."""
 
     name: str
     process: psutil.Process
@@ -60,7 +60,7 @@ class Subject:
 
     def slope(self, values: Sequence[float], warm_up: float) -> tuple[float, float, float]:
         """
-        Growth an hour, and the noise: the middle of all slopes between two moments that lie far apart.
+        Growth an hour, and the noise: the middle of all slopes between two moments that are far apart.
 
         :return: level after the warm-up, growth an hour, and the middle distance from the line.
         """
@@ -102,9 +102,9 @@ def call_for_ever(connection: str) -> None:
 
 def soak(stage: Stage, minutes: float) -> tuple[list[Subject], int, list[str], list[str]]:
     """
-    Work, and look.
+    Run the load and sample the processes.
 
-    :return: who was looked at, how many runs have ended, which of them failed, and what was lost or wrong.
+    :return: the sampled processes, the number of ended runs, the failed ones, and what was lost or wrong.
     """
     context = multiprocessing.get_context("spawn")
     connection = stage.emulator.connection(share_via="memory").replace("demo-client", "caller")

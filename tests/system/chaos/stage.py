@@ -92,7 +92,7 @@ class Stage:
         self.airflow.start_part(part, wait=part != SECOND)
 
     def restart(self, name: str, **env: str) -> None:
-        """With so much more environment; nothing is under way."""
+        """Restart it with additional environment variables; no work is in flight."""
         self.airflow.kill_part(name)
         self.airflow.start_part(name, env=env, wait=name != SECOND)
 
@@ -122,7 +122,7 @@ class Stage:
         return sum(line["endpoint"] in SUBMISSIONS and bool(line["job_id"]) for line in self.log())
 
     def broken(self) -> int:
-        """Names that were not told and handshakes that failed, since the start."""
+        """Failed name lookups and TLS handshakes since the start."""
         return self.door.refused + (self.names.failed if self.names else 0)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the fault runs are judged by and made of: the judge's counts, the name server, the door, the clock."""
+"""The parts of the fault runs: the counts, the name server, the door, the clock."""
 
 import socket
 import ssl

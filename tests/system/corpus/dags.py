@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The DAG of ``tests.system.corpus.kill``; a copy lies in the DAG folder of its Airflow."""
+"""The DAG of ``tests.system.corpus.kill``; the DAG folder of its Airflow has a copy."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A catalogue that changes from night to night, and a judge that compares its tables with it and with the log."""
+"""A catalogue that changes from night to night, and the comparison of its tables with it and with the log."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Catalogue:
     def _write(self, path: str) -> None:
         self.versions += 1
         words = " ".join(self.rng.choices(WORDS, k=80))
-        # No two texts are the same, so the log tells which document a request was for.
+        # No two texts are the same, so the log identifies the document of a request.
         text = f"{path}, version {self.versions}. {words[:200]}. {words[200:]}."
         file = self.folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ class Catalogue:
 @dataclass(frozen=True, slots=True)
 class ServiceLog:
     """
-    What the emulator handed out: ids and results, each once.
+    What the emulator has returned: ids and results, each once.
 
     :param lines: of its log: POSTs that made a job, and GETs that got a result.
     """
@@ -94,7 +94,7 @@ class ServiceLog:
         return Counter(line["text_sha256"] for line in self.lines if line["endpoint"] == "submit")
 
     def answered(self) -> set[str]:
-        """Hashes of the texts whose results were handed out."""
+        """Hashes of the texts whose results were returned."""
         texts = {line["job_id"]: line["text_sha256"] for line in self.lines if line["endpoint"] == "submit"}
         return {texts[line["job_id"]] for line in self.lines if line["endpoint"] == "poll"}
 

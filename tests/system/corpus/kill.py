@@ -5,8 +5,8 @@
 A real Airflow (scheduler, LocalExecutor) runs the operator over 2,000 documents; its task's process is killed at
 thirty random moments, and Airflow tries it again. Each third kill waits for the commit: it comes within a moment
 after the run has written the note from which its commits are made. When a run comes to its end before, the catalogue
-changes (two of five documents, one of twenty gone, one of twenty new) and the next night begins. After each night a
-judge compares the tables with the catalogue and with the emulator's log, document by document, and what the task
+changes (two of five documents, one of twenty gone, one of twenty new) and the next night begins. After each night
+the tables are compared with the catalogue and with the emulator's log, document by document, and what the task
 returned with both. Meanwhile :mod:`tests.system.corpus.readers` reads the tables in a process of its own.
 
 ``--plain`` plays the same in plain child processes without a scheduler: a kill every few seconds. ``--s3`` has the
@@ -121,7 +121,7 @@ class Runner(ABC):
         """Let the run end; what it returned."""
 
 
-# What all runs are told.
+# The options of all runs.
 CHUNKING: dict[str, Any] = {
     "chunker": "dynamic-sentence",
     "chunker_config": {"maxChunkSize": 64, "overlapSize": 0},
@@ -351,13 +351,13 @@ class Story:
             if len(self.moments) >= self.kills:
                 break
             catalogue.change()
-        # For whoever wants to look closer.
+        # For debugging.
         seen = {"kills": self.moments, "log": self.emulator.get("log")}
         (self.root / "seen.json").write_text(json.dumps(seen))
         return self.verdicts
 
     def judge(self) -> Verdict:
-        """Look at the tables as they are now."""
+        """Check the tables as they are now."""
         ledger = ServiceLog.of(self.emulator.get("log"))
         return judge(self.catalogue, self.runner.store.output, ledger, self.moments)
 

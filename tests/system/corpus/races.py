@@ -4,7 +4,7 @@ Four runs over a catalogue at once, in four processes, again and again on one ou
 
 Each process is a run of its own, whose operator is called as soon as all four are there. Two wait for an output that
 is busy, two fail. Before each race the catalogue changes. One of the four has to publish the change; the others find
-nothing to do, or fail with ``OutputBusyError``. After each race a judge compares the tables with the catalogue and
+nothing to do, or fail with ``OutputBusyError``. After each race the tables are compared with the catalogue and
 with the emulator's log, and :mod:`tests.system.corpus.readers` reads the tables meanwhile.
 
 ``python -m tests.system.corpus.races [--s3] [--races 20] [--documents 100]``

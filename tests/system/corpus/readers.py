@@ -114,7 +114,7 @@ def _columns(name: str) -> list[str]:
 
 
 def read_on(reader: Reader, environment: Mapping[str, str], stop: Any, told: Any) -> None:
-    """In the process: read until it is told to stop, then tell the number of reads and the faults."""
+    """In the process: read until the stop event is set, then report the number of reads and the faults."""
     os.environ.update(environment)
     while not stop.is_set() and len(reader.wrong) < FAULTS:
         try:

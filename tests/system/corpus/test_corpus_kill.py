@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-``kill -9`` at three random moments of runs in child processes, and races of four runs, judged document by document.
+``kill -9`` at three random moments of runs in child processes, and races of four runs, checked document by document.
 
 More of them are ``python -m tests.system.corpus.kill`` and ``python -m tests.system.corpus.races``.
 """
@@ -57,7 +57,7 @@ def test_every_document_is_there_once_whenever_the_process_dies(tmp_path: Path) 
         cleaned = story.judge()
         assert (cleaned.wrong, cleaned.litter) == ([], [])
 
-        # The judge is no yes-man.
+        # The comparison finds each of these errors.
         texts = story.catalogue.texts
         changed, unknown, *_ = sorted(texts)
         texts[changed] += "!"
@@ -101,7 +101,7 @@ def test_of_runs_that_start_at_once_one_publishes(
 
 @pytest.mark.usefixtures("plain_network")
 def test_a_try_that_lives_on_beside_its_successor_stops_and_spoils_nothing(tmp_path: Path) -> None:
-    """Airflow gave it up, and its process only stood still."""
+    """Airflow gave it up, but its process was only suspended."""
     (tmp_path / "source").mkdir()
     # The two do not share a token here, as they do in Airflow.
     with Emulator(tmp_path / "emulator.log", *SERVICE, "--both-tokens-live") as emulator:

@@ -2,7 +2,7 @@
 """
 The story of the example ``chunk_catalogue`` on a fleet: two tables by both workers, and one of them dies.
 
-The workers have no disk in common but the folders of this story, which stand for the bucket that they would share.
+The workers have no disk in common but the folders of this story, which replace the bucket that they would share.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The DAGs of the fleet; a copy lies in the DAG folder of its Airflow.
+The DAGs of the fleet; the DAG folder of its Airflow has a copy.
 
 How many tasks there are, how long they call and with which connection comes from the conf of a run.
 """
@@ -22,7 +22,7 @@ TRIGGERS_A_RUN = 100
 
 @task
 def numbers(dag_run: Any = None) -> list[int]:
-    """As many as the run asks for."""
+    """As many as the run's conf says."""
     return list(range(dag_run.conf["tasks"]))
 
 

@@ -97,7 +97,7 @@ class Fleet:
         """
         Note a figure.
 
-        :param timing: it depends on what else the machine does, so the short form only tells it.
+        :param timing: it depends on what else the machine does, so the short form only reports it.
         """
         verdict = "ok" if good else "missed" if timing and self.size is SHORT else "MISSED"
         self.rows.append((what, asked, str(got), verdict))
@@ -121,7 +121,7 @@ class Fleet:
         )
 
     def refresh(self, client: str) -> None:
-        """Ask for a token, as another system with the same client id would."""
+        """Request a token, as another system with the same client id would."""
         requests.post(
             f"{self.emulator.url}/oauth2/ausao8uveaPmyhv0v357/v1/token",
             params={"scope": "machinelearning.predict", "grant_type": "client_credentials"},
@@ -136,7 +136,7 @@ class Fleet:
 
     @contextmanager
     def another_system(self, client: str, every: float) -> Iterator[list[float]]:
-        """Somebody who asks for tokens with this client id, again and again."""
+        """Another system that requests tokens with this client id, again and again."""
         asked: list[float] = []
         stop = threading.Event()
 
@@ -457,7 +457,7 @@ def fleet_of(root: Path, size: Size) -> Iterator[Fleet]:
         options = [f"--client={name}:{secret}" for name, secret in clients.items()]
         emulator = stack.enter_context(Emulator(root / "emulator.log", *options))
         # All of them reach Airflow's Variables one after the other, so a renewal takes three to six seconds, by the
-        # machine: long enough for as many as are to be looked at.
+        # machine: long enough for the renewals that are counted.
         seconds = 10 + size.renewals * 12 / RENEWING
         environment = {
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
@@ -488,7 +488,7 @@ def fleet_of(root: Path, size: Size) -> Iterator[Fleet]:
         # The first Variable that a triggerer reads takes seconds, in which Airflow loads its own API.
         fleet.run("fleet_warm").ends()
         yield fleet
-        # For whoever wants to know why a figure was missed.
+        # For debugging.
         (root / "requests.json").write_text(json.dumps(emulator.get("log"), indent=0))
 
 

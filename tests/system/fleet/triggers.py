@@ -44,7 +44,7 @@ class CallTrigger(BaseTrigger):
         seconds, interval = self.options["seconds"], self.options["interval"]
         calls, end = 0, time.monotonic() + seconds
         async with LucidworksAuthHook(conn_id).aget_conn() as session:
-            # Once at least: a crowd may take longer to start than it is to call.
+            # Once at least: many triggers may take longer to start than they are to call.
             while not calls or time.monotonic() < end:
                 async with session.get("/ai/usecases") as response:
                     if response.status != 200:
@@ -100,7 +100,7 @@ async def _watch(stalls: list[float], memory: list[float]) -> None:
 
 @contextmanager
 def _collections() -> Iterator[list[float]]:
-    """Milliseconds of each garbage collection: all threads stand still in it, and it goes through all of Airflow."""
+    """Milliseconds of each garbage collection: it stops all threads and traverses all objects of Airflow."""
     took: list[float] = []
     begun = 0.0
 

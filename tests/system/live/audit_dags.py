@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DAGs for :mod:`test_live_audit`: what carries secrets or somebody's texts, deferred and not, well and failing."""
+"""DAGs for :mod:`test_live_audit`: tasks with secrets and texts, deferred and not, succeeding and failing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lucidworks_provider.operators.prediction import (
 )
 
 OUT = os.environ["AUDIT_OUT"]
-# As a careless author gives it, but for the place: where DAG files lie nobody searches for secrets.
+# A plain string, as in careless code. Its file is outside the folders that the audit searches.
 KEY = Path(os.environ["AUDIT_KEY_FILE"]).read_text(encoding="utf-8")
 QUESTIONS = [{"text": "What is it?", "documents": [{"body": "It is a tent.", "source": "a"}]}]
 

@@ -33,14 +33,14 @@ def again(retries: int = 1) -> dict[str, Any]:
 
 
 def sleep_on_first_try(context: Any, word: str) -> None:
-    """Stand still where the test wants to kill."""
+    """Block where the test kills the process."""
     if context["ti"].try_number == 1:
         print(word, flush=True)
         time.sleep(300)
 
 
 class HesitatingOperator(LucidworksChunkOperator):
-    """Stands still between its last submission and its deferral."""
+    """Blocks between its last submission and its deferral."""
 
     def execute(self, context: Any) -> Any:
         self._seen = context
@@ -52,7 +52,7 @@ class HesitatingOperator(LucidworksChunkOperator):
 
 
 class LingeringOperator(LucidworksChunkOperator):
-    """Stands still between its result file and the end of the task."""
+    """Blocks between its result file and the end of the task."""
 
     def execute(self, context: Any) -> Any:
         manifest = super().execute(context)

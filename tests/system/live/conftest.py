@@ -54,7 +54,7 @@ class Stage:
         return Run(self, dag_id, self.airflow.trigger(dag_id, conf), documents, path)
 
     def issued(self, client_id: str | None = None) -> int:
-        """Access tokens that were handed out, to one client or to all."""
+        """The number of access tokens issued to one client or to all."""
         return sum(
             line["endpoint"] == "token" and line["status"] == 200 and client_id in {None, line["client_id"]}
             for line in self.emulator.get("log")
@@ -136,7 +136,7 @@ class Run:
         return {key: jobs[0] for key, jobs in found.items()}
 
     def polls(self, *job_ids: str) -> Counter[tuple[str, str]]:
-        """How often each job was in each state when it was asked for."""
+        """How often polls found each job in each state."""
         ids = set(job_ids) or {job for jobs in self.submissions().values() for job in jobs}
         return Counter(
             (line["job_id"], line["job_status"])
@@ -151,7 +151,7 @@ class Run:
 
     @property
     def files(self) -> list[str]:
-        """What lies in the folder of the result, and below."""
+        """The files in the folder of the result, and below."""
         folder = Path(self.path).parent
         return sorted(str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file())
 
@@ -189,6 +189,6 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         )
         airflow.wait_for_dag("chunking_expiring")
         yield Stage(airflow, emulator, expiring, root / "out", [*clients.items(), ("story", wrong)])
-        # For whoever wants to know why a test failed.
+        # For debugging.
         (root / "requests.json").write_text(json.dumps(emulator.get("log"), indent=0))
         (root / "requests-expiring.json").write_text(json.dumps(expiring.get("log"), indent=0))

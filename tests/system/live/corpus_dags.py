@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import DAG
 from lucidworks_provider.corpus import lease
 from lucidworks_provider.operators.corpus import LucidworksChunkCorpusOperator
 
-# Whoever does not want to wait sees sooner that another one lives.
+# A run that does not wait detects a live lease sooner.
 lease.RENEW = 2.0
 
 COMMON: dict[str, Any] = {

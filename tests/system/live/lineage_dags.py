@@ -27,7 +27,7 @@ CHUNKING: dict[str, Any] = {"chunker": "sentence", "model_id": "gte-small", "pol
 
 
 def documents(*names: str) -> list[dict[str, str]]:
-    """Texts that nobody but the service may see."""
+    """Texts that only the service may see."""
     return [
         {"id": name, "text": f"The text of {name} says {CANARY}. It has two sentences."} for name in names
     ]

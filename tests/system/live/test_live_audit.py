@@ -2,7 +2,7 @@
 """
 Where secrets and texts are after a day in a real Airflow: every log, every table, every file, every process.
 
-Each secret is a canary of its own, so what is found tells whose it is. Client secret and third parties' keys may be
+Each secret is a canary of its own, so a hit identifies it. Client secret and third parties' keys may be
 in Airflow's encrypted connections, the access token in its encrypted Variable; nothing else may hold any. Texts of
 documents may be in their source and in the dataset.
 """
@@ -35,7 +35,7 @@ DAGS = Path(__file__).with_name("audit_dags.py")
 
 
 def canary(name: str) -> str:
-    """Looks like no token, so that nobody's filter takes it for one."""
+    """A value unlike a token, so that no filter masks it as one."""
     return f"canary-{name}-{secrets.token_hex(12)}"
 
 
@@ -70,7 +70,7 @@ class Audit:
         return {one["task_id"]: one["state"] for one in self.airflow.task_instances(dag_id, run_id)}
 
     def watch_processes(self, stop: threading.Event) -> None:
-        """Arguments and environment of every process of Airflow, as anybody with their user sees them."""
+        """Arguments and environment of every process of Airflow, as every process of the same user sees them."""
         while not stop.wait(0.1):
             for process in self.airflow.processes():
                 with suppress(psutil.Error, OSError):
@@ -211,7 +211,7 @@ def test_the_tasks_did_what_they_should(audit: Audit) -> None:
     assert len(audit.processes) > 8
 
 
-def test_the_search_finds_what_is_there(audit: Audit) -> None:
+def test_the_search_finds_secrets(audit: Audit) -> None:
     assert set(audit.found(audit.root / "outside", audit.root / "source")) == {
         "outside/key: argument",
         "source/a.txt: text",
@@ -233,7 +233,7 @@ def test_no_file_holds_any(audit: Audit) -> None:
     logs = [path for path in (audit.root / "home" / "logs").rglob("*.log") if path.stat().st_size]
     assert len(logs) >= len(audit.states)
     assert audit.found(audit.root / "home", audit.root / "tmp") == []
-    # The texts are in the dataset, compressed; its report is read as it stands.
+    # The texts are in the dataset, compressed; its report is plain text.
     assert [hit for hit in audit.found(audit.out) if not hit.endswith((": text", ": html"))] == []
     assert audit.within((audit.out / "corpus" / "report.html").read_bytes()) == []
 
@@ -245,8 +245,8 @@ def test_results_have_the_modes_of_the_umask(audit: Audit) -> None:
     assert {name: oct(mode) for name, mode in modes.items() if mode & 0o027} == {}
 
 
-def test_no_lineage_event_tells_any(audit: Audit) -> None:
-    """With everything that the OpenLineage provider can be made to tell of a task."""
+def test_no_lineage_event_has_any(audit: Audit) -> None:
+    """With every option of the OpenLineage provider that adds facts about a task."""
     events = [json.loads(path.read_bytes()) for path in (audit.root / "events").iterdir()]
     assert {event["job"]["name"].split(".")[-1] for event in events} >= set(audit.states)
     assert audit.found(audit.root / "events") == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Child processes of a task that ask for a token, in a real Airflow."""
+"""Child processes of a task that request a token, in a real Airflow."""
 
 import json
 import shutil

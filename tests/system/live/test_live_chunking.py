@@ -2,7 +2,7 @@
 """
 Long true stories: chunking in a real Airflow whose processes die at the worst moments.
 
-The stories share one Airflow. Those in which something is killed come first; the last one looks through
+The stories share one Airflow. Those in which something is killed come first; the last one searches
 everything that the others left for secrets.
 """
 
@@ -38,7 +38,7 @@ COLUMNS = ["document_id", "id", "chunk_index", "text", "start", "end", "vector",
 
 
 def check_result(run: Run, manifest: dict[str, Any]) -> pa.Table:
-    """The file is complete, the manifest tells its size, and nothing else is left."""
+    """The file is complete, the manifest has its size, and nothing else is left."""
     table = pq.read_table(run.path)
     assert manifest == {
         "uri": run.path,
@@ -65,7 +65,7 @@ def expiring(stage: Stage) -> str:
     """
     A run of six mapped tasks over several lifetimes of a token.
 
-    It goes on beside the stories from the first killed triggerer on, and must not notice them.
+    It runs beside the stories from the first killed triggerer on, and must succeed regardless.
     """
     return stage.airflow.trigger("chunking_expiring")
 
@@ -105,7 +105,7 @@ def test_a_deferred_task_waits_in_the_triggerer_and_writes_parquet(stage: Stage)
         assert run.polls(job_id)[job_id, "READY"] == 1
     assert stage.issued("story") == 1, "worker, triggerer and worker used one token"
 
-    # Whoever waits for the asset gets the counts.
+    # The asset event has the counts.
     events = stage.airflow.asset_events(f"source_run_id={quote(run.run_id)}")
     (sent,) = [event["extra"] for event in events if event["name"] == "chunking_chunks"]
     assert {sent["documents"], sent["chunks"]} == {3, table.num_rows}
@@ -305,7 +305,7 @@ def test_a_triggerer_that_sees_another_disk_gives_the_jobs_back_unread(stage: St
 # --- One token for a herd ------------------------------------------------------------------------------
 
 
-def test_twenty_mapped_tasks_on_a_cold_fleet_ask_for_one_token(stage: Stage) -> None:
+def test_twenty_mapped_tasks_on_a_cold_fleet_request_one_token(stage: Stage) -> None:
     airflow = stage.airflow
     began = time.monotonic()
     run_id = airflow.trigger("chunking_mapped")
@@ -316,7 +316,7 @@ def test_twenty_mapped_tasks_on_a_cold_fleet_ask_for_one_token(stage: Stage) -> 
     assert stage.issued("herd") == 1
     lines = [line for line in stage.emulator.get("log") if line["client_id"] == "herd"]
     assert len([line for line in lines if line["endpoint"] == "submit"]) == 40
-    assert {line["status"] for line in lines} == {200}, "nobody's call was refused"
+    assert {line["status"] for line in lines} == {200}, "no call was refused"
     for index in range(20):
         manifest = airflow.xcom("chunking_mapped", run_id, "chunk", map_index=index)
         assert manifest["uri"] == f"{stage.out}/mapped/{index}.parquet"
@@ -348,7 +348,7 @@ def test_clearing_a_success_submits_again_and_a_downstream_retry_does_not(stage:
     check_result(run, run.xcom())
 
 
-def test_a_job_in_error_is_told_and_only_its_document_is_submitted_again(stage: Stage) -> None:
+def test_a_job_in_error_is_reported_and_only_its_document_is_submitted_again(stage: Stage) -> None:
     stage.emulator.post("faults", match="submit", kind="error-job")
     run = stage.run("chunking_deferred_twice", THREE)
 
@@ -434,7 +434,7 @@ def test_airflow_retries_what_the_policy_says(stage: Stage) -> None:
 # --- The end --------------------------------------------------------------------------------------------
 
 
-def test_tokens_expire_under_running_tasks_and_nobody_notices(stage: Stage, expiring: str) -> None:
+def test_tokens_expire_under_running_tasks_without_a_failure(stage: Stage, expiring: str) -> None:
     assert stage.airflow.wait_for_run("chunking_expiring", expiring, 180) == "success"
 
     tasks = stage.airflow.task_instances("chunking_expiring", expiring)
@@ -455,7 +455,7 @@ def test_tokens_expire_under_running_tasks_and_nobody_notices(stage: Stage, expi
 
 
 def test_one_token_served_all_stories(stage: Stage) -> None:
-    """Workers and triggerers were killed, a wrong secret was tried: still nobody asked for a second one."""
+    """Workers and triggerers were killed, a wrong secret was tried: no process requested a second one."""
     stats = stage.emulator.get("stats")
     print(stats)
     assert stage.issued("story") == 1
@@ -464,7 +464,7 @@ def test_one_token_served_all_stories(stage: Stage) -> None:
     ] == []
 
 
-def test_no_secret_and_no_token_lies_anywhere(stage: Stage) -> None:
+def test_no_secret_and_no_token_is_in_any_file(stage: Stage) -> None:
     """In no log, no column of the database and no result of all these stories."""
     assert look_for_secrets(stage) >= {"story", "herd", "expiring"}
 
@@ -481,7 +481,7 @@ def test_links_without_an_address_leave_no_error(stage: Stage) -> None:
 
 # Every JSON Web Token begins like this: those of the emulator, dead ones too, and those of Airflow itself.
 # Airflow 3.3 writes `eyJ******` for one that reaches a log, which would be as bad on a version that does not.
-# The dot after the first part tells it from ciphertext, which has no dots, but now and then an `eyJ`.
+# The dot after the first part distinguishes it from ciphertext, which has no dots, but now and then an `eyJ`.
 TOKEN = re.compile(rb"eyJ([\w-]+\.|\*)")
 
 

@@ -54,7 +54,7 @@ _SHOWN = """groups => Object.fromEntries(groups.flatMap(group => {
 
 @dataclass
 class Ui:
-    """Airflow's page about connections, and what lies behind it."""
+    """Airflow's page about connections, and the API behind it."""
 
     page: Page
     airflow: AirflowStack

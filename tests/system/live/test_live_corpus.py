@@ -35,7 +35,7 @@ assert DOCUMENTS <= FIRST_WINDOW
 
 @dataclass
 class Catalogue:
-    """A folder of documents, the tables of its chunks, and the Airflow that brings one up to the other."""
+    """A folder of documents, the tables of its chunks, and the Airflow that syncs them."""
 
     airflow: AirflowStack
     emulator: Emulator
@@ -145,7 +145,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AirflowSta
         with airflow:
             airflow.wait_for_dag("corpus_hasty")
             yield airflow, emulator, root
-            # For whoever wants to know why a test failed.
+            # For debugging.
             (root / "requests.json").write_text(json.dumps(emulator.get("log"), indent=0))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo, as anybody runs it: it shows what it promises, and leaves nothing behind."""
+"""The demo, as a user runs it: it shows what it promises, and leaves nothing behind."""
 
 import re
 import signal
@@ -39,7 +39,7 @@ def descendants(process: ManagedProcess) -> tuple[set[str], set[psutil.Process]]
             environment = child.environ()
             if environment.get(PART_MARK) != "demo":
                 groups.add(environment.get(GROUP_MARK, ""))
-    # A safety net inherits the mark of whoever started it, and has the one it guards in its command line.
+    # A safety net inherits the mark of its parent process, and has the one it guards in its command line.
     return groups - {""}, children
 
 

@@ -333,7 +333,7 @@ def test_each_customer_has_a_task_that_is_called_after_it(examples: Examples) ->
     assert sorted(one["rendered_map_index"] for one in tasks if one["task_id"] == "keywords") == CUSTOMERS
 
 
-def test_a_conversation_goes_on(examples: Examples) -> None:
+def test_a_conversation_continues(examples: Examples) -> None:
     assert examples.ends("answer_questions") == "success"
     ask = examples.xcom("answer_questions", "ask")[0]
     again = examples.xcom("answer_questions", "ask_again")[0]

@@ -119,7 +119,7 @@ def test_three_nights_of_which_the_second_fails(nights: Nights) -> None:
     assert (loaded_rows(connection), nights.version) == (first, 0)
     assert not nights.is_loaded()
 
-    # Somebody has repaired it. The night has changes of its own, and the source has lost a document that stays.
+    # A user has repaired it. The night has changes of its own, and the source has lost a document that stays.
     connection.execute("ALTER TABLE lucidworks_chunks DROP CONSTRAINT broken")
     world.set(prune=False)
     (world.source / "003.txt").unlink()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a real Airflow tells OpenLineage of our tasks, and the buttons that it shows for them."""
+"""The OpenLineage events of tasks in a real Airflow, and the buttons that it shows for them."""
 
 import json
 import re
@@ -29,7 +29,7 @@ class World:
     Where everything has run, and what it left.
 
     :param events: of OpenLineage, in their order.
-    :param canary: stands in each text and each key.
+    :param canary: is part of each text and each key.
     """
 
     airflow: AirflowStack
@@ -98,7 +98,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             }
             failed = {task for (task, _), state in states.items() if state != "success"}
             assert failed == {"failing", "refused"}, states
-            # The runs themselves are told by the scheduler, a moment later.
+            # The scheduler emits the events of the runs, a moment later.
             until(lambda: len(list((root / "events").iterdir())) >= 2 * (len(states) + 2), "all events")
             files = sorted((root / "events").iterdir())
             events = [json.loads(line) for file in files for line in file.read_text().splitlines()]
@@ -208,7 +208,7 @@ def test_no_text_and_no_key_is_in_any_event(world: World) -> None:
 
 
 def test_the_buttons(world: World) -> None:
-    # The results lie on a disk, which no browser opens.
+    # The results are on a disk, which no browser opens.
     assert world.links("corpus") == {
         "Report": "https://reports.example.com/catalogue/report.html",
         "Result": None,

@@ -2,7 +2,7 @@
 """
 The harness of the live tests: its Airflow survives crashes, and nothing survives the harness.
 
-That a deferral outlives its triggerer is told, with more to lose, in ``test_live_chunking.py``.
+``test_live_chunking.py`` tests that a deferral outlives its triggerer.
 """
 
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a real Airflow hears: asset events of models, through its triggerer, and metrics, as StatsD gets them."""
+"""Asset events of models through the triggerer of a real Airflow, and its metrics, as StatsD gets them."""
 
 import shutil
 import socket
@@ -25,7 +25,7 @@ MODEL = "text-encoder"
 
 
 class StatsdServer:
-    """Hears UDP; all values of a name, as strings."""
+    """Receives UDP; keeps all values of a name, as strings."""
 
     def __init__(self) -> None:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -69,13 +69,13 @@ class Watch:
         assert self.emulator.post(f"models/{MODEL}", state=state)["state"] == state
 
     def looks(self) -> int:
-        """How often the service was asked for the model."""
+        """The number of requests for the model."""
         return sum(line["endpoint"] == "get-model" for line in self.emulator.get("log"))
 
     def few_looks(self) -> None:
         """Wait until the watcher has looked some times more."""
         seen = self.looks()
-        until(lambda: self.looks() >= seen + 4, "four looks at the model")
+        until(lambda: self.looks() >= seen + 4, "four polls of the model")
 
     def runs(self) -> list[dict[str, Any]]:
         """The runs of the DAG that the model schedules."""
@@ -136,7 +136,7 @@ def test_a_model_schedules_a_dag_once_each_time_that_it_becomes_available(watch:
     until(lambda: len(watch.runs()) == 2, "a second run")
 
 
-def test_what_statsd_hears_of_a_deferred_task(watch: Watch) -> None:
+def test_the_metrics_of_a_deferred_task(watch: Watch) -> None:
     statsd = watch.statsd
     before = statsd.total("chunks")
     run_id = watch.airflow.trigger("watching_metrics")

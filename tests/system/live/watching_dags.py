@@ -24,7 +24,7 @@ with DAG("watching_model", schedule=[ready], catchup=False):
 
     @task
     def see(triggering_asset_events: dict | None = None) -> list[dict]:
-        """What Airflow was told."""
+        """The payloads of the asset events."""
         return [event.extra["payload"] for event in triggering_asset_events[ready]]
 
     see()

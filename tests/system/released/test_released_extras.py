@@ -69,7 +69,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def airflow(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the packages lie that the wheel needs without any extra; the wheel itself is not among them."""
+    """The folder of the packages that the wheel needs without any extra; the wheel itself is not among them."""
     folder = tmp_path_factory.mktemp("airflow")
     python = environment(folder / "venv")
     install(python, built["wheel"], cwd=folder)
