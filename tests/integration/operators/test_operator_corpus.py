@@ -181,7 +181,7 @@ def test_a_service_that_refuses_everything_ends_the_task(
 ) -> None:
     monkeypatch.setattr(retrying, "LONGEST_REFUSAL", 0.0)
     monkeypatch.setattr(rate_limiter, "REFUSED_PROBES", 1)
-    corpus.service.fault("submit", "429", times=10_000)
+    corpus.service.fault("submit", "429", times=10_000, retry_after=0.1)
     with pytest.raises(RateLimitError, match=r"'lucidworks_default'.*HTTP 429"):
         corpus.execute()
     corpus.service.heal()
