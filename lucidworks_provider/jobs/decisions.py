@@ -237,6 +237,7 @@ def job_decision(
     started = now() if started is None else started
     history = _History()
     gone_since: float | None = None
+    unread = False
     while True:
         result = yield Poll()
         assert isinstance(result, PollResult)  # noqa: S101  # for the type checker
@@ -248,10 +249,12 @@ def job_decision(
         elif result.state is JobState.GONE and (
             history.was_seen or now() - started >= unseen_patience(durations)
         ):
-            gone_since = now() if gone_since is None else gone_since
-        if gone_since is not None and result.state is not JobState.UNREADABLE:
-            if (yield CheckStorage()) is True:
-                return PollOutcome(JobEnd.COLLECTED)
+            gone_since = now() if gone_since is None or unread else gone_since
+        unread = result.state is JobState.UNREADABLE
+        if gone_since is not None and (yield CheckStorage()) is True:
+            return PollOutcome(JobEnd.COLLECTED)
+        # A response that says nothing about the job does not end the wait, and the patience starts again after it.
+        if gone_since is not None and not unread:
             patience = gone_patience if reported and gone_patience is not None else GONE_PATIENCE
             if now() - gone_since >= patience:
                 return PollOutcome(JobEnd.GONE, history.message)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -489,7 +490,13 @@ class JobTask(ABC, Generic[File]):
         """POST one part, again where its outcome is unknown and the policy allows it."""
         try:
             if self.resubmit_unknown:
-                return await submit_again(self.submit, position, self.name(position), 1 + RESUBMISSIONS)
+                return await submit_again(
+                    self.submit,
+                    position,
+                    self.name(position),
+                    1 + RESUBMISSIONS,
+                    longest_retry_after=LONGEST_RETRY_AFTER,
+                )
             return await self.submit(position)
         except SubmissionUnknownError as err:
             if not self.resubmit_unknown:
@@ -566,7 +573,13 @@ class JobTask(ABC, Generic[File]):
 
 
 async def submit_again(
-    submit: Callable[[T], Awaitable[str]], part: T, name: str, attempts: int, *, shortest: float = 0.0
+    submit: Callable[[T], Awaitable[str]],
+    part: T,
+    name: str,
+    attempts: int,
+    *,
+    shortest: float = 0.0,
+    longest_retry_after: float = math.inf,
 ) -> str:
     """
     Submit a part, again while the outcome is unknown: a job with an unknown id may then exist.
@@ -574,7 +587,8 @@ async def submit_again(
     :param submit: performs the POST and returns the job's id.
     :param name: of the part, at the start of a sentence.
     :param shortest: seconds to wait at least: a service that restarts needs some.
-    :raises SubmissionUnknownError: after the last attempt, or for a ``Retry-After`` left to the retries of Airflow.
+    :param longest_retry_after: seconds; a longer ``Retry-After`` is left to the retries of Airflow.
+    :raises SubmissionUnknownError: after the last attempt.
     """
     policy = retry_on(
         SubmissionUnknownError,
@@ -588,7 +602,7 @@ async def submit_again(
     def stop(state: Any) -> bool:
         nonlocal tries
         tries = state.attempt_number
-        return last(state) or (state.outcome.exception().retry_after or 0.0) > LONGEST_RETRY_AFTER
+        return last(state) or (state.outcome.exception().retry_after or 0.0) > longest_retry_after
 
     policy["stop"] = stop
     policy["before_sleep"] = lambda state: _warn_of_orphan(name, str(state.outcome.exception()))
@@ -615,5 +629,8 @@ def check_suffix(uri: str) -> None:
         check_documents_extra(
             "A .parquet result_path needs", "pyarrow", otherwise="; or let the path end in .jsonl"
         )
-        # An installation without it fails here, before anything is sent.
-        import pyarrow.parquet  # noqa: F401
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError as err:
+            # Before anything is sent.
+            raise InputError(f"result_path is {uri!r}, and pyarrow cannot be imported: {err}") from None

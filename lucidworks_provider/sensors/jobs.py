@@ -190,11 +190,13 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         # A cleared sensor continues, too: the service may not return the result again.
         generation = context["ti"].max_tries if found is None else found.generation
         record, _ = resume(found, fingerprint=task.fingerprint, generation=generation, size=task.count)
-        if record.result is not None and (body := read_file(task.result_uri)) is not None:
-            # Another run may have written its own job's result there.
+        if record.result is not None:
             with suppress(MalformedResponseError):
-                task.parse(body, 0, self.job_id)
-                return dict(record.result)
+                if task.parse(read_file(task.result_uri) or b"", 0, self.job_id).value is not None:
+                    return dict(record.result)
+            # The file is gone, or another run has written its own job's result there.
+            record.result = None
+            task.store.save(record)
         record.submitted(0, self.job_id)
         return task.write(record) if task.store.results.stored(record.jobs) else None
 

@@ -68,6 +68,7 @@ class World:
     ) -> PollOutcome | None:
         """The outcome; None if there is none by then."""
         how |= {"poll_interval": poll_interval, "confirm_seconds": confirm_seconds}
+        self.now, self.times = 0.0, []
         conversation = job_decision(deadline=self.deadline, now=lambda: self.now, **how)
         reply: Any = None
         while self.now < until:
@@ -115,7 +116,11 @@ class World:
         # A gateway that restarts says 404 of an old job too.
         ([*[PENDING] * 8, UNKNOWN_ID, RESULT], JobEnd.COLLECTED, 10),
         # A 429 is no information about the job, however long it is waited for.
-        ([PENDING, UNKNOWN_ID, *[replace(UNREADABLE, retry_after=60.0)] * 2, RESULT], JobEnd.COLLECTED, 5),
+        (
+            [PENDING, UNKNOWN_ID, replace(UNREADABLE, retry_after=60.0), UNKNOWN_ID, RESULT],
+            JobEnd.COLLECTED,
+            5,
+        ),
     ],
 )
 def test_the_table_of_waiting(script: list[PollResult], end: JobEnd, polls: int) -> None:
@@ -134,6 +139,7 @@ def test_the_table_of_waiting(script: list[PollResult], end: JobEnd, polls: int)
         # Another reader has taken the result, and stores it or does not.
         (World(RETRIEVED, stored_at=GONE_PATIENCE / 2), JobEnd.COLLECTED, 0, GONE_PATIENCE),
         (World(RETRIEVED), JobEnd.GONE, GONE_PATIENCE, GONE_PATIENCE + 10),
+        (World(RETRIEVED, UNREADABLE, stored_at=30.0), JobEnd.COLLECTED, 30, 60),
         # An id may be unknown while the job is young.
         (World(UNKNOWN_ID), JobEnd.GONE, NEVER_SEEN + GONE_PATIENCE, 1000),
     ],

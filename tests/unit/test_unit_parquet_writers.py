@@ -47,14 +47,16 @@ ENCODINGS: dict[str, dict[str, Any]] = {
 
 def table(kind: pa.DataType) -> pa.Table:
     """Columns that are read, beside nested ones whose fields have the same names."""
-    texts = pa.array(TEXTS)
+
+    def column(values: Any) -> pa.Array:
+        array = pa.array(values)
+        return array.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else array.cast(kind)
+
     return pa.table(
         {
             "meta": [{"id": n, "text": "no", "tags": [{"text": "no"}]} for n in range(ROWS)],
-            "id": IDS,
-            "text": texts.dictionary_encode().cast(kind)
-            if pa.types.is_dictionary(kind)
-            else texts.cast(kind),
+            "id": column(IDS),
+            "text": column(TEXTS),
             "tags": [[str(n)] * (n % 3) for n in range(ROWS)],
         }
     )
@@ -68,7 +70,8 @@ def read(path: Path, how: ReadOptions | None = None) -> list[Document | Rejected
 def as_pyarrow(path: Path) -> Iterator[tuple[str, str | None]]:
     whole = pq.read_table(path, columns=["id", "text"])
     for document_id, text in zip(*(column.to_pylist() for column in whole.columns), strict=True):
-        yield str(document_id), text.decode() if isinstance(text, bytes) else text
+        found = document_id.decode() if isinstance(document_id, bytes) else str(document_id)
+        yield found, text.decode() if isinstance(text, bytes) else text
 
 
 def is_read(path: Path) -> bool:

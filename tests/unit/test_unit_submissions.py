@@ -437,5 +437,5 @@ def test_a_long_retry_after_is_left_to_the_retries_of_airflow() -> None:
         raise SubmissionUnknownError("HTTP 503", retry_after=86_400.0)
 
     with pytest.raises(SubmissionUnknownError, match="1 submission without a response") as caught:
-        asyncio.run(submit_again(down, 7, "Part 7", 4))
+        asyncio.run(submit_again(down, 7, "Part 7", 4, longest_retry_after=120.0))
     assert (posts, caught.value.retry_after) == ([7], 86_400.0)

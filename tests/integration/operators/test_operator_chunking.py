@@ -520,3 +520,10 @@ def test_jobs_without_a_response_do_not_hold_up_the_others(service: Service, tas
     begin = time.monotonic()
     assert task.run(documents=MANY[:12])["documents"] == 12
     assert time.monotonic() - begin < 8
+
+
+def test_repeated_submissions_wait_as_long_as_the_service_asks(service: Service, task: Attempts) -> None:
+    service.fault("submit", "503", retry_after=1)
+    task.run(text="One.")
+    first, second = service.calls("submit")
+    assert second.time - first.time >= 1.0

@@ -76,8 +76,10 @@ def test_the_body_goes_to_a_file(sensor: Attempts, kind: str, deferrable: bool) 
 def test_a_retry_finds_what_an_earlier_try_stored(sensor: Attempts, kind: str) -> None:
     given = {"kind": kind, "job_id": submit(kind)}
     said = sensor.run(**given)
-    # The service says RETRIEVED now; the record says whose file it is, and the file is not read.
-    sensor.path.write_bytes(b"{}")
+    # The service says RETRIEVED now. A body may have no id.
+    body = read(sensor, None, {})
+    del body[f"{kind}Id"]
+    sensor.path.write_text(json.dumps(body))
     assert sensor.run(**given) == said
     # Nor is it asked again by one that defers.
     assert sensor.make(**given, deferrable=True).execute(sensor.context) == said
@@ -86,10 +88,20 @@ def test_a_retry_finds_what_an_earlier_try_stored(sensor: Attempts, kind: str) -
     assert sensor.run(kind=kind, job_id=other)["job_id"] == other
 
 
-def test_the_file_of_another_run_is_not_returned(sensor: Attempts) -> None:
-    given = {"job_id": submit("chunking")}
+@pytest.mark.parametrize("deferrable", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("other", [*KINDS, None])
+def test_the_file_of_another_run_is_not_returned(
+    sensor: Attempts, kind: str, other: str | None, deferrable: bool
+) -> None:
+    given = {"kind": kind, "job_id": submit(kind), "deferrable": deferrable}
     sensor.run(**given)
-    sensor.path.write_bytes(b'{"chunkingId": "another", "status": "READY", "chunkedData": []}')
+    if other is None:
+        sensor.path.unlink()
+    else:
+        own, sensor.context["ti"].run_id = sensor.context["ti"].run_id, "another"
+        sensor.run(kind=other, job_id=submit(other))
+        sensor.context["ti"].run_id = own
     with pytest.raises(ResultGoneError):
         sensor.run(**given)
 

@@ -280,7 +280,6 @@ BAD_DIRECT: list[tuple[dict[str, Any], list[str]]] = [
     ({"concurrency": 9}, ["concurrency is 9"]),
 ]
 # The checks above are shared; one of each kind shows that jobs make them too.
-# The checks above are shared; one of each kind shows that jobs make them too.
 BAD_JOBS: list[tuple[dict[str, Any], list[str]]] = [
     *BAD_ARGUMENTS[::5],
     ({"use_case": "embedding", "model_id": "gte-small"}, ["'embedding'", "asynchronously", "chunking"]),

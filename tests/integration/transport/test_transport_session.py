@@ -320,7 +320,6 @@ UNTRUSTED = (requests.exceptions.SSLError, aiohttp.ClientConnectorCertificateErr
         ("other_ca", {"verify": False}, None),
         ("other_ca", {}, UNTRUSTED),
         ("ca", {}, None),
-        ("missing", {}, (ConfigurationError, OSError)),
     ],
     ids=str,
 )
@@ -340,6 +339,16 @@ def test_it_trusts_like_the_transports(
     connect(tls.url, **({"ca_bundle": tls.ca} if "ca_bundle" in extra else extra))
     with pytest.raises(error) if error else nullcontext():
         assert opened()() == 200
+
+
+async def test_a_missing_bundle_is_named(connect: Connect, tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(tls.url, ca_bundle=tls.ca)
+    await LucidworksAuthHook().aget_token()
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", tls.missing)
+    connect(tls.url)
+    with pytest.raises(ConfigurationError, match="REQUESTS_CA_BUNDLE"):
+        async with LucidworksAuthHook().aget_conn() as session:
+            await session.get("/ai/usecases")
 
 
 @pytest.mark.parametrize("password", [None, "pr0xy-p@ss"])
