@@ -239,8 +239,8 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "`on_unknown_submission` decides about a submission whose outcome is unknown.",
             "integration/operators/test_operator_chunking.py::test_the_policy_for_a_submission_without_a_response",
             "jobs/task.py",
-            "self.name(position), 1 + RESUBMISSIONS)",
-            "self.name(position), 1)",
+            "                    1 + RESUBMISSIONS,",
+            "                    1,",
         ),
         Promise(
             "One response with ERROR does not fail a job.",
