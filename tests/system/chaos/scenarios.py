@@ -124,6 +124,18 @@ def _never_ending(stage: Stage) -> None:
     stage.order("never-ending", "submit-prediction", 2)
 
 
+def _at_once(words: str) -> Callable[[Stage, Work, str], list[str]]:
+    """Errors that a retry cannot fix, which name their cause; the tasks are cleared afterwards."""
+
+    def fails(stage: Stage, _: Work, run_id: str) -> list[str]:
+        tasks = stage.airflow.task_instances(ONCE, run_id)
+        failed = [task["task_id"] for task in tasks if task["state"] == "failed"]
+        logs = {task_id: stage.airflow.task_log(ONCE, run_id, task_id) for task_id in failed}
+        return [f"{task_id}: its log has no {words!r}" for task_id, log in logs.items() if words not in log]
+
+    return fails
+
+
 def _those_that_never_ended(stage: Stage, work: Work, run_id: str) -> list[str]:
     """Exactly they have failed, by name; then they end after all."""
     stuck = [line for line in stage.log() if line["fault"] == "never-ending" and line["job_id"]]
@@ -312,8 +324,8 @@ def _while(kind: str, seconds: float, **more: Any) -> Callable[[Stage, str], obj
 SCENARIOS = (
     Scenario("nothing", lambda stage, run: None, short=True),
     Scenario("tokens are deleted, thrice", _foreign, short=True),
-    Scenario("401 for 6 s", _while("unauthorized", 6)),
-    Scenario("403 for 6 s", _while("403", 6)),
+    Scenario("401 for 6 s", _while("unauthorized", 6), fails=_at_once("HTTP 401")),
+    Scenario("403 for 6 s", _while("403", 6), fails=_at_once("HTTP 403")),
     Scenario("429 for 8 s, Retry-After 2", _while("429", 8, retry_after=2), retry_after=2.0),
     Scenario("429 for 8 s", _while("429", 8)),
     # A date has no fractions of a second, so the wait is one second at least.
@@ -333,9 +345,11 @@ SCENARIOS = (
     ),
     Scenario("the service hangs for 15 s", _service_hangs),
     Scenario("its name is not resolved for 20 s, all connections reset", _name_fails, needs="mounts"),
-    Scenario("an untrusted certificate for 8 s", _bad_papers(Papers.STRANGER)),
+    Scenario(
+        "an untrusted certificate for 8 s", _bad_papers(Papers.STRANGER), fails=_at_once("is not trusted")
+    ),
     Scenario("no TLS handshake for 8 s", _bad_papers(Papers.NONE), short=True),
-    Scenario("5 jobs end in ERROR", _failing_jobs, waits_for=0.1),
+    Scenario("5 jobs end in ERROR", _failing_jobs, waits_for=0.1, fails=_at_once("made to fail")),
     Scenario(
         "10 jobs never end, until the run has failed",
         lambda stage, run: None,
