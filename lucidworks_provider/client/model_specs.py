@@ -15,7 +15,7 @@ likeness           when
 An *unanswered POST* is one of this task whose outcome is unknown. A resource is *new* if it may be younger:
 
 =============  ====================================  ============================  ===================
-likeness       new since an unanswered POST          new, without a known POST    otherwise
+likeness       new since an unanswered POST          new, without a known POST     otherwise
 =============  ====================================  ============================  ===================
 ``SAME``       taken                                 taken                         taken
 ``UNCERTAIN``  taken if the only new one, else (*)   (*)                           (*)
