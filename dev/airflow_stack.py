@@ -259,14 +259,16 @@ def new_database(database: Path, python: Path, migrate: Callable[[], object]) ->
         shutil.copyfile(template, database)
         return
     migrate()
-    # Readers and the one writer do not block each other; the mode is kept in the file.
     with closing(sqlite3.connect(database)) as connection:
+        # Readers and the one writer do not block each other; the mode is kept in the file.
         connection.execute("PRAGMA journal_mode=WAL")
-    if template is not None:
-        written = template.with_name(f"{template.name}.{os.getpid()}")
-        with suppress(OSError):  # an environment that may not be written to
-            shutil.copyfile(database, written)
-            written.replace(template)
+        if template is not None:
+            written = template.with_name(f"{template.name}.{os.getpid()}")
+            # Not a copy of the file: with a connection of `migrate` still open, the tables are in the log beside it.
+            with suppress(OSError, sqlite3.Error):  # an environment that may not be written to
+                with closing(sqlite3.connect(written)) as kept:
+                    connection.backup(kept)
+                written.replace(template)
 
 
 def _tasks_of(runner: int, processes: list[psutil.Process]) -> list[psutil.Process]:
