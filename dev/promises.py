@@ -53,7 +53,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "Processes that need a token at the same time request one.",
             "unit/test_unit_protocol.py::test_a_cold_crowd_refreshes_once",
             "client/auth/protocol.py",
-            "if context.monitor.alive(seen.claim, clocks.monotonic(), LEASE + 6 * context.read_seconds):",
+            "if context.monitor.alive(seen.claim, clocks.monotonic(), CLAIM_TIMEOUT + 6 * context.read_seconds):",
             "if False:",
         ),
         Promise(

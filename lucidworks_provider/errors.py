@@ -10,10 +10,10 @@ The errors of this package, as one tree.
     ├── TransportError            no usable response arrived
     │   └── NotSentError          ... and the service has not received the request
     ├── ResponseError             the response is not a result
-    │   ├── RequestRefusedError   400, 413, 422 and other 4xx: a retry does not help
+    │   ├── RequestRefusedError   400, 413, 422, other 4xx, a redirect: a retry does not help
     │   ├── TokenRefusedError     401: the access token is expired or superseded
     │   ├── ForbiddenError        403: wrong scope, or no permission
-    │   ├── UnknownResourceError  404: no such chunker, model or job
+    │   ├── UnknownResourceError  404, 410: no such chunker, model or job
     │   ├── RateLimitError        429, with the service's Retry-After where it sent one
     │   ├── ServiceError          5xx
     │   ├── MalformedResponseError  a success status with a body that is not the documented one
@@ -27,8 +27,8 @@ The errors of this package, as one tree.
     ├── StorageError              a storage location cannot be written or read
     ├── OutputBusyError           another task writes into the same output; names the task
     ├── BudgetExceededError       more requests or tokens than a task may use
-    ├── TooManyRejectsError       more documents of a corpus were rejected than max_reject_ratio allows
-    └── JobError                  an asynchronous job
+    ├── TooManyRejectsError       more documents or inputs were rejected than max_reject_ratio allows
+    └── JobError                  an asynchronous job, a training or a deployment
         ├── JobFailedError        the service reports ERROR
         ├── EmptyResultError      the service reports a result, which is empty
         ├── JobTimeoutError       not ready before the deadline; the job may continue
@@ -99,7 +99,7 @@ class ResponseError(LucidworksError):
 
 
 class RequestRefusedError(ResponseError):
-    """A 4xx for which a retry does not help."""
+    """A 4xx or a redirect, or a submission that the service reports as failed: a retry does not help."""
 
 
 class TokenRefusedError(ResponseError):
@@ -113,7 +113,7 @@ class ForbiddenError(ResponseError):
 
 
 class UnknownResourceError(ResponseError):
-    """404: unknown chunker, model or job; for a job also: its result is no longer kept."""
+    """404 or 410: unknown chunker, model or job; for a job also: its result is no longer kept."""
 
 
 class RateLimitError(ResponseError):
@@ -195,24 +195,28 @@ class OutputBusyError(LucidworksError):
 
 class BudgetExceededError(LucidworksError):
     """
-    ``max_requests`` or ``max_tokens`` of a task is reached; the responses so far are kept.
+    ``max_requests`` or ``max_tokens`` of a task is reached. Its message says which results are kept.
 
     Not retryable: an automatic retry would have a new budget. Clearing the task starts one.
     """
 
 
 class TooManyRejectsError(LucidworksError):
-    """More documents were rejected than ``max_reject_ratio`` allows, or too many in a row. The results are kept."""
+    """
+    More documents or inputs were rejected than ``max_reject_ratio`` allows, or too many in a row.
+
+    Retryable for a catalogue, whose source may change; not for predictions, whose stored responses would be the same.
+    """
 
     retryable = True
 
 
 class JobError(LucidworksError):
-    """An asynchronous job did not end in a result."""
+    """An asynchronous job, a training or a deployment did not end in a result."""
 
 
 class JobFailedError(JobError):
-    """The service reports the status ERROR for a job."""
+    """The service reports the status ERROR for a job, or that a training or deployment failed."""
 
 
 class EmptyResultError(JobError):
@@ -220,7 +224,7 @@ class EmptyResultError(JobError):
 
 
 class JobTimeoutError(JobError):
-    """A job was not ready before the deadline. Its id is kept: a retry waits for the same job."""
+    """A job, model or deployment was not ready before the deadline. A retry waits for the same one."""
 
     retryable = True
 

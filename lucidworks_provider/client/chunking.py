@@ -30,7 +30,7 @@ from lucidworks_provider.client.http.messages import (
     parse_object,
     path_segment,
     post,
-    refused,
+    unusable_result,
 )
 from lucidworks_provider.client.jobs import CHUNKING, JobState, poll_job, read_submission, state_of, top_level
 from lucidworks_provider.client.options import (
@@ -258,7 +258,7 @@ def _numbers(value: object, job_id: str) -> list[float]:
 
 
 def _malformed(job_id: str, what: str) -> MalformedResponseError:
-    return refused(f"Chunking job {job_id}: the result holds {what}")
+    return unusable_result(f"Chunking job {job_id}: the result holds {what}")
 
 
 def submit_chunking(

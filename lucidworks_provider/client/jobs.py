@@ -134,7 +134,7 @@ class PollResult:
     :param status: as the service sent it; empty if it sent none.
     :param message: the reason of a failure, or the start of an unreadable body.
     :param has_payload: whether the body has a result, whatever the status.
-    :param going_on: whether the status is one of a job that has not ended, so that a payload is incomplete.
+    :param in_progress: whether the status is one of a job that has not ended, so that a payload is incomplete.
     :param other_job: the id in the body, if it is of another job.
     :param retry_after: seconds that the service asked to wait, if it did.
     """
@@ -143,7 +143,7 @@ class PollResult:
     status: str = ""
     message: str = ""
     has_payload: bool = False
-    going_on: bool = False
+    in_progress: bool = False
     other_job: str = ""
     retry_after: float | None = None
 
@@ -302,7 +302,7 @@ def state_of(decoded: Mapping[str, Any], kind: JobKind, job_id: str | None = Non
     status = _word(decoded.get("status"))
     has_payload = bool(decoded.get(kind.payload_field))
     word = re.sub(r"[^A-Z]", "", status.upper())
-    going_on = word in _GOING_ON
+    in_progress = word in _GOING_ON
     message = ""
     if (
         "FAIL" in word
@@ -321,7 +321,7 @@ def state_of(decoded: Mapping[str, Any], kind: JobKind, job_id: str | None = Non
     else:
         state, message = JobState.PENDING, reason_in(decoded) or ""
     other = is_other_job(decoded, kind, job_id) if job_id is not None else ""
-    return PollResult(state, status, message, has_payload, going_on, other)
+    return PollResult(state, status, message, has_payload, in_progress, other)
 
 
 def _word(status: object) -> str:

@@ -79,13 +79,13 @@ def check_text(text: object, what: str, *, max_bytes: float = math.inf) -> None:
 
 
 def text_problem(
-    text: str, max_bytes: float = math.inf, limit: str = "the limit of "
+    text: str, max_bytes: float = math.inf, limit_name: str = "the limit of "
 ) -> tuple[str, str] | None:
     """
     Find out why the service would refuse a text.
 
     :param max_bytes: limit of its bytes in UTF-8.
-    :param limit: names the limit.
+    :param limit_name: names ``max_bytes`` in messages.
     :return: ``empty``, ``invalid``, ``too_large`` or ``binary``, and the predicate of a sentence about the text; None
         for a valid text.
     """
@@ -97,7 +97,7 @@ def text_problem(
         at = f"{err.start:,}"
         return "invalid", f"has half of a surrogate pair at character {at}, which cannot be sent as UTF-8"
     if size > max_bytes:
-        return "too_large", f"has {size:,} bytes, over {limit}{max_bytes:,}; split it"
+        return "too_large", f"has {size:,} bytes, over {limit_name}{max_bytes:,}; split it"
     if (nul := text.find("\0")) >= 0:
         return "binary", f"contains a NUL character at position {nul:,}"
     return None

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from lucidworks_provider.client.http.messages import refused
+from lucidworks_provider.client.http.messages import unusable_result
 from lucidworks_provider.client.jobs import PREDICTION, reason_in
 from lucidworks_provider.client.options import is_number
 from lucidworks_provider.errors import MalformedResponseError
@@ -271,15 +271,15 @@ def read_predictions(
     """
     listed = body.get(PREDICTION.payload_field)
     if not isinstance(listed, list) or not all(isinstance(one, Mapping) for one in listed):
-        raise refused(f"{name}: no list of `{PREDICTION.payload_field}`")
+        raise unusable_result(f"{name}: no list of `{PREDICTION.payload_field}`")
     if inputs is not None and len(listed) != inputs:
-        raise refused(f"{name}: {len(listed)} predictions for {inputs} inputs")
+        raise unusable_result(f"{name}: {len(listed)} predictions for {inputs} inputs")
     read = []
     for position, one in enumerate(_in_order(listed, name)):
         try:
             read.append(kind.read(one))
         except MalformedResponseError as err:
-            raise refused(f"{name}: prediction {position}: {err}") from None
+            raise unusable_result(f"{name}: prediction {position}: {err}") from None
     return tuple(read)
 
 
@@ -415,6 +415,6 @@ def _in_order(predictions: Sequence[Mapping[str, Any]], name: str) -> Sequence[M
             return [
                 one for _, one in sorted(zip(numbers, predictions, strict=True), key=lambda pair: pair[0])
             ]
-    raise refused(
+    raise unusable_result(
         f"{name}: the predictions have the `index` {str(given)[:100]}, which does not define an order"
     )

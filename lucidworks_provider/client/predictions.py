@@ -27,7 +27,7 @@ from lucidworks_provider.client.http.messages import (
     path_segment,
     post,
     read_object,
-    refused,
+    unusable_result,
     vendor_message,
 )
 from lucidworks_provider.client.jobs import (
@@ -262,7 +262,7 @@ def read_result(
     name = f"Prediction job {job_id}"
     if seen.other_job:
         # A prediction does not name its input.
-        raise refused(f"{name}: the response is about job {seen.other_job}")
+        raise unusable_result(f"{name}: the response is about job {seen.other_job}")
     read: tuple[Any, ...] = ()
     if seen.has_payload and seen.state is not JobState.FAILED:
         read = read_predictions(top_level(body, PREDICTION), kind, name, inputs=inputs)

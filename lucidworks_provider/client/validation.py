@@ -41,7 +41,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lucidworks_provider.client.chunking import Chunk, ChunkingOptions, ChunkingResult
-from lucidworks_provider.client.http.messages import refused
+from lucidworks_provider.client.http.messages import unusable_result
 from lucidworks_provider.errors import EmptyResultError, MalformedResponseError
 
 # Of the words in chunks that are not in the text verbatim; a service that rewrites texts keeps most.
@@ -97,7 +97,9 @@ def check_chunks(
     if sum(map(bool, result.items)) > 1 and (
         gap is not None or not _one_after_the_other(spans, result.items)
     ):
-        raise refused(f"{job}: {len(result.items)} results for one text, which do not cover it exactly once")
+        raise unusable_result(
+            f"{job}: {len(result.items)} results for one text, which do not cover it exactly once"
+        )
     return CheckedChunks(spans, gap, tuple(warnings))
 
 
@@ -122,7 +124,7 @@ def check_vectors(
     lengths = {len(vector) for vector in vectors}
     if len(lengths) > 1:
         found = ", ".join(map(str, sorted(lengths)))
-        raise refused(f"{what}: the vectors of one request have {found} numbers")
+        raise unusable_result(f"{what}: the vectors of one request have {found} numbers")
     doubts = []
     if dimension is not None and lengths - {dimension}:
         found = str(*lengths)
@@ -152,7 +154,7 @@ def check_dimension(vectors: Iterable[Sequence[float]], before: int, what: str) 
     dimension = before
     for found in {len(vector) for vector in vectors}:
         if dimension not in {0, found}:
-            raise refused(f"{what} has vectors of {found} numbers, the ones before it of {dimension}")
+            raise unusable_result(f"{what} has vectors of {found} numbers, the ones before it of {dimension}")
         dimension = found
     return dimension
 
@@ -171,21 +173,21 @@ def check_quantised(vectors: Iterable[Sequence[float]], method: str | None, what
     for vector in vectors:
         # A vector of a thousand numbers has at most 256 that differ.
         if not all(low <= value <= high and value == int(value) for value in set(vector)):
-            raise refused(
+            raise unusable_result(
                 f"{what}: {method} was requested, and a vector has other than whole numbers from {low} to {high}"
             )
 
 
 def unfit(document_id: str, what: str) -> MalformedResponseError:
     """The error for a document that cannot be written."""
-    return refused(f"Document {document_id!r} has a value that the file cannot hold: {what}")
+    return unusable_result(f"Document {document_id!r} has a value that the file cannot hold: {what}")
 
 
 def _doubt(message: str, *, lenient: bool) -> str:
     """A warning, or the error that says how to have one instead."""
     if lenient:
         return f"{message}."
-    raise refused(f'{message}. If this is correct for this model, set on_mismatch="warn"')
+    raise unusable_result(f'{message}. If this is correct for this model, set on_mismatch="warn"')
 
 
 def _is_whole(vector: Sequence[float]) -> bool:
@@ -270,7 +272,7 @@ def _of_another_text(
     said = f"of the words in {len(strange)} of {len(chunks)} chunks {share:.0%} are in the text"
     message = f"{job}: the result is of another text: {about}{said}"
     if other_job and share < LEAST_SHARE:
-        raise refused(message)
+        raise unusable_result(message)
     return [_doubt(message, lenient=lenient)]
 
 

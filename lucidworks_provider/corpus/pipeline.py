@@ -580,7 +580,7 @@ class JobRunner:
             return await shielded(self._post(segment))
 
     def _while_rate_limited(self) -> dict[str, Any]:
-        """However many of the 429s a text gets, while the service accepts others: with a low limit there are many."""
+        """Retry 429s without limit while other requests are accepted: with a low limit there are many."""
         common = policy(replayable=False, attempts=sys.maxsize, refused_for=self.service.refused_for)
 
         def stop(state: RetryCallState) -> bool:

@@ -243,8 +243,8 @@ class Plan:
     def _records_same(self, file: SourceFile) -> bool:
         """Mark all documents of an unchanged file of records; False if the file has changed."""
         db = self._db
-        # Those of the last run that has read the file. All of them have its size and etag then: a file may return to
-        # a version that documents were in which have vanished since, and documents may have to be sent again.
+        # All documents that the last run found in the file must have its size and etag: it may have returned to an
+        # earlier version, whose other documents vanished since. Rejected ones are sent again.
         there = "file = ?1 AND status != 'vanished' AND NOT (status = 'deleted' AND hash IS NULL)"
         same = f"SELECT min(status != 'rejected' AND size IS ?2 AND etag IS ?3) FROM documents WHERE {there}"  # noqa: S608
         if not db.count(same, file.path, file.size, file.etag):

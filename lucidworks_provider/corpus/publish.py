@@ -351,7 +351,7 @@ def _write_chunks(target: _Commit, db: RunDatabase, parts: Sequence[Part], setti
 def _chunk_masks(target: _Commit, db: RunDatabase, new: Mapping[str, DataFile]) -> dict[str, Any]:
     """The rows of each file of chunks that the commit deletes, with those deleted before."""
     masks: dict[str, Any] = {}
-    # A journal whose run was published, and that has lost its record, has the rows of the table once more.
+    # The rows of a published run whose record was lost are in the journal and in the table: they are not replaced.
     replaced = (
         "FROM upserts u JOIN documents d ON d.id = u.id "
         "WHERE u.change IN ('changed', 'deleted') AND d.present AND d.chunks > 0 "
@@ -644,8 +644,9 @@ class RunRecord:
     :param upserts: the ``add`` action of the file of upserts, which is at :func:`rows_path` until its commit.
     :param transactions: transaction identifiers of ``documents`` in addition to those of every run.
     :param base: number of the run that ``documents`` must be at before the second commit.
-    :param parts: paths of the files that the run has written.
-    :param sent: submissions and resubmissions of the journal; a later run of a shard may continue it.
+    :param parts: paths of the files that the run has written; only of a staged shard.
+    :param sent: submissions and resubmissions of the journal, which a later run of a shard may continue; only of a
+        staged shard.
     """
 
     number: int

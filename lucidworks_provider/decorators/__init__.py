@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import DecoratedOperator, context_merge, determine_kwargs
 
-from lucidworks_provider.operators.base import failing_at_once
+from lucidworks_provider.operators.base import fail_without_retry
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -27,7 +27,7 @@ class CallingOperator(DecoratedOperator):
     ) -> None:
         super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, **kwargs)
 
-    @failing_at_once
+    @fail_without_retry
     def execute(self, context: Context) -> Any:
         """Call the function, then the operator's ``execute``."""
         context_merge(context, self.op_kwargs)

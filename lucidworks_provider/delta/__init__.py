@@ -8,7 +8,8 @@ package writes, and refuses by name what it does not implement.
 =============  =====================================================================
 module         contents
 =============  =====================================================================
-``log``        snapshots, commits, schemas, checkpoints
+``log``        snapshots, commits, checkpoints
+``schema``     schemas of Arrow and of Delta
 ``vectors``    deletion vector files
 ``rows``       the rows of a snapshot as Arrow batches
 ``cleanup``    vacuum of data files and of the log

@@ -178,14 +178,12 @@ class DataFile:
             )
         }
 
-    def remove(self, now_ms: int, *, data_change: bool = True) -> dict[str, Any]:
+    def remove(self, now_ms: int) -> dict[str, Any]:
         """The action that removes the file from a version and leaves a tombstone."""
-        found = _without_none(
-            **self._shared_fields(data_change), deletionTimestamp=now_ms, extendedFileMetadata=True
-        )
+        found = _without_none(**self._shared_fields(), deletionTimestamp=now_ms, extendedFileMetadata=True)
         return {"remove": found}
 
-    def _shared_fields(self, data_change: bool) -> dict[str, Any]:
+    def _shared_fields(self, data_change: bool = True) -> dict[str, Any]:
         return {
             "path": self.logged_path or quote(self.path),
             "partitionValues": dict(self.partition_values),

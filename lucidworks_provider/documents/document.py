@@ -146,22 +146,22 @@ def check_id(document_id: str) -> str | None:
     return None
 
 
-def text_rejection(text: str, most: int, limit: str = "max_document_bytes=") -> Rejection | None:
+def text_rejection(text: str, max_bytes: int, limit_name: str = "max_document_bytes=") -> Rejection | None:
     """
     Check a decoded text.
 
-    :param most: limit of its bytes in UTF-8.
-    :param limit: names the limit in the message.
+    :param max_bytes: limit of its bytes in UTF-8.
+    :param limit_name: names ``max_bytes`` in messages.
     """
-    if problem := text_problem(text, most, limit):
+    if problem := text_problem(text, max_bytes, limit_name):
         reason, what = problem
         return Rejection(Reason(reason), f"It {what}.")
     return binary_rejection(text.encode())
 
 
-def too_large(size: int, most: int) -> Rejection:
-    """The rejection of a text over the limit ``most``."""
-    return Rejection(Reason.TOO_LARGE, f"It has {size:,} bytes, over max_document_bytes={most:,}.")
+def too_large(size: int, max_bytes: int) -> Rejection:
+    """The rejection of a text of more than ``max_bytes``."""
+    return Rejection(Reason.TOO_LARGE, f"It has {size:,} bytes, over max_document_bytes={max_bytes:,}.")
 
 
 def binary_rejection(data: bytes) -> Rejection | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hooks: of access tokens for the calls of DAG authors, and of the API of Lucidworks AI."""
+"""The hooks: access tokens for the HTTP calls of DAG authors, and calls of the Lucidworks AI API."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ def row_rules(ids: DocumentIds, max_bytes: int) -> RowRules:
             )
 
     row = "{'id': …, 'text': …}"
-    return RowRules(check, max_bytes=max_bytes, limit="max_text_bytes=", add=ids.add, row=row)
+    return RowRules(check, max_bytes=max_bytes, limit_name="max_text_bytes=", add=ids.add, row=row)
 
 
 def check_documents(batches: Batches) -> None:
@@ -236,7 +236,7 @@ class ChunkTask(JobTask[ChunkFile]):
     """
 
     kind: ClassVar[JobKind] = CHUNKING
-    parts: ClassVar[str] = "documents"
+    noun: ClassVar[str] = "documents"
 
     options: ChunkingOptions
     batches: Batches

@@ -190,13 +190,13 @@ def asked_wait(asked: float | None, jitter: Callable[[], float] = random.random)
     return (asked or 0.0) * (1 + 0.1 * jitter())
 
 
-def unanswered_wait(times: int, poll_interval: float, jitter: Callable[[], float] = random.random) -> float:
+def unanswered_wait(times: int, poll_interval: float) -> float:
     """
     Exponential backoff with jitter after polls without a response.
 
     :param times: polls in a row without a response.
     """
-    return min(poll_interval, UNANSWERED_WAIT * 2.0 ** min(times - 1, 10)) * (0.5 + 0.5 * jitter())
+    return min(poll_interval, UNANSWERED_WAIT * 2.0 ** min(times - 1, 10)) * (0.5 + 0.5 * random.random())
 
 
 def unseen_patience(durations: Sequence[float]) -> float:
@@ -292,7 +292,7 @@ class _History:
         self.was_seen = self.was_seen or bool(result.status)
         self.unanswered = self.unanswered + 1 if result.state is JobState.UNREADABLE else 0
         self.unconfirmed = result.state in {JobState.FAILED, JobState.EMPTY, JobState.REFUSED} or bool(
-            result.other_job or (result.has_payload and not result.going_on)
+            result.other_job or (result.has_payload and not result.in_progress)
         )
         match result.state:
             case JobState.RESULT:

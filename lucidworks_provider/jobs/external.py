@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lucidworks_provider.client.http.messages import parse_object, refused
+from lucidworks_provider.client.http.messages import parse_object, unusable_result
 from lucidworks_provider.client.jobs import JobKind, JobState, state_of
 from lucidworks_provider.errors import ResultGoneError
 from lucidworks_provider.jobs.record import JobRecord, fingerprint_of
@@ -34,7 +34,7 @@ class ExternalJob(JobTask[BodyFile]):
     :param job_id: what the submission returned.
     """
 
-    parts: ClassVar[str] = "jobs"
+    noun: ClassVar[str] = "jobs"
     submits: ClassVar[bool] = False
 
     kind: JobKind  # type: ignore[misc]  # of this job, not of the class
@@ -86,6 +86,6 @@ def read_body(body: bytes, kind: JobKind, job_id: str) -> ParsedBody:
     name = f"{kind.name.capitalize()} job {job_id}"
     result = state_of(parse_object(body, name), kind, job_id)
     if result.other_job:
-        raise refused(f"{name}: the response is about job {result.other_job}")
+        raise unusable_result(f"{name}: the response is about job {result.other_job}")
     has_result = result.has_payload and result.state is not JobState.FAILED
     return ParsedBody(result.state, result.status, result.message, body if has_result else None)

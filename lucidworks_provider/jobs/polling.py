@@ -196,7 +196,7 @@ class JobPoller(Poller):
             case JobState.RESULT:
                 await self.store.save(body)
             case JobState.PENDING if result.has_payload:
-                digest = b"" if result.going_on else hashlib.sha256(body).digest()
+                digest = b"" if result.in_progress else hashlib.sha256(body).digest()
                 same, self.quarantined = bool(digest) and digest == self.quarantined, digest
                 if same:
                     await self._warn(
@@ -207,7 +207,7 @@ class JobPoller(Poller):
                     return PollResult(JobState.RESULT, result.status)
                 await self.store.quarantine(body, QuarantineReason.UNKNOWN_STATUS)
                 await self._warn("a payload with status %r is quarantined.", result.status)
-            case JobState.PENDING if self.quarantined and result.status and not result.going_on:
+            case JobState.PENDING if self.quarantined and result.status and not result.in_progress:
                 # The payload was returned once; later responses have the status alone.
                 await self.store.restore(QuarantineReason.UNKNOWN_STATUS)
                 return PollResult(JobState.RESULT, result.status)

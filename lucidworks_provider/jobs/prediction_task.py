@@ -40,7 +40,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lucidworks_provider.client.http.messages import Response, parse_object, read_blanked, refused
+from lucidworks_provider.client.http.messages import Response, parse_object, read_blanked, unusable_result
 from lucidworks_provider.client.jobs import PREDICTION, JobKind
 from lucidworks_provider.client.prediction_types import Embedding, Prediction, read_predictions
 from lucidworks_provider.client.predictions import PredictionResult, read_result
@@ -218,7 +218,7 @@ class PredictionFile(ResultFile):
         try:
             self._write(batch, predictions, dimension)
         except (ValueError, TypeError, OverflowError, RecursionError) as err:
-            raise refused(f"a value that the file cannot hold: {err}") from err
+            raise unusable_result(f"a value that the file cannot hold: {err}") from err
         counts["dimension"] = dimension
         counts["predictions"] += len(batch.inputs)
         rejected = len(batch.inputs) - len(predictions)
@@ -439,7 +439,7 @@ class PredictionTask(JobTask[PredictionFile]):
     """
 
     kind: ClassVar[JobKind] = PREDICTION
-    parts: ClassVar[str] = "batches"
+    noun: ClassVar[str] = "batches"
 
     options: PredictionOptions[Any]
     batches: Batches
@@ -651,7 +651,7 @@ class SyncBatchRunner:
             stored.mark_rejected()
             kept = stored.reject()
             message = str(err).rstrip(".")
-            raise refused(
+            raise unusable_result(
                 f"{batch.name}: {message}. The response is kept in {kept}; clearing the task sends the batch again"
             ) from None
 

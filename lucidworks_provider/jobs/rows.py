@@ -62,7 +62,7 @@ class RowRules:
     :param options: that the check depends on, as JSON. Rows that were stored for other options are read again.
     :param beyond_text: whether a row with a valid text and nothing else may fail the check.
     :param max_bytes: of a text in UTF-8.
-    :param limit: names max_bytes in messages.
+    :param limit_name: names ``max_bytes`` in messages.
     :param add: called with rows and the position of the first of them; raises InputError.
     :param row: what a list has, for messages.
     """
@@ -71,7 +71,7 @@ class RowRules:
     options: Mapping[str, Any] = field(default_factory=dict)
     beyond_text: bool = False
     max_bytes: int = MAX_TEXT_BYTES
-    limit: str = "the limit of "
+    limit_name: str = "the limit of "
     add: Callable[[Rows, int], None] = lambda rows, start: None
     row: str = "texts or of {'text': …}"
 
@@ -359,7 +359,7 @@ class BatchReader:
         deque(self.rest(), maxlen=0)
 
     def _restart(self) -> None:
-        # Without a limit of rows only a batch of a table without valid rows has nothing to send.
+        # One row more than the table has: a batch then has nothing to send only if no row is valid.
         self._following = self._batches.checked(self._batches.survey.rows + 1)
         # A few batches are submitted at once.
         self._recent: deque[Batch] = deque(maxlen=_RECENT)
@@ -577,7 +577,7 @@ def _table_input(text: bytes | None, others: Mapping[str, Any], rules: RowRules)
         decoded = text.decode()
     except UnicodeDecodeError as err:
         return Rejected(f"It cannot be decoded as UTF-8: byte {err.start:,}, {err.reason}.")
-    if rejection := text_rejection(decoded, rules.max_bytes, rules.limit):
+    if rejection := text_rejection(decoded, rules.max_bytes, rules.limit_name):
         return Rejected(rejection.detail)
     wire = {"text": decoded, **as_json(others)}
     if rules.beyond_text:
@@ -780,7 +780,7 @@ def _input(wire: Mapping[str, Any], what: str, rules: RowRules) -> Input:
         return Rejected(NO_TEXT.detail)
     if not isinstance(text, str):
         raise not_rendered(text, what)
-    if rejection := text_rejection(text, rules.max_bytes, rules.limit):
+    if rejection := text_rejection(text, rules.max_bytes, rules.limit_name):
         return Rejected(rejection.detail)
     plain: Mapping[str, Any] = as_json(wire)
     rules.check(plain, what)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.http.messages import refused
+from lucidworks_provider.client.http.messages import unusable_result
 from lucidworks_provider.client.jobs import JobKind, JobState
 from lucidworks_provider.errors import (
     BudgetExceededError,
@@ -208,7 +208,7 @@ class JobTask(ABC, Generic[File]):
 
     kind: ClassVar[JobKind]
     # What a job is made of, in messages: "3 of 10 documents failed".
-    parts: ClassVar[str]
+    noun: ClassVar[str]
     # Whether the jobs are those of this task, and not of another program.
     submits: ClassVar[bool] = True
 
@@ -365,7 +365,7 @@ class JobTask(ABC, Generic[File]):
         outstanding = len(record.awaited) - len(self.store.results.stored(record.awaited))
         return missing[: max(0, WINDOW - outstanding)]
 
-    def settle(self, record: JobRecord, outcome: JobsOutcome) -> bool:
+    def apply_outcome(self, record: JobRecord, outcome: JobsOutcome) -> bool:
         """
         Save the outcome of a wait; parts whose result is gone need another job afterwards.
 
@@ -373,7 +373,7 @@ class JobTask(ABC, Generic[File]):
         submit, or at once when they are more than the results of the window: the others would probably fail too.
 
         :return: whether all results are stored.
-        :raises JobFailedError: a retry of the task submits those parts again.
+        :raises JobFailedError: jobs are in ERROR; the next attempt of the task submits their parts again.
         :raises EmptyResultError: a job is ready without a result.
         :raises ResultGoneError: a result is gone for the second time.
         """
@@ -390,7 +390,10 @@ class JobTask(ABC, Generic[File]):
             (EmptyResultError, record.empty, empty, "have no result"),
         ):
             if all_of_them and ends:
-                raise error(self.describe(record, sorted(all_of_them), all_of_them, what))
+                message = self.describe(record, sorted(all_of_them), all_of_them, what)
+                if error is JobFailedError and self.submits:
+                    message = f"{message.rstrip('.')}. Clear the task to submit them again."
+                raise error(message)
             if new:
                 log.warning("%s", self.describe(record, sorted(new), new, what))
         for position in outcome.gone:
@@ -514,7 +517,7 @@ class JobTask(ABC, Generic[File]):
         :raises MalformedResponseError: not retryable.
         """
         if other != position and not self.same_input(position, other):
-            raise refused(
+            raise unusable_result(
                 f"{self.name(position)}: For this submission the service returned job {job_id}, which is the job "
                 f"of {self.name(other)}"
             )
@@ -566,7 +569,7 @@ class JobTask(ABC, Generic[File]):
             described.append(self._job(record, position) + (f": {message}" if message else ""))
         if len(positions) > _DESCRIBED:
             described.append(f"and {len(positions) - _DESCRIBED} more")
-        return f"{len(positions)} of {self.count} {self.parts} {what}: {'; '.join(described)}"
+        return f"{len(positions)} of {self.count} {self.noun} {what}: {'; '.join(described)}"
 
     def _job(self, record: JobRecord, position: int) -> str:
         return f"{self.name(position)} (job {record.jobs[position]})"

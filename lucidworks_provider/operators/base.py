@@ -116,26 +116,26 @@ def dictionary(value: Mapping[str, Any] | str | None, what: str) -> Mapping[str,
 
 
 class NonRetryableErrorsMixin:
-    """Wraps ``execute`` and ``execute_complete``, also of subclasses that users write."""
+    """Makes errors that a retry cannot fix end the task at once, also in subclasses that users write."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in ("execute", "execute_complete"):
             if method := cls.__dict__.get(name):
-                setattr(cls, name, failing_at_once(method))
+                setattr(cls, name, fail_without_retry(method))
 
 
-def non_retryable(err: E) -> E:
+def as_fail_exception(err: E) -> E:
     """Return the error as an instance of its class and of ``AirflowFailException``."""
     if isinstance(err, AirflowFailException):
         return err
-    kind: type[E] = _failing(type(err))  # type: ignore[arg-type]  # mypy: a class is not hashable
+    kind: type[E] = _fail_exception_class(type(err))  # type: ignore[arg-type]  # mypy: a class is not hashable
     failing: E = kind.__new__(kind, *err.args)
     failing.__dict__.update(err.__dict__, retryable=False)
     return failing
 
 
-def failing_at_once(method: Callable[..., Any]) -> Callable[..., Any]:
+def fail_without_retry(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -144,13 +144,13 @@ def failing_at_once(method: Callable[..., Any]) -> Callable[..., Any]:
             decided = err.retryable or isinstance(err, AirflowFailException)
             if decided or getattr(self, "retry_policy", None) is not None:
                 raise
-            raise non_retryable(err) from err
+            raise as_fail_exception(err) from err
 
     return run
 
 
 @cache
-def _failing(kind: type[Any]) -> type[Any]:
+def _fail_exception_class(kind: type[Any]) -> type[Any]:
     named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
     return type(kind.__name__, (kind, AirflowFailException), named)
 
@@ -196,7 +196,7 @@ class NoneTemplatesMixin:
         # It decodes None itself, so this is the text of `| tojson`.
         return rendered if rendered == "None" and isinstance(jinja_env, NativeEnvironment) else None
 
-    @failing_at_once
+    @fail_without_retry
     def _do_render_template_fields(
         self, parent: Any, template_fields: Iterable[str], *args: Any, **kwargs: Any
     ) -> None:
@@ -256,7 +256,7 @@ def _default_of(operator: type, argument: str) -> Any:
 
 
 class HookMixin(NoneTemplatesMixin, NonRetryableErrorsMixin):
-    """Has a hook."""
+    """Gives an operator :attr:`hook`, made of its ``lucidworks_conn_id``."""
 
     if TYPE_CHECKING:
         lucidworks_conn_id: str
@@ -656,7 +656,7 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
         :param outcome: of the wait before.
         :param deadline: of that wait. The next one has another, unless it is only for results that were gone.
         """
-        while outcome is None or not self._settle(context, task, record, outcome):
+        while outcome is None or not self._apply_outcome(context, task, record, outcome):
             repeated = outcome is not None and not outcome.left and record.missing() == sorted(outcome.gone)
             asyncio.run(task.submit_missing(record))
             if deadline is None or not repeated:
@@ -692,7 +692,9 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
             )
         return self._ended(context, task.write(record))
 
-    def _settle(self, context: Context, task: JobTask[Any], record: JobRecord, outcome: JobsOutcome) -> bool:
+    def _apply_outcome(
+        self, context: Context, task: JobTask[Any], record: JobRecord, outcome: JobsOutcome
+    ) -> bool:
         """Whether every result is stored."""
         if outcome.unshared is not None:
             raise self._unshared(f"the triggerer on {outcome.unshared}")
@@ -700,7 +702,7 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
             failed = LucidworksError(task.redact(f"Waiting for the jobs failed: {outcome.error}"))
             failed.retryable = outcome.retryable
             raise failed
-        complete = task.settle(record, outcome)
+        complete = task.apply_outcome(record, outcome)
         if outcome.timed_out:
             raise JobTimeoutError(
                 f"{task.describe(record, outcome.timed_out, outcome.messages, 'were not ready')} within "

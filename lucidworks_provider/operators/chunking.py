@@ -67,7 +67,8 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
     :param deferrable: wait in the triggerer, without holding a worker slot. (templated)
     :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a new job is polled
         more often. (templated)
-    :param timeout: seconds, or a timedelta, to wait for all jobs. A retry resumes the wait. (templated)
+    :param timeout: seconds, or a timedelta, to wait for the jobs of 1,000 documents, which are submitted at a time. A
+        retry resumes the wait. (templated)
     :param on_unknown_submission: what to do when a submission got no response, so that a job with an
         unknown id may exist: ``resubmit`` (and log the possible orphan), or ``fail``. (templated)
     :param max_requests: fail before the first submission if the task has more documents. (templated)

@@ -53,8 +53,8 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
     Returns ``{"dataset", "version", "since", "documents_version", "documents", "chunks", "written", "dimension",
     "tokens", "added", "changed", "vanished", "removed", "skipped", "rejected", "submitted", "resubmitted",
     "truncated", "warnings", "rejects", "report"}``. ``version`` and ``since`` are versions of the table ``chunks``,
-    after the run and before it, for :func:`~lucidworks_provider.corpus.changes`. With ``listing`` the versions are
-    None, and ``staged`` is what :class:`LucidworksPublishShardsOperator` takes.
+    after the run and before it, for :func:`~lucidworks_provider.corpus.changes`. With ``listing``, ``version`` and
+    ``documents_version`` are None, and ``staged`` is what :class:`LucidworksPublishShardsOperator` takes.
 
     :param source: a file, a folder or a glob, as a URI or a path (``Path``, ``ObjectStoragePath``): ``.txt``,
         ``.md``, ``.html``, ``.jsonl``, ``.csv``, ``.tsv`` and ``.parquet``; a Delta table; or a list of

@@ -18,7 +18,7 @@ from airflow.providers.common.compat.sdk import (
 from lucidworks_provider.client.options import check_option
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import EmptyResultError, JobFailedError, JobTimeoutError, ResultGoneError
-from lucidworks_provider.operators.base import DEFERRABLE, SECONDS, WaitMixin, non_retryable
+from lucidworks_provider.operators.base import DEFERRABLE, SECONDS, WaitMixin, as_fail_exception
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -92,7 +92,7 @@ class BaseLucidworksSensor(WaitMixin, BaseSensorOperator):
                 raise
             raise AirflowSensorTimeout(str(err)) from None
         except (EmptyResultError, JobFailedError, ResultGoneError) as err:
-            raise non_retryable(err) from err
+            raise as_fail_exception(err) from err
 
 
 def _text_as_seconds(value: float | timedelta | str, what: str) -> float | timedelta:

@@ -233,7 +233,7 @@ class World:
             seen = self.current_claim()
             if claim.owner and seen is not None and seen.owner not in {RELEASED.owner, claim.owner}:
                 return
-            self.claimed_until = self.now + protocol.LEASE
+            self.claimed_until = self.now + protocol.CLAIM_TIMEOUT
         self.claim = claim
 
     def release_claim(self, claim: Claim) -> None:
@@ -288,7 +288,7 @@ class World:
         why = first.troubled | second.troubled
         if first.slowest > PROMPT:
             why.add("the first one's store was slow")
-        if self.atomic and self.now - second.claimed_at >= protocol.LEASE:
+        if self.atomic and self.now - second.claimed_at >= protocol.CLAIM_TIMEOUT:
             why.add("the second one's lease ran out on the way to its refresh")
         return why
 

@@ -137,10 +137,10 @@ class Fleet:
     """
     The pause of several processes.
 
-    :param look_every: seconds between two reads of the pause, at least.
+    :param read_interval: seconds between two reads of the pause, at least.
     """
 
-    look_every: float = 0.25
+    read_interval: float = 0.25
     owner: int | None = None
     until: float = 0.0
     ended_at: float = -60.0
@@ -151,7 +151,7 @@ class Fleet:
         if self.owner is None or now >= self.until:
             self.owner, self.until = process, now + seconds
             return 0.0
-        return min(self.until - now, max(self.look_every, 0.1 * (self.until - now)))
+        return min(self.until - now, max(self.read_interval, 0.1 * (self.until - now)))
 
     def hold(self, process: int, seconds: float, now: float) -> None:
         if self.owner in {None, process} or self.until < now + seconds:

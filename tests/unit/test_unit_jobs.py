@@ -182,7 +182,7 @@ def test_the_end_of_a_failed_job_is_found_within_a_poll_interval() -> None:
         ([EMPTY], JobEnd.EMPTY, EMPTY_POLLS),
         ([REFUSED], JobEnd.GONE, REFUSALS),
         ([PollResult(JobState.PENDING, "ODD", has_payload=True), RESULT], JobEnd.COLLECTED, 2),
-        ([PollResult(JobState.PENDING, "RUNNING", has_payload=True, going_on=True)], JobEnd.TIMEOUT, 1),
+        ([PollResult(JobState.PENDING, "RUNNING", has_payload=True, in_progress=True)], JobEnd.TIMEOUT, 1),
         ([PollResult(JobState.PENDING, other_job="b"), RESULT], JobEnd.COLLECTED, 2),
     ],
 )

@@ -59,7 +59,7 @@ def _next_call(world: World, process: Process) -> None:
     for _ in range(4):
         begun = world.now
         call = _answered(world, process)
-        if call.ended is None or call.ended - begun > protocol.LEASE + 4:
+        if call.ended is None or call.ended - begun > protocol.CLAIM_TIMEOUT + 4:
             return world.fault(
                 f"{process.name} gets no response in {world.now - begun:.1f} s, though all is well"
             )

@@ -29,7 +29,7 @@ from lucidworks_provider.hooks.stores.variables import VariablePauseStore
 class Board:
     """A store in memory, with a clock that a test sets."""
 
-    look_every = 1.0
+    read_interval = 1.0
 
     def __init__(self) -> None:
         self.now = self.until = 0.0

@@ -92,7 +92,7 @@ class Parts(JobTask[Any]):
     """A task of parts that have nothing but a position."""
 
     kind: ClassVar[JobKind] = CHUNKING
-    parts: ClassVar[str] = "parts"
+    noun: ClassVar[str] = "parts"
     service: Service
     count: int = PARTS  # type: ignore[assignment]
     fingerprint: str = "f"  # type: ignore[assignment]
@@ -202,7 +202,7 @@ def test_no_more_jobs_are_outstanding_than_a_window(tmp_path: Path, window: int)
         assert len(record.jobs) == submitted, "nothing while the results are outstanding"
         waited = sorted(record.jobs.keys() - stage.results.stored(record.jobs))
         stage.store(record, waited)
-        complete = parts.settle(record, JobsOutcome(collected=len(waited)))
+        complete = parts.apply_outcome(record, JobsOutcome(collected=len(waited)))
         assert complete == (submitted == stage.size)
     assert stage.record.jobs == record.jobs
     assert stage.service.without_intent == []
@@ -218,14 +218,14 @@ def test_failed_jobs_of_a_window_end_the_task_at_its_end_or_if_they_are_most(
     outcome = JobsOutcome(collected=window - failed, failed=positions, messages={0: "why"})
     if stops:
         with pytest.raises(JobFailedError, match="11 of 30 parts failed"):
-            parts.settle(record, outcome)
+            parts.apply_outcome(record, outcome)
         return
-    assert not parts.settle(record, outcome)
+    assert not parts.apply_outcome(record, outcome)
     stage.store(record, range(failed, window))
     asyncio.run(parts.submit_missing(record))
     assert len(stage.service.began) == stage.size, "what failed is not submitted again in this attempt"
     with pytest.raises(JobFailedError, match=r"1 of 30 parts failed: Part 0 \(job job-0\): why"):
-        parts.settle(record, JobsOutcome(collected=10))
+        parts.apply_outcome(record, JobsOutcome(collected=10))
     stage.store(record, range(window, stage.size))
     stage.attempt()
     assert stage.service.began[stage.size :] == [0]
@@ -236,10 +236,10 @@ def test_messages_of_a_wait_are_redacted_before_they_are_stored(stage: Stage) ->
     record.mark_gone(2)
     record.submitted(2, "another job")
     with pytest.raises(ResultGoneError, match=r"\*\*\* seen"):
-        parts.settle(record, JobsOutcome(gone=[2], messages={2: "key seen"}))
+        parts.apply_outcome(record, JobsOutcome(gone=[2], messages={2: "key seen"}))
     outcome = JobsOutcome(failed=[0], empty=[1], messages={0: "a key", 1: "my key"})
     with pytest.raises(JobFailedError, match=r"Part 0 \(job job-0\): a \*\*\*$"):
-        parts.settle(record, outcome)
+        parts.apply_outcome(record, outcome)
     assert (stage.record.failed, stage.record.empty) == ({0: "a ***"}, {1: "my ***"})
 
 
@@ -254,7 +254,7 @@ def test_results_that_a_restarted_triggerer_has_stored_count_as_well(
     stage.store(record, range(window, window + stored))
     last = JobsOutcome(collected=0, failed=list(range(2 * window - 6, 2 * window)))
     with pytest.raises(JobFailedError, match="6 of 50 parts failed") if stops else nullcontext():
-        assert not parts.settle(record, last)
+        assert not parts.apply_outcome(record, last)
 
 
 def test_a_job_without_a_result_does_not_stop_the_next_window_and_is_not_submitted_again(
@@ -263,11 +263,11 @@ def test_a_job_without_a_result_does_not_stop_the_next_window_and_is_not_submitt
     stage = Stage(tmp_path, window + 10)
     parts, record = stage.submitted()
     stage.store(record, range(1, window))
-    assert not parts.settle(record, JobsOutcome(collected=window - 1, empty=[0], messages={0: "why"}))
+    assert not parts.apply_outcome(record, JobsOutcome(collected=window - 1, empty=[0], messages={0: "why"}))
     assert 0 not in stage.record.awaited, "it is not polled again in this attempt"
     asyncio.run(parts.submit_missing(record))
     with pytest.raises(EmptyResultError, match=r"1 of 30 parts have no result: Part 0 \(job job-0\): why"):
-        parts.settle(record, JobsOutcome(collected=10))
+        parts.apply_outcome(record, JobsOutcome(collected=10))
     assert 0 in stage.attempt().awaited
     assert sorted(stage.service.began) == list(range(stage.size))
 

@@ -18,7 +18,7 @@ an older token than the cached one,     publish the cached one: it was issued wh
 a good token before its refresh time    use it (the 401 was caused by another process's refresh)
 a good token past its refresh time,     wait up to ``GRACE`` for the new one, then use the good one
   claimed by another process
-no usable token, claimed                wait; a claim without a heartbeat for ``LEASE`` is dead
+no usable token, claimed                wait; a claim without a heartbeat for ``CLAIM_TIMEOUT`` is dead
 no claim, or a dead one; a refresh is   use the good token, or fail with the reason
   not allowed (backoff, revocations)
 no claim, or a dead one                 write a claim, wait ``settle``, read it back:
@@ -28,7 +28,7 @@ no claim, or a dead one                 write a claim, wait ``settle``, read it 
   ours; only a clock that was never     - release it, ask the service for the time, start again
   compared says that it expired
   ours; too many revocations                 - publish the pause, release the claim, fail with the reason
-  ours; the token is the same           - renew the claim (read it again if that took ``LEASE``), **refresh**,
+  ours; the token is the same           - renew the claim (read it again if that took ``CLAIM_TIMEOUT``), **refresh**,
                                           publish, release
 the refresh failed; a good token is     release the claim, use the good one, read the store again later
   there
@@ -208,10 +208,10 @@ Acquisition = Generator[Command, Reply, Outcome]
 
 # Seconds to wait for a claimant's new token while the old one still works.
 GRACE = 2.0
-# A claimant renews its claim every HEARTBEAT while it refreshes; a claim without one for LEASE is dead. With a slow
-# store the lease is longer than the delays in `_claim`, or processes would replace the claims of living ones.
+# A claimant renews its claim every HEARTBEAT while it refreshes; one that was not renewed for CLAIM_TIMEOUT is dead.
+# With a slow store that is longer than the delays in `_claim`, or processes would replace the claims of living ones.
 HEARTBEAT = 0.5
-LEASE = 2.0
+CLAIM_TIMEOUT = 2.0
 # Seconds between two reads of the store while waiting.
 POLL_INTERVAL = 0.5
 # Failed reads in a row before a process without a token gives up.
@@ -378,7 +378,7 @@ def acquire(
             raise TokenError(
                 f"Other processes have been requesting a token for {waited:.0f} s; try again later."
             )
-        if context.monitor.alive(seen.claim, clocks.monotonic(), LEASE + 6 * context.read_seconds):
+        if context.monitor.alive(seen.claim, clocks.monotonic(), CLAIM_TIMEOUT + 6 * context.read_seconds):
             if good is not None and waited >= GRACE:
                 return Outcome(good, CHECK_AFTER)
             yield Sleep(POLL_INTERVAL)
@@ -472,7 +472,10 @@ def _refresh(
         return _without_store(context, reply)
     # If the store is slow for this host, another process may have replaced the claim: in a Variable since it was read
     # back, in Redis, where a claim expires, since it was written.
-    if context.clocks.monotonic() - (context.read_at if context.settle else context.claimed_at) >= LEASE:
+    if (
+        context.clocks.monotonic() - (context.read_at if context.settle else context.claimed_at)
+        >= CLAIM_TIMEOUT
+    ):
         again = yield from context.read()
         if again != Snapshot(seen.token, claim):
             if isinstance(again, Snapshot) and again.claim == claim:
@@ -515,7 +518,7 @@ def _refresh(
 
 
 def _without_store(context: _Context, reply: Reply) -> Outcome:
-    """The first two rows of the table."""
+    """The outcome while the store is down: the cached token if it still works, else the error."""
     error = reply.error if isinstance(reply, Failed) else TokenStoreError("the token store did not respond")
     held = context.usable(context.held)
     if held is None:

@@ -37,7 +37,7 @@ from lucidworks_provider.client.http.transport import (
     headers_of,
     proxy_for,
     timeouts,
-    trusted,
+    verify_option,
 )
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, TransportError
@@ -274,7 +274,7 @@ def client_session(
 
 
 def _ssl_context(settings: LucidworksSettings) -> ssl.SSLContext | bool:
-    bundle = trusted(settings)
+    bundle = verify_option(settings)
     if isinstance(bundle, bool):
         return bundle
     try:

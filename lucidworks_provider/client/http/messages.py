@@ -306,7 +306,7 @@ def parse_json(body: bytes, *, packed: bool = False) -> Any:
 
     Large bodies are decoded in pieces, so that the event loop of the process is not blocked.
 
-    :param packed: let the vectors of a large body be arrays instead of lists where they can; see
+    :param packed: return the vectors of a large body as arrays instead of lists, where all values are numbers; see
         :class:`~lucidworks_provider.client.http.large_json.WithoutVectors`.
     :return: None for what is no JSON.
     """
@@ -359,7 +359,7 @@ def parse_object(body: bytes, name: str, *, status: int = 200, packed: bool = Fa
     return decoded
 
 
-def refused(message: str) -> MalformedResponseError:
+def unusable_result(message: str) -> MalformedResponseError:
     """An error that is not retryable: another request would cost the same again."""
     error = MalformedResponseError(f"{message}.", status=200)
     error.retryable = False

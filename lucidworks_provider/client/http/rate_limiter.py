@@ -375,10 +375,10 @@ class PauseStore(Protocol):
     """
     Every method raises an error of this package when the store cannot be used.
 
-    :param look_every: seconds between two reads, at least.
+    :param read_interval: seconds between two reads, at least.
     """
 
-    look_every: float
+    read_interval: float
 
     def read(self) -> PauseRecord: ...
 
@@ -452,10 +452,10 @@ class SharedPause:
         """
         record = self._store.read()
         if record.owner:
-            return min(record.left, max(self._store.look_every, READ_AGAIN * record.left))
+            return min(record.left, max(self._store.read_interval, READ_AGAIN * record.left))
         if record.ended is not None and record.ended < stopped:
             return None
-        return 0.0 if self._store.claim(self._me, min(seconds, MAX_PAUSE)) else self._store.look_every
+        return 0.0 if self._store.claim(self._me, min(seconds, MAX_PAUSE)) else self._store.read_interval
 
     @_best_effort
     def hold(self, seconds: float) -> None:

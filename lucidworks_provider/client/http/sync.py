@@ -31,7 +31,7 @@ from lucidworks_provider.client.http.transport import (
     headers_of,
     proxy_for,
     timeouts,
-    trusted,
+    verify_option,
 )
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import TransportError
@@ -83,7 +83,7 @@ class SyncTransport:
     def send_now(self, request: Request, access_token: str | None = None) -> Response:
         """:meth:`send` without the rate limiter."""
         proxy = proxy_for(request.url)
-        verify = trusted(self._settings)
+        verify = verify_option(self._settings)
         sent = time.monotonic()
         try:
             with self._session.request(
@@ -184,7 +184,7 @@ class BearerAuth(requests.auth.AuthBase):
             used, repeated_after_403 = token, False
             for last in (False,) * TOKEN_ROUNDS + (True,):
                 # requests also calls this for redirects, which may be to any host.
-                if not self._allowed.may_see(response.request.url):
+                if not self._allowed.allows(response.request.url):
                     break
                 status, other = response.status_code, None
                 endpoint = endpoint_of(response.request.method, response.request.url)
@@ -267,7 +267,7 @@ class LucidworksSession(requests.Session):
     ) -> Any:
         """Let the connection take precedence over environment variables."""
         if verify is None:
-            verify = trusted(self._settings)
+            verify = verify_option(self._settings)
         return super().merge_environment_settings(url, proxies, stream, verify, cert)
 
 

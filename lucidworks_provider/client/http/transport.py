@@ -36,7 +36,7 @@ CONNECT_TIMEOUT = 10.0
 _BUNDLE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
-def trusted(settings: LucidworksSettings) -> bool | str:
+def verify_option(settings: LucidworksSettings) -> bool | str:
     """
     The value of requests' ``verify``: False, or the path of the bundle to trust.
 
@@ -247,14 +247,14 @@ class AllowedHosts:
         urls = (settings.application_url, settings.models_url)
         return cls(frozenset(_host(url) for url in urls if url))
 
-    def may_see(self, url: str | None) -> bool:
+    def allows(self, url: str | None) -> bool:
         """Whether the token may be sent there."""
         host = _host(url or "")
         return bool(host[1]) and host in self.hosts
 
     def check(self, url: str | None) -> None:
         """:raises InputError: the token must not be sent there."""
-        if not self.may_see(url):
+        if not self.allows(url):
             known = ", ".join(sorted(f"{scheme}://{host}" for scheme, host in self.hosts))
             raise InputError(
                 f"The access token is for {known}; it is not sent to {urlsplit(url or '').netloc!r}."

@@ -7,7 +7,7 @@ key                                    value
 =====================================  ==================================================================
 ``lucidworks:live:<digest>``           the encrypted token; expires some time after it
 ``lucidworks:claim:<digest>``          ``<owner> <heartbeat>`` of the process that refreshes: a lease that
-                                       expires after ``protocol.LEASE``
+                                       expires after ``protocol.CLAIM_TIMEOUT``
 ``lucidworks:pause:<name>``            the owner of a pause; expires with it
 ``lucidworks:pause-ended:<name>``      expires ``END_KEPT`` seconds after the end of a pause
 =====================================  ==================================================================
@@ -124,7 +124,7 @@ class RedisTokenStore:
 
     def write_claim(self, claim: Claim) -> None:
         """Take the lease or renew the own one; no effect if another process has it."""
-        lease = round(protocol.LEASE * 1000)
+        lease = round(protocol.CLAIM_TIMEOUT * 1000)
         self._redis.use(
             lambda server: server.scripts["take"]([self._claim], [claim.owner, claim.heartbeat, lease])
         )
@@ -178,7 +178,7 @@ def _parse_claim(text: bytes | None) -> Claim:
 class RedisPauseStore:
     """The pause, in keys that expire by the clock of Redis."""
 
-    look_every = 0.25
+    read_interval = 0.25
 
     def __init__(self, redis: RedisClient, name: str) -> None:
         self._redis = redis

@@ -82,7 +82,7 @@ class VariablePauseStore:
     A difference of clocks prolongs a pause to at most twice its length.
     """
 
-    look_every = 1.0
+    read_interval = 1.0
     # Seconds until a claim is read back.
     SETTLE = 0.3
     DESCRIPTION = "Until when airflow-provider-lucidworks sends nothing after a 429; may be deleted."

@@ -67,7 +67,7 @@ def submissions(service: Service) -> list[int]:
 
 def die_after_waiting(task: Attempts) -> None:
     """An attempt that dies when its results are on storage and its file is not written yet, at the latest."""
-    task.die(ChunkTask, "settle")
+    task.die(ChunkTask, "apply_outcome")
 
 
 # The result

@@ -20,7 +20,7 @@ from lucidworks_provider.errors import (
     RateLimitError,
     RequestRefusedError,
 )
-from lucidworks_provider.operators.base import NonRetryableErrorsMixin, non_retryable
+from lucidworks_provider.operators.base import NonRetryableErrorsMixin, as_fail_exception
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
 from lucidworks_provider.retry_policy import LucidworksRetryPolicy
 from lucidworks_provider.sensors.models import LucidworksModelSensor
@@ -89,7 +89,7 @@ def test_it_keeps_its_class_its_words_and_its_attributes() -> None:
     assert (seen.__notes__, seen.__cause__) == (["of a user"], error)
     assert f"{type(seen).__module__}.{type(seen).__qualname__}" == f"{errors.__name__}.RequestRefusedError"
     # Made once, and of one class.
-    assert non_retryable(seen) is seen
+    assert as_fail_exception(seen) is seen
     assert type(raised(RequestRefusedError("another", status=400))) is type(seen)
 
 

@@ -823,7 +823,10 @@ def test_a_jobs_error_names_inputs_job_and_reason_and_a_retry_submits_only_them(
     service.job(1, "ERROR", "The model has no room.")
     with pytest.raises(JobFailedError) as caught:
         jobs.resume(deferred)
-    assert str(caught.value) == f"1 of 3 batches failed: Inputs 4 to 7 (job {failed}): The model has no room."
+    assert str(caught.value) == (
+        f"1 of 3 batches failed: Inputs 4 to 7 (job {failed}): The model has no room. "
+        "Clear the task to submit them again."
+    )
     assert not jobs.path.exists()
     jobs.run(deferrable=True)
     assert jobs.responses() == TEN

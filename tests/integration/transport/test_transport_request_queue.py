@@ -270,7 +270,7 @@ async def test_slots_stay_what_they_are(emulator: RunningEmulator) -> None:
 class Fleet:
     """The store of the pause that the settings have: another process's pause, then none."""
 
-    look_every = 1.0
+    read_interval = 1.0
 
     def __init__(self) -> None:
         self.said: list[str] = []
