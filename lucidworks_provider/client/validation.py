@@ -250,8 +250,12 @@ def _gap_by_letters(
     gap = gap or reached < len(letters)
     if not strange:
         return ("a part of it" if gap else None), strange
-    # A blank chunk is of no part of the text, whatever its span says.
-    given = [chunk.span for chunk in chunks if chunk.span is not None and chunk.text.strip()]
+    # A blank chunk is of no part of the text, whatever its span says, and a span beyond its end proves nothing.
+    given = [
+        chunk.span
+        for chunk in chunks
+        if chunk.span is not None and chunk.span[1] <= len(text) and chunk.text.strip()
+    ]
     if len(given) == len(chunks):
         return _gap(text, given, options), strange
     return "the chunks differ from the text, so that nothing proves that they cover it", strange
@@ -303,7 +307,8 @@ def locate(text: str, chunks: Sequence[Chunk]) -> list[Span]:
         span: Span | None = None
         if chunk.span is not None:
             start, end = chunk.span
-            if text[start:end] == chunk.text:
+            # A slice ends with the text, whatever its end is.
+            if end <= len(text) and text[start:end] == chunk.text:
                 span = start, end
             else:
                 if others is None:

@@ -99,6 +99,8 @@ def test_chunks_that_were_rewritten_are_covered_as_far_as_the_spans_show() -> No
     assert check(made).gap is None
     assert check(made[:2]).gap is not None
     assert "nothing proves" in str(check([chunk(c.text) for c in made]).gap)
+    beyond = [chunk(c.text, (0, len(TEXT) + 1)) for c in made]
+    assert "nothing proves" in str(check(beyond).gap)
 
 
 @pytest.mark.parametrize(
