@@ -10,13 +10,12 @@ Source: section 5 of the API reference.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from lucidworks_provider.client.http.messages import unusable_result
+from lucidworks_provider.client.http.messages import parse_json, unusable_result
 from lucidworks_provider.client.jobs import PREDICTION, reason_in
 from lucidworks_provider.client.options import is_number
 from lucidworks_provider.errors import MalformedResponseError
@@ -360,10 +359,7 @@ def _text(value: object) -> str | None:
 def _texts(value: object) -> tuple[str, ...]:
     """A list of texts, however it was written."""
     if isinstance(value, str):
-        try:
-            decoded = json.loads(value)
-        except (ValueError, RecursionError):
-            decoded = None
+        decoded = parse_json(value.encode())
         value = decoded if isinstance(decoded, list) else value.splitlines()
     if not isinstance(value, list | tuple):
         return ()
@@ -376,10 +372,7 @@ def _decoded(sent: Mapping[str, Any]) -> Any:
     if not isinstance(text, str):
         return None
     text = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    return parse_json(text.encode())
 
 
 def _pairs(value: object) -> tuple[tuple[str, str], ...]:

@@ -169,7 +169,7 @@ def test_numbers_become_arrays_and_nothing_else_does(vector: bytes, packed: obje
 def test_without_orjson_there_are_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "orjson", None)
     assert in_pieces(b'{"vector": [1.5, 2]}', packed=True) == {"vector": [1.5, 2]}
-    assert in_pieces(b'{"vector": [1.5, 1e999]}', packed=True) == {"vector": [1.5, float("inf")]}
+    assert in_pieces(b'{"vector": [1.5, 1e999]}', packed=True) == {"vector": [1.5, None]}
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,9 @@ _CREDENTIALS = re.compile(
 _NAME = re.compile(r"\"?(?<![\w-])([\w-]+)\\*\"?\s*[:=]\s*")
 _VALUE = re.compile(r"\\*\"(?:\\.|[^\"\\])*\"?|[^\s\"&,;{]+")
 
+# May be more than 64 bits, or infinity.
+_LARGE_NUMBER = re.compile(rb"[0-9]{19}|[eE]\+?[0-9]{3}")
+
 _BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]")
 # Control characters, halves of surrogate pairs, and what turns the direction of a line.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
@@ -315,7 +318,6 @@ def parse_json(body: bytes, *, packed: bool = False) -> Any:
     try:
         from orjson import loads
     except ImportError:
-        # It decodes 1e999 as infinity, which the readers of vectors reject.
         loads, packed = _mended, False
     if len(body) <= LARGE_BODY:
         return _decoded(body, loads)
@@ -332,12 +334,26 @@ def _decoded(body: bytes, loads: Callable[[bytes], Any]) -> Any:
 
 def _mended(body: bytes) -> Any:
     """
-    Decode JSON with NaN and infinities (as null) and halves of surrogate pairs.
+    Decode JSON with NaN and infinities (as null), numbers beyond 64 bits (as floats) and halves of surrogate pairs.
 
-    A model may cut its text within an emoji.
+    A model may cut its text within an emoji. XComs and files of results can hold none of these.
     """
-    decoded = json.loads(body, parse_constant=lambda _: None)
+    parse: Mapping[str, Any] = {}
+    # A Python function for each number would take several times as long.
+    if _LARGE_NUMBER.search(body):
+        parse = {"parse_float": _finite, "parse_int": _within_64_bits}
+    decoded = json.loads(body, parse_constant=lambda _: None, **parse)
     return _whole(decoded) if b"\\ud" in body.lower() else decoded
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def _within_64_bits(text: str) -> float | None:
+    number = _finite(text)
+    return int(text) if number is not None and -(2**63) <= number < 2**63 else number
 
 
 def _whole(value: Any) -> Any:
