@@ -17,13 +17,14 @@ class IdentityServer:
         self.lifetime = lifetime
         self.clock_off = clock_off
         self.error: Exception | None = None
+        self.same_token = False
 
     def __call__(self, single_attempt: bool = False) -> TokenResponse:
         self.asked += 1
         time.sleep(self.seconds)
         if self.error:
             raise self.error
-        return TokenResponse(f"token-{self.asked}", self.lifetime, self.time())
+        return TokenResponse(f"token-{1 if self.same_token else self.asked}", self.lifetime, self.time())
 
     def time(self) -> float | None:
         """The server's clock."""

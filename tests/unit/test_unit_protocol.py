@@ -13,9 +13,9 @@ from protocol_world import Process, Weather, World
 
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth.protocol import (
+    CLAIM_TIMEOUT,
     GRACE,
     HEARTBEAT,
-    LEASE,
     PATIENCE,
     READ_RETRIES,
     RELEASED,
@@ -360,7 +360,7 @@ def test_a_newer_token_found_under_the_own_claim_is_not_superseded() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "then"),
-    [(LEASE - 0.1, [Refresh(ANY)]), (LEASE, [READ, READ, SLEEP])],
+    [(CLAIM_TIMEOUT - 0.1, [Refresh(ANY)]), (CLAIM_TIMEOUT, [READ, READ, SLEEP])],
     ids=["in time", "late"],
 )
 def test_a_lease_that_may_have_run_out_is_read_again(seconds: float, then: list[Any]) -> None:
@@ -445,11 +445,11 @@ def test_a_token_does_not_show_itself() -> None:
 def test_a_claim_that_cannot_be_seen_once_is_not_withdrawn() -> None:
     monitor = HeartbeatMonitor()
     living = Claim("living", 1)
-    assert monitor.alive(living, 0.0, LEASE)
-    assert monitor.alive(None, LEASE / 2, LEASE), "a read that failed in silence"
-    assert not monitor.alive(None, LEASE, LEASE), "no wait for another process is endless"
-    assert not monitor.alive(RELEASED, 0.0, LEASE)
-    assert not monitor.alive(None, 0.0, LEASE)
+    assert monitor.alive(living, 0.0, CLAIM_TIMEOUT)
+    assert monitor.alive(None, CLAIM_TIMEOUT / 2, CLAIM_TIMEOUT), "a read that failed in silence"
+    assert not monitor.alive(None, CLAIM_TIMEOUT, CLAIM_TIMEOUT), "no wait for another process is endless"
+    assert not monitor.alive(RELEASED, 0.0, CLAIM_TIMEOUT)
+    assert not monitor.alive(None, 0.0, CLAIM_TIMEOUT)
 
 
 def test_losses_are_counted_though_the_stored_value_cannot_be_read() -> None:
@@ -469,7 +469,7 @@ def test_losses_are_counted_though_the_stored_value_cannot_be_read() -> None:
 @settings(max_examples=10)
 @given(seed=seeds)
 def test_a_slow_store_fails_no_call_of_a_cold_crowd(seed: int) -> None:
-    """A claimant of a slow store pauses for longer than ``LEASE`` between two heartbeats."""
+    """A claimant of a slow store pauses for longer than ``CLAIM_TIMEOUT`` between two heartbeats."""
     world = World(seed)
     world.weather = Weather(store=(0.1, 0.6))
     for process in fleet(world, 20):
@@ -548,6 +548,6 @@ def test_a_claim_that_took_too_long_to_renew_is_read_again(shown: Claim | None) 
     conversation, claim = looking(world)
     renewed = claim.next_heartbeat()
     assert talk(conversation, Snapshot(None, claim)) == [WriteClaim(renewed)]
-    world.run(LEASE)
+    world.run(CLAIM_TIMEOUT)
     after = Refresh(renewed) if shown == renewed else READ
     assert talk(conversation, None, Snapshot(None, shown)) == [READ, after]

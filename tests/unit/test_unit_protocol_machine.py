@@ -272,7 +272,7 @@ MUTANTS: dict[str, tuple[type[Fleet], Any, str, Any]] = {
     "a claim in a Variable is trusted at once": (Fleet, VariableTokenStore, "settle", 0.0),
     "a claim is never read back": (Fleet, protocol, "_claim", _take),
     "a claim in Redis is never read back": (FleetOnRedis, protocol, "_claim", _take),
-    "a process that refreshes slowly counts as dead": (FleetOnRedis, protocol, "LEASE", 0.1),
+    "a process that refreshes slowly counts as dead": (FleetOnRedis, protocol, "CLAIM_TIMEOUT", 0.1),
     "a claim is not moved during a refresh": (FleetOnRedis, World, "heartbeats", False),
     "what was refused is tried again": (FleetOnRedis, TokenCache, "refuse", lambda *_: None),
     "a process that was killed is waited for": (Fleet, protocol.HeartbeatMonitor, "alive", _is_claim),

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from lucidworks_provider.client.auth.source import (
     TokenSource,
     forget_sources,
 )
-from lucidworks_provider.client.auth.token import AccessToken, TokenCipher, TokenIdentity
+from lucidworks_provider.client.auth.token import AccessToken, RevocationHistory, TokenCipher, TokenIdentity
 from lucidworks_provider.errors import AuthenticationError, TokenError, TokenStoreError
 from tests.identity_server import IdentityServer
 
@@ -105,6 +106,27 @@ def test_tokens_that_nothing_accepts_are_not_requested_without_end() -> None:
     with pytest.raises(TokenError):
         source.get()
     assert service.asked == REFUSED_IN_A_ROW + 1, "one more try after each pause"
+
+
+def test_a_server_that_returns_the_same_token_again_gets_a_second_call_with_it() -> None:
+    """One 401, of a gateway for example: the token is used again, and no other system is blamed."""
+    store, service, clock = MemoryStore(), IdentityServer(), Later()
+    service.same_token = True
+    source = source_of(store, service, clock)
+    for round_ in range(10):
+        assert source.get(source.get()) == "token-1"
+        source.accepted("token-1", "embedding")
+        assert service.asked == round_ + 2
+    stored = store.read().token
+    assert stored is not None
+    assert stored.revocations == RevocationHistory()
+    assert source.get(source.get()) == "token-1"
+    for _ in range(REFUSED_IN_A_ROW - 1):
+        source.invalidate("token-1")
+        with suppress(TokenError):
+            source.get()
+    with pytest.raises(TokenError, match="in a row were refused"):
+        source.get()
 
 
 def test_a_token_that_others_shared_is_used_while_asking_is_held_off() -> None:

@@ -194,11 +194,13 @@ class Outcome:
 
     :param check_after: seconds until the store is read again; None for the token's refresh time.
     :param warning: to be logged.
+    :param refreshed: whether the identity server has returned it just now, which may be the token that was refused.
     """
 
     token: AccessToken
     check_after: float | None = None
     warning: str | None = None
+    refreshed: bool = False
 
 
 Command = Read | WriteClaim | ReleaseClaim | Sleep | FetchTime | Refresh | Publish
@@ -486,6 +488,9 @@ def _refresh(
     if isinstance(refreshed, AccessToken):
         # By the clock that the response has corrected.
         revocations, now, warning = context.revocations_after(last), context.clocks.server(), None
+        if last is not None and refreshed.value == last.value:
+            # The same token again: no other system has replaced it.
+            revocations = last.revocations
         if revocations.warning_due(now):
             revocations, warning = revocations.with_warning(now), revocations.warning()
         # Later than the token that it replaces, even if the clocks of two hosts differ.
@@ -506,7 +511,7 @@ def _refresh(
             yield WriteClaim(claim)
             published = yield Publish(token)
         yield ReleaseClaim(claim)
-        return Outcome(token, **({"warning": warning} | _publish_failure(published)))
+        return Outcome(token, refreshed=True, **({"warning": warning} | _publish_failure(published)))
     yield ReleaseClaim(claim)
     error = refreshed.error if isinstance(refreshed, Failed) else TokenError("no token was issued")
     if good := context.usable(seen.token):

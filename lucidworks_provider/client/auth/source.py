@@ -268,6 +268,10 @@ class TokenCache:
         if outcome.check_after is not None:
             reread_at = min(now + outcome.check_after, expires_at)
         same = self.held is not None and self.held.token.value == token.value
+        if outcome.refreshed and token.value in self.refused:
+            # An identity server may return its last token again. Then a call is repeated with it, and may be refused.
+            self.refused = tuple(value for value in self.refused if value != token.value)
+            same = False
         if not same:
             self.endpoints = set()
         self.held = CachedToken(token, self.held.since if same and self.held else now, reread_at, expires_at)

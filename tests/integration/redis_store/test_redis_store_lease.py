@@ -18,7 +18,7 @@ from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Snapshot
 @pytest.fixture
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lease of 0.4 s."""
-    monkeypatch.setattr(protocol, "LEASE", 0.4)
+    monkeypatch.setattr(protocol, "CLAIM_TIMEOUT", 0.4)
 
 
 def test_an_empty_server_shows_no_owner_and_no_token(server: RedisServer) -> None:

@@ -46,7 +46,7 @@ def test_a_token_that_every_process_was_refused_is_replaced_once(server: RedisSe
 def test_a_process_that_dies_with_the_lease_delays_the_others_by_its_rest(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "LEASE", 1.0)
+    monkeypatch.setattr(protocol, "CLAIM_TIMEOUT", 1.0)
     new_store().write_claim(Claim("dead"))
     identity, started = IdentityServer(clock_off=0.0), time.monotonic()
     assert new_source(identity).get() == "token-1"
@@ -56,7 +56,7 @@ def test_a_process_that_dies_with_the_lease_delays_the_others_by_its_rest(
 def test_a_refresh_that_takes_longer_than_the_lease_keeps_it(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "LEASE", 0.6)
+    monkeypatch.setattr(protocol, "CLAIM_TIMEOUT", 0.6)
     monkeypatch.setattr(protocol, "HEARTBEAT", 0.15)
     identity = IdentityServer(clock_off=0.0, seconds=1.5)
     sources = [new_source(identity) for _ in range(4)]
