@@ -232,10 +232,21 @@ def test_the_lifetime_of_a_token_and_the_servers_clock(
     assert grant.access_token not in repr(grant)
 
 
-@pytest.mark.parametrize("status", [400, 401, 403])
-def test_refused_credentials_are_not_retryable(status: int) -> None:
-    with pytest.raises(AuthenticationError, match="invalid_client: no") as caught:
-        parse_token_response(Response(status, {}, b'{"error": "invalid_client", "error_description": "no"}'))
+@pytest.mark.parametrize(
+    ("status", "error", "what"),
+    [
+        *((status, "invalid_client", "Client ID and Client Secret") for status in (200, 400, 401, 403)),
+        (400, "invalid_scope", "the scopes of the integration"),
+        *((status, "unknown", "`auth_url` and `auth_server_id`") for status in (302, 404, 405, 410)),
+    ],
+)
+def test_a_refused_request_for_a_token_is_not_retryable_and_says_what_to_check(
+    status: int, error: str, what: str
+) -> None:
+    with pytest.raises(AuthenticationError, match=f"{error}: no.*Check {what}") as caught:
+        parse_token_response(
+            Response(status, {}, json.dumps({"error": error, "error_description": "no"}).encode())
+        )
     assert caught.value.retryable is False
 
 
@@ -257,4 +268,11 @@ def test_nearly_valid_json_is_read(parser: str, monkeypatch: pytest.MonkeyPatch)
     read = {"response": "cut \ufffd", "score": None}
     assert parse_json(b'{"response": "cut \\ud83d", "score": NaN}') == read
     assert parse_json(b'{"response": "\\ud83d\\ude00"}') == {"response": "\U0001f600"}
+    # As msgpack, JSON and Arrow can hold them: without infinities, whole numbers of 64 bits.
+    large = b'{"score": 1e999, "low": -1e999, "count": ' + b"9" * 400 + b', "id": 1' + b"0" * 19 + b"}"
+    assert parse_json(large) == {"score": None, "low": None, "count": None, "id": 1e19}
+    assert parse_json(b'{"least": -9223372036854775808, "tokens": 1234567890123456789}') == {
+        "least": -(2**63),
+        "tokens": 1234567890123456789,
+    }
     assert parse_json(b"<html>") is None

@@ -639,6 +639,7 @@ def test_many_files_take_little_time_and_no_memory(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         assert sum(1 for _ in list_source(str(tmp_path))) == 5000
-        assert tracemalloc.get_traced_memory()[1] < 100_000
+        # A list of them takes 1.5 MB; other threads of the test process allocate as well.
+        assert tracemalloc.get_traced_memory()[1] < 750_000
     finally:
         tracemalloc.stop()

@@ -628,11 +628,7 @@ def request_token(settings: LucidworksSettings, scope: str, single_attempt: bool
         try:
             return retry_call(attempt, **policy(replayable=True, attempts=1 if single_attempt else None))
         except AuthenticationError as err:
-            reason = str(err).rstrip(".")
-            raise AuthenticationError(
-                f"Connection {settings.conn_id!r}: {reason}. Check Client ID and Client Secret.",
-                status=err.status,
-            ) from None
+            raise AuthenticationError(f"Connection {settings.conn_id!r}: {err}", status=err.status) from None
 
 
 def request_time(settings: LucidworksSettings) -> float | None:

@@ -311,12 +311,11 @@ def parse_token_response(response: Response) -> TokenResponse:
     except ResponseError as err:
         if isinstance(err, ContentEncodingError) or (err.retryable and response.status != 401):
             raise
-        raise AuthenticationError(str(err), status=response.status) from None
+        raise _refusal(str(err), response.status) from None
     body = parse_object(response.body, _NAME, status=response.status)
     access_token = body.get("access_token")
     if "error" in body and not access_token:
-        message = vendor_message(response.body)
-        raise AuthenticationError(f"{_NAME}: HTTP {response.status}: {message}", status=response.status)
+        raise _refusal(f"{_NAME}: HTTP {response.status}: {vendor_message(response.body)}", response.status)
     if not isinstance(access_token, str) or not _TOKEN.fullmatch(access_token.strip()):
         # The body is not shown, as it may contain a token with another name.
         raise MalformedResponseError(
@@ -327,6 +326,17 @@ def parse_token_response(response: Response) -> TokenResponse:
     return TokenResponse(
         access_token.strip(), lifetime, server_time(response) or _issued_at(access_token, lifetime)
     )
+
+
+def _refusal(message: str, status: int) -> AuthenticationError:
+    """The error of a refused request for a token, with what to check (RFC 6749, 5.2)."""
+    if 300 <= status < 400 or status in {404, 405, 410}:
+        what = "`auth_url` and `auth_server_id`: there is no token endpoint at this address"
+    elif "invalid_scope" in message:
+        what = "the scopes of the integration that this Client ID belongs to"
+    else:
+        what = "Client ID and Client Secret"
+    return AuthenticationError(f"{message.rstrip('.')}. Check {what}.", status=status)
 
 
 def _lifetime(body: dict[str, Any], access_token: str) -> float:
