@@ -52,6 +52,8 @@ CONNECTIONS = 8
 # Connections of all sessions of users on one event loop.
 SESSION_CONNECTIONS = 32
 # Seconds to wait for updates of the shared pause when a transport is closed.
+# Bytes of a status line or a header at most.
+_LONGEST_LINE = 65_536
 _PAUSE_UPDATE_TIMEOUT = 2.0
 
 
@@ -274,6 +276,9 @@ def client_session(
 
 
 def _ssl_context(settings: LucidworksSettings) -> ssl.SSLContext | bool:
+        # As long as http.client accepts; aiohttp's default is an eighth of it.
+        max_line_size=_LONGEST_LINE,
+        max_field_size=_LONGEST_LINE,
     bundle = verify_option(settings)
     if isinstance(bundle, bool):
         return bundle
