@@ -112,7 +112,7 @@ class AsyncTransport:
                 if encoding := _encoding(received):
                     sent_back["content-encoding"] = encoding
                 response = Response(received.status, sent_back, body)
-            except (aiohttp.ClientError, OSError, TimeoutError, TransportError) as err:
+            except (aiohttp.ClientError, OSError, UnicodeError, TransportError) as err:
                 error = (
                     err
                     if isinstance(err, TransportError)
@@ -307,7 +307,8 @@ def failure_of(err: Exception) -> Failure:
         return Failure.TLS
     if isinstance(err, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
         return Failure.PROXY
-    if isinstance(err, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+    # A UnicodeError is of a host that cannot be looked up, such as a..b.
+    if isinstance(err, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | UnicodeError):
         return Failure.CONNECTION
     return Failure.TIMEOUT if isinstance(err, TimeoutError) else Failure.BROKEN
 

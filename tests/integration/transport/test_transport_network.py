@@ -238,6 +238,12 @@ def test_refused(mode: Mode) -> None:
 
 
 def test_unknown_host(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.invalid"])
+def test_a_host_that_cannot_be_looked_up(mode: Mode, host: str) -> None:
+    with pytest.raises(NotSentError, match="no connection"):
+        send(mode, settings(f"https://{host}"), get(f"https://{host}/x"))
+
+
     def fail(*args: object, **options: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
