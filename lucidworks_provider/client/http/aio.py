@@ -27,6 +27,7 @@ from lucidworks_provider import metrics
 from lucidworks_provider.client.http.messages import ACCEPT_ENCODING, Request, Response
 from lucidworks_provider.client.http.rate_limiter import queue_for
 from lucidworks_provider.client.http.transport import (
+    LEAST_SPEED,
     AllowedHosts,
     BodyReader,
     Failure,
@@ -51,9 +52,9 @@ if TYPE_CHECKING:
 CONNECTIONS = 8
 # Connections of all sessions of users on one event loop.
 SESSION_CONNECTIONS = 32
-# Seconds to wait for updates of the shared pause when a transport is closed.
 # Bytes of a status line or a header at most.
 _LONGEST_LINE = 65_536
+# Seconds to wait for updates of the shared pause when a transport is closed.
 _PAUSE_UPDATE_TIMEOUT = 2.0
 
 
@@ -99,14 +100,16 @@ class AsyncTransport:
             response = update_pause = None
             sent = time.monotonic()
             try:
-                async with self._session.request(
-                    request.method,
-                    url,
-                    data=request.body,
-                    headers=headers_of(request, access_token),
-                    proxy=self._proxy(url),
-                    allow_redirects=False,
-                ) as received:
+                async with asyncio.timeout(_seconds_until_body(request, self.settings)):
+                    received = await self._session.request(
+                        request.method,
+                        url,
+                        data=request.body,
+                        headers=headers_of(request, access_token),
+                        proxy=self._proxy(url),
+                        allow_redirects=False,
+                    )
+                async with received:
                     body = await self._body(received, request)
                 sent_back = {k.lower(): v for k, v in received.headers.items()}
                 if encoding := _encoding(received):
@@ -166,6 +169,11 @@ class AsyncTransport:
             if self._session_connector is not None:
                 await self._session_connector.close()
             await self._session.close()
+
+
+def _seconds_until_body(request: Request, settings: LucidworksSettings) -> float:
+    """Limit connecting, the upload and the headers: aiohttp limits the time between bytes, also of headers."""
+    return sum(timeouts(settings)) + len(request.body or b"") / LEAST_SPEED
 
 
 def _encoding(response: aiohttp.ClientResponse) -> str:
@@ -268,6 +276,9 @@ def client_session(
         connector=connector,
         # Like requests: the time between bytes, not of the whole response.
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=read),
+        # As long as http.client accepts; aiohttp's default is an eighth of it.
+        max_line_size=_LONGEST_LINE,
+        max_field_size=_LONGEST_LINE,
         # Proxies are decided in `transport`; trusting the environment would also read ~/.netrc.
         trust_env=False,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -276,9 +287,6 @@ def client_session(
 
 
 def _ssl_context(settings: LucidworksSettings) -> ssl.SSLContext | bool:
-        # As long as http.client accepts; aiohttp's default is an eighth of it.
-        max_line_size=_LONGEST_LINE,
-        max_field_size=_LONGEST_LINE,
     bundle = verify_option(settings)
     if isinstance(bundle, bool):
         return bundle
