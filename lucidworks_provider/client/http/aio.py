@@ -25,7 +25,7 @@ from yarl import URL
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.http.messages import ACCEPT_ENCODING, Request, Response
-from lucidworks_provider.client.http.rate_limiter import queue_for
+from lucidworks_provider.client.http.rate_limiter import in_turn, queue_for
 from lucidworks_provider.client.http.transport import (
     LEAST_SPEED,
     AllowedHosts,
@@ -94,9 +94,9 @@ class AsyncTransport:
         if request.params:
             url = url.update_query(request.params)
         queue = queue_for(request, self.settings)
-        async with self._connection:
+        async with in_turn(self._connection, request.begin_by):
             # After the connection: a permit is for immediate use.
-            permit = None if queue is None else await queue.aacquire()
+            permit = None if queue is None else await queue.aacquire(request.begin_by)
             response = update_pause = None
             sent = time.monotonic()
             try:

@@ -66,13 +66,14 @@ class SyncTransport:
         Send once, when the rate limiter of the application permits it.
 
         :raises NotSentError: no connection could be made.
+        :raises NoTurnError: the request could not begin in time.
         :raises TransportError: no complete response arrived.
         :raises ConfigurationError: the server's certificate is not trusted.
         """
         queue = queue_for(request, self._settings)
         if queue is None:
             return self.send_now(request, access_token)
-        permit = queue.acquire()
+        permit = queue.acquire(request.begin_by)
         response = update_pause = None
         try:
             response = self.send_now(request, access_token)
