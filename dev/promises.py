@@ -146,7 +146,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "`Retry-After` is a lower bound for polls of jobs, up to the deadline.",
             "unit/test_unit_jobs.py::test_no_poll_comes_before_the_retry_after_of_the_response_before",
             "jobs/decisions.py",
-            "yield Sleep(min(max(seconds, asked_wait(result.retry_after)), left))",
+            "yield Sleep(min(max(seconds, asked_wait(asked)), left))",
             "yield Sleep(min(seconds, left))",
         ),
         Promise(

@@ -339,7 +339,8 @@ class _Fields:
             return None
         try:
             parts = urlsplit(value)
-            host, _ = parts.hostname, parts.port
+            host, _ = parts.hostname or "", parts.port
+            host.encode("idna")  # refuses empty labels, and labels of more than 63 characters
         except ValueError:
             raise _wrong(self.conn_id, name, "is not a URL", "use https://HOST") from None
         if parts.username is not None or parts.password is not None:

@@ -545,7 +545,8 @@ class JobRunner:
                     durations=self.delays.durations,
                 ),
                 store=store,
-                fetch=store.fetch,
+                # A run ends when the service refuses everything, so its polls need no other limit.
+                fetch=lambda job, begin_by: store.fetch(job),
                 slots=self.body_budget,
                 kind=CHUNKING,
             )

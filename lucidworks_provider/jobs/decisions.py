@@ -24,6 +24,9 @@ REFUSED (400 and the like)     poll ``REFUSALS`` times in all, then GONE
 UNREADABLE (a page of HTML,    wait: it is no information about the job; each wait in a row is
   429, or no response)         twice as long
 the deadline has passed        TIMEOUT, with the last message; the job may still be running
+none: it had to wait for its   TIMEOUT, as the rate limiter permits one request after the other while the service
+  turn for too long            refuses them. Polls may begin until ``LAST_POLLS`` seconds after the deadline, those
+                               after UNREADABLE until the deadline
 =============================  ==============================================================
 
 No wait of a decision is shorter than the ``Retry-After`` of the last response, up to the deadline.
@@ -95,8 +98,11 @@ FIRST_WAIT = 5.0
 AGE_SHARE = 0.25
 # After no response, seconds, doubling: hundreds of jobs of a corpus must not overload a service that is down.
 UNANSWERED_WAIT = 1.0
+# Seconds after the deadline: a thousand jobs have their last poll then, and share eight requests at once.
+LAST_POLLS = 10.0
 # Seconds for which a model or a deployment may be missing from a list.
 YOUNG = 30.0
+NO_TURN = "The last poll waited for other requests, or for the rate limit, and was not sent."
 # Targets besides a state's own name.
 READY, GONE = "ready", "gone"
 # An event is a row in the database and a line in the log.
@@ -111,7 +117,14 @@ class CheckStorage:
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """Command: GET. Reply: a PollResult, for models and deployments a ResourceState or an error."""
+    """
+    Command: GET. Reply: a PollResult, for models and deployments a ResourceState or an error.
+
+    :param begin_by: of a job, in the clock of the decision: a request that cannot begin by then is not sent, and the
+        reply is None.
+    """
+
+    begin_by: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,9 +251,13 @@ def job_decision(
     history = _History()
     gone_since: float | None = None
     unread = False
+    asked: float | None = None
     while True:
-        result = yield Poll()
+        result = yield Poll(deadline if unread else max(deadline, now()) + LAST_POLLS)
+        if result is None:
+            return PollOutcome(JobEnd.TIMEOUT, history.message or NO_TURN, asked)
         assert isinstance(result, PollResult)  # noqa: S101  # for the type checker
+        asked = result.retry_after
         if (outcome := history.add(result)) is not None:
             return outcome
         reported = bool(result.status)
@@ -264,9 +281,9 @@ def job_decision(
         if left <= 0 and history.unconfirmed:
             left += confirm_seconds
         if left <= 0:
-            return PollOutcome(JobEnd.TIMEOUT, history.message, result.retry_after)
+            return PollOutcome(JobEnd.TIMEOUT, history.message, asked)
         seconds = history.wait(wait(now() - started, poll_interval), poll_interval)
-        yield Sleep(min(max(seconds, asked_wait(result.retry_after)), left))
+        yield Sleep(min(max(seconds, asked_wait(asked)), left))
 
 
 @dataclass(slots=True)

@@ -23,12 +23,14 @@ from typing import Any, Protocol, Self, TypeVar
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.http.messages import Call
+from lucidworks_provider.client.http.rate_limiter import in_turn
 from lucidworks_provider.client.jobs import SMALL_BODY, JobKind, JobState, PollResult, parse_poll, poll_job
 from lucidworks_provider.client.models import Deployment, Model, Progress
 from lucidworks_provider.errors import (
     ContentEncodingError,
     ForbiddenError,
     LucidworksError,
+    NoTurnError,
     RateLimitError,
     RequestRefusedError,
     ResponseError,
@@ -62,6 +64,7 @@ _LAST_WRITE = 30.0
 _NOT_NOW = frozenset({304, 403, 404, 408, 409, 410, 425})
 
 T = TypeVar("T")
+Fetch = Callable[[str, float | None], Awaitable[bytes]]
 
 
 class AsyncHook(Protocol):
@@ -77,7 +80,10 @@ class AsyncHook(Protocol):
 class Poller:
     """Performs the commands of a decision, except :class:`~lucidworks_provider.jobs.decisions.Sleep`."""
 
-    async def poll(self) -> Any:
+    async def poll(self, begin_by: float | None) -> Any:
+        """
+        :param begin_by: of :class:`~lucidworks_provider.jobs.decisions.Poll`, in seconds since the epoch.
+        """
         raise NotImplementedError
 
     async def is_stored(self) -> bool:
@@ -104,8 +110,8 @@ async def perform(decision: Generator[Command, Any, T], poller: Poller) -> T:
         match command:
             case CheckStorage():
                 reply = await poller.is_stored()
-            case Poll():
-                reply = await poller.poll()
+            case Poll(begin_by):
+                reply = await poller.poll(begin_by)
             case Sleep(seconds):
                 await asyncio.sleep(seconds)
                 reply = None
@@ -120,7 +126,8 @@ class JobPoller(Poller):
     """
     Polls a job and stores its body as it arrives.
 
-    :param fetch: performs one GET of a job id and returns the body.
+    :param fetch: performs one GET of a job id and returns the body; it may not begin after a time of
+        ``time.monotonic``, if there is one.
     :param slots: held for each GET until its body is stored; bounds the bodies in memory.
     :param redact: removes the task's keys from what is logged; the triggerer does not know them.
     :param forbidden: the last response, if it was a 403.
@@ -131,7 +138,7 @@ class JobPoller(Poller):
     job_id: str
     kind: JobKind
     store: ResultStore
-    fetch: Callable[[str], Awaitable[bytes]]
+    fetch: Fetch
     slots: AbstractAsyncContextManager[object]
     redact: Callable[[str], str] = str
     forbidden: ForbiddenError | None = None
@@ -141,21 +148,26 @@ class JobPoller(Poller):
     async def is_stored(self) -> bool:
         return await self.store.exists()
 
-    async def poll(self) -> PollResult:
-        async with self.slots:
-            return await shielded(self._poll())
+    async def poll(self, begin_by: float | None) -> PollResult | None:
+        if begin_by is not None:
+            begin_by += time.monotonic() - time.time()
+        try:
+            async with in_turn(self.slots, begin_by):
+                return await shielded(self._poll(begin_by))
+        except NoTurnError:
+            return None
 
-    async def _poll(self) -> PollResult:
+    async def _poll(self, begin_by: float | None) -> PollResult:
         self.forbidden = None
         try:
-            body = await self.fetch(self.job_id)
+            body = await self.fetch(self.job_id, begin_by)
         except (ForbiddenError, RequestRefusedError, UnknownResourceError) as err:
             return await self._refused(err)
         except ContentEncodingError as err:
             err.kept(await self.store.quarantine(err.body, QuarantineReason.UNDECODED, err.encoding))
             raise
         except LucidworksError as err:
-            if not err.retryable:
+            if not err.retryable or isinstance(err, NoTurnError):
                 raise
             # A 429 is expected, and there may be many.
             level = logging.INFO if isinstance(err, RateLimitError) else logging.WARNING
@@ -231,7 +243,7 @@ async def wait_for_job(
     decision: Generator[Command, bool | PollResult | None, PollOutcome],
     *,
     store: ResultStore,
-    fetch: Callable[[str], Awaitable[bytes]],
+    fetch: Fetch,
     slots: AbstractAsyncContextManager[object],
     kind: JobKind,
     restore_at_timeout: bool = True,
@@ -241,7 +253,7 @@ async def wait_for_job(
     Poll a job until it ends, and store its body as it arrives.
 
     :param decision: a new :func:`~lucidworks_provider.jobs.decisions.job_decision`.
-    :param fetch: performs one GET of a job id and returns the body.
+    :param fetch: see :class:`JobPoller`.
     :param slots: held for each GET until its body is stored; bounds the bodies in memory.
     :param restore_at_timeout: use a payload with an unknown status where nothing better came before the deadline.
     :param redact: removes keys from what is logged.
@@ -338,10 +350,10 @@ async def wait_for_jobs(
     progress = WaitProgress(size, len(stored), deadline)
     async with hook.shared_client() as client:
 
-        async def fetch(job_id: str) -> bytes:
+        async def fetch(job_id: str, begin_by: float | None) -> bytes:
             await progress.update(len(durations))
             # One attempt: a retry inside of the client would hold a slot, and outlast the deadline.
-            return await hook.acall(poll_job(kind, job_id), attempts=1)
+            return await hook.acall(poll_job(kind, job_id, begin_by), attempts=1)
 
         async def wait(job_id: str) -> PollOutcome:
             started = time.monotonic()
@@ -438,7 +450,7 @@ class ResourcePoller(Poller):
     async def save_notified(self, notified: bool) -> bool:
         return self.save is None or await self.save(notified)
 
-    async def poll(self) -> ResourceState | LucidworksError:
+    async def poll(self, begin_by: float | None) -> ResourceState | LucidworksError:
         """Errors are replies: the decision is what to do about them."""
         try:
             if self._client is None:

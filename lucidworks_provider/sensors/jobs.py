@@ -174,7 +174,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
                     confirm_seconds=_CONFIRM,
                 ),
                 store=store,
-                fetch=lambda job_id: self.hook.acall(poll_job(kind, job_id), attempts=1),
+                fetch=lambda job_id, begin_by: self.hook.acall(poll_job(kind, job_id, begin_by), attempts=1),
                 slots=client.slots,
                 kind=kind,
                 # A later poke may get the result itself.

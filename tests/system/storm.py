@@ -70,8 +70,8 @@ async def send_on() -> list[tuple[float, float, int]]:
     permitted: dict[object, float] = {}
     acquire = queue.aacquire
 
-    async def noted() -> int:
-        permit = await acquire()
+    async def noted(begin_by: float | None = None) -> int:
+        permit = await acquire(begin_by)
         permitted[asyncio.current_task()] = time.time()
         return permit
 

@@ -16,7 +16,9 @@ from lucidworks_provider.jobs.decisions import (
     EMPTY_POLLS,
     FIRST_WAIT,
     GONE_PATIENCE,
+    LAST_POLLS,
     NEVER_SEEN,
+    NO_TURN,
     REFUSALS,
     REREADS,
     CheckStorage,
@@ -45,6 +47,7 @@ PENDING = PollResult(JobState.PENDING, "SUBMITTED")
 RESULT = PollResult(JobState.RESULT, "READY")
 FAILED = PollResult(JobState.FAILED, "ERROR", "why")
 UNREADABLE = PollResult(JobState.UNREADABLE, "", "<html>")
+BUSY = replace(UNREADABLE, message="429", retry_after=30.0)
 RETRIEVED = PollResult(JobState.GONE, "RETRIEVED")
 UNKNOWN_ID = PollResult(JobState.GONE, "", "404")
 EMPTY = PollResult(JobState.EMPTY, "READY")
@@ -54,8 +57,15 @@ REFUSED = PollResult(JobState.REFUSED, "", "400")
 class World:
     """Plays one conversation: polls see the script's entries in turn, the last one for ever."""
 
-    def __init__(self, *script: PollResult, deadline: float = 1000.0, stored_at: float = inf) -> None:
+    def __init__(
+        self,
+        *script: PollResult,
+        deadline: float = 1000.0,
+        stored_at: float = inf,
+        turns_until: float = inf,
+    ) -> None:
         self.script, self.deadline, self.stored_at = list(script), deadline, stored_at
+        self.turns_until = turns_until
         self.now = 0.0
         self.times: list[float] = []
 
@@ -79,6 +89,10 @@ class World:
             match command:
                 case CheckStorage():
                     reply = self.now >= self.stored_at
+                case Poll(begin_by) if self.now >= self.turns_until:
+                    assert begin_by is not None
+                    self.now = max(self.now, begin_by)
+                    reply = None
                 case Poll():
                     reply = self.script[min(self.polls, len(self.script) - 1)]
                     self.times.append(self.now)
@@ -150,6 +164,26 @@ def test_how_long_a_job_is_waited_for(world: World, end: JobEnd, least: float, m
     assert outcome.end is end
     assert least - 0.001 <= world.now <= most + 0.001
     assert outcome.message == ("<html>" if world.script == [UNREADABLE] else outcome.message)
+
+
+@pytest.mark.parametrize(
+    ("world", "most", "outcome"),
+    [
+        # The service refuses everything: the rate limiter permits one request per pause.
+        (World(BUSY, turns_until=1.0, deadline=100.0), 100.0, (BUSY.message, 30.0)),
+        (World(PENDING, BUSY, turns_until=100.0, deadline=100.0), 100.0, (BUSY.message, 30.0)),
+        # Other last polls may have a turn a little later.
+        (World(PENDING, turns_until=1.0, deadline=100.0), 100.0 + LAST_POLLS, ("", None)),
+        (World(PENDING, turns_until=0.0, deadline=100.0), 100.0 + LAST_POLLS, (NO_TURN, None)),
+        (World(PENDING, turns_until=0.0, deadline=-100.0), LAST_POLLS, (NO_TURN, None)),
+    ],
+)
+def test_a_poll_that_has_no_turn_ends_the_wait_at_its_deadline(
+    world: World, most: float, outcome: tuple[str, float | None]
+) -> None:
+    message, retry_after = outcome
+    assert world.run() == PollOutcome(JobEnd.TIMEOUT, message or NO_TURN, retry_after)
+    assert world.now == most
 
 
 @pytest.mark.parametrize(

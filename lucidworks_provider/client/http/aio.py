@@ -25,8 +25,9 @@ from yarl import URL
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.http.messages import ACCEPT_ENCODING, Request, Response
-from lucidworks_provider.client.http.rate_limiter import queue_for
+from lucidworks_provider.client.http.rate_limiter import in_turn, queue_for
 from lucidworks_provider.client.http.transport import (
+    LEAST_SPEED,
     AllowedHosts,
     BodyReader,
     Failure,
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 CONNECTIONS = 8
 # Connections of all sessions of users on one event loop.
 SESSION_CONNECTIONS = 32
+# Bytes of a status line or a header at most.
+_LONGEST_LINE = 65_536
 # Seconds to wait for updates of the shared pause when a transport is closed.
 _PAUSE_UPDATE_TIMEOUT = 2.0
 
@@ -91,26 +94,28 @@ class AsyncTransport:
         if request.params:
             url = url.update_query(request.params)
         queue = queue_for(request, self.settings)
-        async with self._connection:
+        async with in_turn(self._connection, request.begin_by):
             # After the connection: a permit is for immediate use.
-            permit = None if queue is None else await queue.aacquire()
+            permit = None if queue is None else await queue.aacquire(request.begin_by)
             response = update_pause = None
             sent = time.monotonic()
             try:
-                async with self._session.request(
-                    request.method,
-                    url,
-                    data=request.body,
-                    headers=headers_of(request, access_token),
-                    proxy=self._proxy(url),
-                    allow_redirects=False,
-                ) as received:
+                async with asyncio.timeout(_seconds_until_body(request, self.settings)):
+                    received = await self._session.request(
+                        request.method,
+                        url,
+                        data=request.body,
+                        headers=headers_of(request, access_token),
+                        proxy=self._proxy(url),
+                        allow_redirects=False,
+                    )
+                async with received:
                     body = await self._body(received, request)
                 sent_back = {k.lower(): v for k, v in received.headers.items()}
                 if encoding := _encoding(received):
                     sent_back["content-encoding"] = encoding
                 response = Response(received.status, sent_back, body)
-            except (aiohttp.ClientError, OSError, TimeoutError, TransportError) as err:
+            except (aiohttp.ClientError, OSError, UnicodeError, TransportError) as err:
                 error = (
                     err
                     if isinstance(err, TransportError)
@@ -164,6 +169,11 @@ class AsyncTransport:
             if self._session_connector is not None:
                 await self._session_connector.close()
             await self._session.close()
+
+
+def _seconds_until_body(request: Request, settings: LucidworksSettings) -> float:
+    """Limit connecting, the upload and the headers: aiohttp limits the time between bytes, also of headers."""
+    return sum(timeouts(settings)) + len(request.body or b"") / LEAST_SPEED
 
 
 def _encoding(response: aiohttp.ClientResponse) -> str:
@@ -266,6 +276,9 @@ def client_session(
         connector=connector,
         # Like requests: the time between bytes, not of the whole response.
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=read),
+        # As long as http.client accepts; aiohttp's default is an eighth of it.
+        max_line_size=_LONGEST_LINE,
+        max_field_size=_LONGEST_LINE,
         # Proxies are decided in `transport`; trusting the environment would also read ~/.netrc.
         trust_env=False,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -302,7 +315,8 @@ def failure_of(err: Exception) -> Failure:
         return Failure.TLS
     if isinstance(err, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
         return Failure.PROXY
-    if isinstance(err, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+    # A UnicodeError is of a host that cannot be looked up, such as a..b.
+    if isinstance(err, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | UnicodeError):
         return Failure.CONNECTION
     return Failure.TIMEOUT if isinstance(err, TimeoutError) else Failure.BROKEN
 

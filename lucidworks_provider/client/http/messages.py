@@ -96,6 +96,7 @@ class Request:
     :param scope: of its access token.
     :param basic: user name and password of Basic authentication (token request only).
     :param secrets: of third parties, in the body; blanked wherever a response quotes them.
+    :param begin_by: in the clock of ``time.monotonic``: the request is not sent later. Its response may come later.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Request:
     body: bytes | None = field(default=None, repr=False)
     basic: tuple[str, str] | None = field(default=None, repr=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    begin_by: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,9 +41,15 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
-from contextlib import contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property, partial, wraps
@@ -53,7 +59,7 @@ from typing import Concatenate, ParamSpec, Protocol
 from lucidworks_provider import retrying
 from lucidworks_provider.client.http.messages import Request, Response, retry_after
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.errors import LucidworksError
+from lucidworks_provider.errors import LucidworksError, NoTurnError
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -505,9 +511,39 @@ class _Waiter:
         self._woken = Future()
 
     async def asleep(self, seconds: float) -> None:
+        # Up to Python 3.11, wait_for ignores a cancellation that comes with the result.
         with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.wrap_future(self._woken), seconds)
+            async with asyncio.timeout(seconds):
+                await asyncio.wrap_future(self._woken)
         self._woken = Future()
+
+
+def _before(begin_by: float | None, seconds: float) -> float:
+    """Shorten a wait: it does not end after ``begin_by``."""
+    if begin_by is None:
+        return seconds
+    if (left := begin_by - time.monotonic()) <= 0:
+        raise NoTurnError("The rate limiter has not permitted the request in time.")
+    return min(seconds, left)
+
+
+@asynccontextmanager
+async def in_turn(
+    requests: AbstractAsyncContextManager[object], begin_by: float | None
+) -> AsyncIterator[None]:
+    """
+    Hold one of a number of requests at once.
+
+    :param begin_by: in the clock of ``time.monotonic``; limits only the wait.
+    :raises NoTurnError: the others did not end by then.
+    """
+    async with AsyncExitStack() as held:
+        try:
+            async with asyncio.timeout(None if begin_by is None else begin_by - time.monotonic()):
+                await held.enter_async_context(requests)
+        except TimeoutError:
+            raise NoTurnError("Other requests have not ended in time.") from None
+        yield
 
 
 class RequestQueue:
@@ -545,8 +581,13 @@ class RequestQueue:
         with self._lock:
             return self._limiter.refused_for(time.monotonic())
 
-    def acquire(self) -> int:
-        """Wait for the permit to send one request; pass it to :meth:`ended` afterwards."""
+    def acquire(self, begin_by: float | None = None) -> int:
+        """
+        Wait for the permit to send one request; pass it to :meth:`ended` afterwards.
+
+        :param begin_by: in the clock of ``time.monotonic``.
+        :raises NoTurnError: there is no permit by then.
+        """
         permit, _ = self._try_acquire()
         if permit is not None:
             return permit
@@ -555,12 +596,13 @@ class RequestQueue:
                 permit, seconds = self._try_acquire(waiter)
                 if permit is not None:
                     return permit
+                seconds = _before(begin_by, seconds)
                 if seconds:
                     waiter.sleep(seconds)
                 else:
                     self._agree(self._ask())
 
-    async def aacquire(self) -> int:
+    async def aacquire(self, begin_by: float | None = None) -> int:
         """:meth:`acquire` for a coroutine."""
         permit, _ = self._try_acquire()
         if permit is not None:
@@ -570,6 +612,7 @@ class RequestQueue:
                 permit, seconds = self._try_acquire(waiter)
                 if permit is not None:
                     return permit
+                seconds = _before(begin_by, seconds)
                 if seconds:
                     await waiter.asleep(seconds)
                 else:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import http.client
+import io
+import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -64,13 +66,14 @@ class SyncTransport:
         Send once, when the rate limiter of the application permits it.
 
         :raises NotSentError: no connection could be made.
+        :raises NoTurnError: the request could not begin in time.
         :raises TransportError: no complete response arrived.
         :raises ConfigurationError: the server's certificate is not trusted.
         """
         queue = queue_for(request, self._settings)
         if queue is None:
             return self.send_now(request, access_token)
-        permit = queue.acquire()
+        permit = queue.acquire(request.begin_by)
         response = update_pause = None
         try:
             response = self.send_now(request, access_token)
@@ -276,7 +279,54 @@ class LucidworksSession(requests.Session):
 MOST_INTERIM = 100
 
 
+class _TimedStream(io.RawIOBase):
+    """
+    A socket's stream. Until the headers have been read, all reads together have the timeout of the socket, which
+    alone would be one for each read.
+
+    :param stream: what ``makefile`` of the socket returned, without its buffer.
+    """
+
+    def __init__(self, sock: socket.socket, stream: io.RawIOBase) -> None:
+        self._sock, self._stream = sock, stream
+        self._timeout = sock.gettimeout()
+        self._deadline = None if self._timeout is None else time.monotonic() + self._timeout
+
+    def headers_read(self) -> None:
+        self._deadline = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._deadline is None:
+            return self._stream.readinto(buffer)
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("The headers of the response have not ended.")
+        self._sock.settimeout(left)
+        try:
+            return self._stream.readinto(buffer)
+        finally:
+            self._sock.settimeout(self._timeout)
+
+    def close(self) -> None:
+        try:
+            self._stream.close()
+        finally:
+            super().close()
+
+
 class _FinalResponse(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self._timed = _TimedStream(sock, self.fp.detach())
+        self.fp = io.BufferedReader(self._timed)
+
+    def begin(self) -> None:
+        super().begin()
+        self._timed.headers_read()
+
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(MOST_INTERIM):
             version, status, reason = super()._read_status()  # type: ignore[misc]

@@ -187,6 +187,8 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
             "https://example.org/#a",
             "https://user:hidden@example.org",
             "https://[::1",
+            "https://a..b",
+            f"https://{'a' * 64}.example.org",
             5,
         )
     ),

@@ -79,6 +79,7 @@ WHOLE = {
     "no-content": (answer(204, b""), b""),
     "small": (answer(body=JSON), JSON),
     "gzip": (answer(body=gzip.compress(JSON * 100_000), Content_Encoding="gzip"), JSON * 100_000),
+    "long-header": (answer(body=JSON, Set_Cookie="x" * 65_000), JSON),
     "chunked": (CHUNKED + b"8\r\n%b\r\n8\r\n        \r\n0\r\n\r\n" % JSON, JSON + b" " * 8),
 }
 

@@ -131,7 +131,7 @@ def test_interim_responses_through_a_proxy(mode: Mode, monkeypatch: pytest.Monke
 
 
 def test_interim_responses_without_an_end(serve: Serve) -> None:
-    """Of requests: aiohttp limits the time between bytes alone."""
+    """Of requests: with aiohttp, the time alone is limited."""
     hints = HINTS * (sync.MOST_INTERIM + 1)
     server = serve(lambda connection: connection.sendall(hints + answer()))
     with pytest.raises(TransportError, match="connection broke"):

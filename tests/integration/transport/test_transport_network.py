@@ -11,6 +11,7 @@ import ssl
 import struct
 import time
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,12 @@ def test_refused(mode: Mode) -> None:
         send(mode, settings(url), get(url))
 
 
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.invalid"])
+def test_a_host_that_cannot_be_looked_up(mode: Mode, host: str) -> None:
+    with pytest.raises(NotSentError, match="no connection"):
+        send(mode, settings(f"https://{host}"), get(f"https://{host}/x"))
+
+
 def test_unknown_host(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **options: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -258,6 +265,28 @@ def test_a_slow_response_that_keeps_coming_is_waited_for(mode: Mode, serve: Serv
 
 def _reset(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def _drip(head: bytes, piece: bytes, connection: socket.socket) -> None:
+    connection.sendall(head)
+    for _ in range(30):
+        connection.sendall(piece)
+        time.sleep(0.1)
+
+
+def test_a_slow_upload_has_time_in_proportion_to_its_size() -> None:
+    """Of aiohttp: requests limits an upload by the timeout of connecting."""
+
+    def serve(connection: socket.socket) -> None:
+        time.sleep(0.5)
+        with connection.makefile("rb") as stream:
+            read_request(stream)
+        connection.sendall(answer())
+
+    with listening(serve) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        upload = get(url, body=bytes(20_000_000))
+        assert send("async", settings(url, timeout=0.2), upload).status == 200
 
 
 @pytest.fixture
@@ -297,8 +326,10 @@ def test_metrics_count_a_failed_connection_as_not_sent(
         (b"no http at all\r\n\r\n", ""),
         (answer(body=b"\x1f\x8b not gzip", Content_Encoding="gzip"), ""),
         (lambda connection: time.sleep(3), r"no response within 0\.5 s"),
+        (partial(_drip, b"HTTP/1.1 200 OK\r\nX: ", b"x"), r"no response within 0\.5 s"),
+        (partial(_drip, b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"), r"no response within 0\.5 s"),
     ],
-    ids=["closed", "reset", "cut", "cut-chunk", "garbage", "bad-gzip", "timeout"],
+    ids=["closed", "reset", "cut", "cut-chunk", "garbage", "bad-gzip", "timeout", "header", "interim"],
 )
 def test_broken_responses(mode: Mode, step: Any, words: str, serve: Serve, outcomes: list[str]) -> None:
     server, began = serve(step), time.monotonic()

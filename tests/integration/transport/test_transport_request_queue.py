@@ -4,10 +4,14 @@
 import asyncio
 import gc
 import os
+import socket
 import threading
 import time
 import timeit
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import pytest
@@ -15,6 +19,7 @@ import requests
 from transport_wire import Mode, answer, fault, get, scripted, send, settings, submit
 
 from lucidworks_provider.client.auth.token import TokenIdentity, token_request
+from lucidworks_provider.client.chunking import submit_chunking
 from lucidworks_provider.client.http.aio import CONNECTIONS, shared_transport
 from lucidworks_provider.client.http.messages import Request, Response
 from lucidworks_provider.client.http.rate_limiter import (
@@ -28,8 +33,10 @@ from lucidworks_provider.client.jobs import CHUNKING, poll_job
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.emulator.server import RunningEmulator
-from lucidworks_provider.errors import TransportError
+from lucidworks_provider.errors import NoTurnError, TransportError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
+from lucidworks_provider.jobs.polling import wait_for_jobs
+from lucidworks_provider.jobs.record import JobRecord, JobStateStore, ResultDirectory
 
 pytestmark = pytest.mark.usefixtures("plain_network", "forgotten_queues")
 APPLICATION = "https://app.applications.example.com"
@@ -151,6 +158,58 @@ async def test_a_probe_that_is_cancelled_is_replaced() -> None:
     assert not other.done()
     queue.ended(probe, None)
     assert await asyncio.wait_for(other, 10) == probe + 1
+
+
+@pytest.mark.parametrize("busy", ["refused", "connection"])
+def test_a_request_that_has_no_turn_in_time_is_not_sent(mode: Mode, busy: str) -> None:
+    """And one that has it is not cancelled."""
+
+    def slowly(connection: socket.socket) -> None:
+        time.sleep(0.5)
+        connection.sendall(answer())
+
+    async def second(url: str, request: Request) -> Response:
+        async with shared_transport(settings(url), 1) as transport:
+            first = asyncio.create_task(transport.send(get(f"{url}/ai/first", begin_by=request.begin_by)))
+            await asyncio.sleep(0.05)
+            try:
+                return await transport.send(request)
+            finally:
+                assert (await first).status == 200
+
+    with scripted(slowly) as server:
+        request = get(f"{server.url}/ai/x", begin_by=time.monotonic() + 0.2)
+        if busy == "refused":
+            refuse(queue_of(server.url, settings(server.url)), 60)
+        began = time.monotonic()
+        asking: Callable[[], object] = partial(send, mode, settings(server.url), request)
+        if busy == "connection":
+            asking = partial(asyncio.run, second(server.url, request))
+        with pytest.raises(NoTurnError):
+            asking()
+        assert time.monotonic() - began < 2
+        assert len(server.heard) == (busy == "connection")
+
+
+async def test_the_deadline_of_a_wait_ends_it_while_every_poll_is_refused(
+    emulator: RunningEmulator, tmp_path: Path
+) -> None:
+    hook = LucidworksHook()
+    await hook.aget_settings()
+    record = JobRecord("f", 1, 8)
+    for position in range(8):
+        text = submit_chunking(f"Text {position}.", chunker="sentence", model_id="gte-small")
+        record.submitted(position, await hook.acall(text))
+    results = ResultDirectory(str(tmp_path))
+    JobStateStore(results, None).save(record)
+    fault(emulator, "429", "poll", times=1000, retry_after=1)
+    began = time.monotonic()
+    outcome = await wait_for_jobs(
+        hook, CHUNKING, results, nonce=record.nonce, poll_interval=0.2, deadline=time.time() + 2
+    )
+    assert time.monotonic() - began < 3
+    assert (outcome.timed_out, outcome.collected) == (list(range(8)), 0)
+    assert "429" in outcome.messages[0]
 
 
 def test_a_loop_that_ended_holds_up_no_request() -> None:
