@@ -94,9 +94,11 @@ class AsyncTransport:
         if request.params:
             url = url.update_query(request.params)
         queue = queue_for(request, self.settings)
-        async with in_turn(self._connection, request.begin_by):
+        begin_by = request.begin_by
+        # Most requests may wait for any time, and do without the generator.
+        async with self._connection if begin_by is None else in_turn(self._connection, begin_by):
             # After the connection: a permit is for immediate use.
-            permit = None if queue is None else await queue.aacquire(request.begin_by)
+            permit = None if queue is None else await queue.aacquire(begin_by)
             response = update_pause = None
             sent = time.monotonic()
             try:
