@@ -264,6 +264,45 @@ def test_a_night_that_finds_nothing_but_versions_of_another_writer(world: World,
     assert not tables.read_tables(str(world.output)).changed_by_others
 
 
+def _add_chunks(world: World, document_id: str) -> None:
+    """Rows of another program."""
+    rows = delta_rs(world).to_pyarrow_table().slice(0, 2)
+    rows = rows.set_column(0, rows.schema.field(0), [[document_id] * 2])
+    deltalake.write_deltalake(str(world.output / "chunks"), rows, mode="append")
+
+
+@pytest.mark.parametrize("vacuumed", [False, True])
+@pytest.mark.parametrize("operation", ["nothing", "compact", "delete", "restore"])
+def test_rows_of_other_programs_are_kept(
+    world: World, caplog: pytest.LogCaptureFixture, operation: str, vacuumed: bool
+) -> None:
+    """Whatever happens to `documents`, unlike those of documents whose rows are gone."""
+    world.set(prune=True, deletion_vectors=False)
+    world.write_all({"1.txt": "The first.", "2.txt": "The second."})
+    world.run()
+    world.write("3.txt", "The third.")
+    world.run()
+    _add_chunks(world, "strange")
+    delta_rs(world).optimize.compact()
+    documents = delta_rs(world, "documents")
+    if operation == "compact":
+        documents.optimize.compact()
+    elif operation == "delete":
+        documents.delete("document_id = '3.txt'")
+    elif operation == "restore":
+        documents.restore(0)
+    if vacuumed:
+        delta_rs(world, "documents").vacuum(0, dry_run=False, enforce_retention_duration=False)
+    world.remove("3.txt")
+    for _ in range(2):
+        world.run()
+
+    # Without the last version of `documents`, they cannot be told apart.
+    lost = vacuumed and operation in {"delete", "restore"}
+    assert set(world.texts()) == {"1.txt", "2.txt", "strange", *(["3.txt"] if lost else [])}
+    assert ("another program has removed version 1" in caplog.text) == (vacuumed and operation != "nothing")
+
+
 def test_another_writer_sorts_the_chunks_of_a_document(world: World) -> None:
     """Consumers get them in their order, as it is what a document is."""
     world.service.chunk_size = len("0, 99: a sentence. ")
