@@ -332,12 +332,12 @@ class _Inspector:
         both = "SELECT d.id FROM documents d LEFT JOIN found f ON f.id = d.id WHERE"
         queries = {kind: f"{both} {condition}" for kind, condition in _PROBLEMS.items()}
         unknown = "FROM found f LEFT JOIN documents d ON d.id = f.id WHERE d.id IS NULL"
-        lost = self._find_lost() if self.db.execute(f"SELECT 1 {unknown}").fetchone() else "0"  # noqa: S608
+        lost = self._find_lost() if self.db.execute(f"SELECT 1 {unknown}").fetchone() else "0"
         queries[f"documents with chunks that are not in {DOCUMENTS}"] = f"SELECT f.id {unknown} AND {lost}"
         for kind, query in queries.items():
             for row in self.db.execute(f"{query} ORDER BY 1", {"described": self.described}):
                 self.found.add(kind, repr(row[0]))
-        others = f"SELECT count(*), min(f.id) {unknown} AND NOT {lost}"  # noqa: S608
+        others = f"SELECT count(*), min(f.id) {unknown} AND NOT {lost}"
         count, first = self.db.execute(others).fetchone()
         if count:
             self.found.notes.append(

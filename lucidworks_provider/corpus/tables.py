@@ -39,6 +39,7 @@ from lucidworks_provider.corpus.run_database import REJECTED, SAME, TODO, RunDat
 from lucidworks_provider.delta.log import Table, check_writable, read_table
 from lucidworks_provider.delta.rows import read_rows
 from lucidworks_provider.errors import InputError, StorageError
+from lucidworks_provider.jobs.columns import chunk_schema
 from lucidworks_provider.storage import names_in
 
 if TYPE_CHECKING:
@@ -201,7 +202,25 @@ def read_tables(output: str, known: Tables | None = None) -> Tables:
         )
     if documents is None and RUN not in chunks.transactions:
         raise InputError(f"{output} has a table {CHUNKS} and no table {DOCUMENTS}. Choose another output.")
+    check_columns(chunks, chunk_schema({}, 0, with_hash=True))
+    if documents is not None:
+        check_columns(documents, documents_schema())
     return Tables(chunks, documents)
+
+
+def check_columns(table: Table, schema: pa.Schema) -> None:
+    """
+    Refuse a table with columns of another program, as the files and the schema that a run writes do not have them.
+
+    :param schema: the columns of this package.
+    :raises InputError: names the columns.
+    """
+    if others := [one["name"] for one in table.schema["fields"] if one["name"] not in schema.names]:
+        raise InputError(
+            f"{table.uri} has columns that another program added, and a run would lose: "
+            f"{', '.join(map(repr, others))}. Copy them to a table of their own, and RESTORE the version before they "
+            "were added; or choose another output."
+        )
 
 
 def check_empty(output: str) -> None:
@@ -312,10 +331,7 @@ def reconcile(
         db.many(
             "INSERT OR IGNORE INTO lost VALUES (?)", ((one,) for one in ids_of_last_run(tables.documents))
         )
-    known = (
-        "id IN (SELECT id FROM documents WHERE NOT present) "
-        f"OR {unknown} AND id IN (SELECT id FROM lost)"  # noqa: S608
-    )
+    known = f"id IN (SELECT id FROM documents WHERE NOT present) OR {unknown} AND id IN (SELECT id FROM lost)"  # noqa: S608
     db.run(
         "INSERT INTO documents (id, status, chunks, tokens, presence, attempts, present, moved) "  # noqa: S608
         f"SELECT id, 'ok', total, 0, '0', 0, 1, 1 FROM sums WHERE {known} "
