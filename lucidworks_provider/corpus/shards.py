@@ -61,6 +61,7 @@ from lucidworks_provider.storage import (
     check_folder,
     check_uri,
     discard,
+    is_missing,
     names_in,
     read_file,
     reading,
@@ -182,7 +183,7 @@ def _lines(uri: str) -> Iterator[dict[str, Any]]:
                         f"listing: line {number} of {uri} is invalid. Give a listing that write_listings has written."
                     ) from None
     except StorageError as err:
-        if isinstance(err.__cause__, FileNotFoundError):
+        if is_missing(err):
             raise InputError(f"listing: there is no file {uri}.") from None
         raise
 

@@ -40,7 +40,7 @@ from lucidworks_provider.delta.log import Table, check_writable, read_table
 from lucidworks_provider.delta.rows import read_rows
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.jobs.columns import chunk_schema
-from lucidworks_provider.storage import names_in
+from lucidworks_provider.storage import is_missing, names_in
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -389,7 +389,7 @@ def ids_of_last_run(documents: Table) -> Iterator[str]:
             for batch in read_rows(before, columns=["document_id"]):
                 yield from batch.column("document_id").to_pylist()
     except (InputError, StorageError) as err:
-        if isinstance(err, StorageError) and not isinstance(err.__cause__, FileNotFoundError):
+        if isinstance(err, StorageError) and not is_missing(err):
             raise
         log.warning(
             "%s: another program has removed version %s, so a run cannot find chunks of documents whose rows other "

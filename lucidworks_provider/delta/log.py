@@ -21,13 +21,14 @@ from urllib.parse import quote, unquote
 
 from lucidworks_provider import __version__
 from lucidworks_provider.delta.schema import delta_schema
-from lucidworks_provider.errors import InputError
+from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.storage import (
-    arrow_place,
     create_file,
+    is_missing,
     local_path,
     names_in,
     read_file,
+    reading,
     write_file,
     writing,
 )
@@ -522,15 +523,17 @@ def _read_parquet(uri: str) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    filesystem, path = arrow_place(uri)
     try:
-        with pq.ParquetFile(path, filesystem=filesystem) as file:
+        with reading(uri) as opened, pq.ParquetFile(opened) as file:
             for batch in file.iter_batches(columns=_CHECKPOINT_COLUMNS, batch_size=4096):
                 for row in batch.to_pylist():
                     yield {kind: found for kind, found in row.items() if found is not None}
-    except FileNotFoundError:
-        raise _LogChangedError(f"{uri} is missing.") from None
+    except StorageError as err:
+        if is_missing(err):
+            raise _LogChangedError(f"{uri} is missing.") from None
+        raise
     except (OSError, pa.ArrowException) as err:
+        # Errors of the storage are StorageError; pyarrow has both of these for damaged files.
         raise InputError(f"The log is corrupt: {uri} ({type(err).__name__}: {err})") from err
 
 
