@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from lucidworks_provider import __version__
-from lucidworks_provider.delta.schema import delta_schema
+from lucidworks_provider.delta.schema import check_schema, delta_schema
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.storage import (
     create_file,
@@ -415,9 +415,10 @@ class _Replay:
         for action in actions:
             for kind, found in action.items():
                 if kind in {"protocol", "metaData", "commitInfo"}:
+                    _check_single(kind, found)
                     self._single[kind] = found
                 elif kind == "txn":
-                    self._txns[found["appId"]] = found
+                    self._txns[found["appId"]] = {**found, "version": int(found["version"])}
                 elif kind == "add":
                     added.append(DataFile.from_action(found))
                 elif kind == "remove":
@@ -450,6 +451,18 @@ class _Replay:
         )
         _check_readable(table)
         return table
+
+
+def _check_single(kind: str, found: Mapping[str, Any]) -> None:
+    """:raises KeyError, TypeError, ValueError, AttributeError: a field is missing, or of another type."""
+    if kind == "protocol":
+        [int(found[name]) for name in ("minReaderVersion", "minWriterVersion")]
+        [iter(found.get(name) or ()) for name in ("readerFeatures", "writerFeatures")]
+    elif kind == "metaData":
+        check_schema(json.loads(found["schemaString"]))
+        dict(found.get("configuration") or {})
+    else:
+        dict(found or {})
 
 
 def _check_readable(table: Table) -> None:

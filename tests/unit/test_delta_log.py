@@ -201,6 +201,25 @@ def test_versions_after_a_cleanup(world: World) -> None:
         read_table(world.uri, 1)
 
 
+def described(schema: str) -> str:
+    return json.dumps({"metaData": {"id": "0", "schemaString": schema}})
+
+
+def of_type(kind: str) -> str:
+    return f'{{"type": "struct", "fields": [{{"name": "a", "type": {kind}}}]}}'
+
+
+def test_a_schema_without_what_has_a_default(base: str) -> None:
+    kinds = ['"string"', '{"type": "array", "elementType": "long"}']
+    kinds.append('{"type": "map", "keyType": "string", "valueType": "long"}')
+    for version, kind in enumerate(kinds):
+        logged(base, [PROTOCOL, json.loads(described(of_type(kind)))], start=version)
+        (field,) = arrow_schema(snapshot(base).schema)
+        assert field.nullable
+        assert field.metadata is None
+        assert all(field.type.field(n).nullable for n in range(field.type.num_fields) if "map" not in kind)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -209,6 +228,23 @@ def test_versions_after_a_cleanup(world: World) -> None:
         ('{"add": {}}', "KeyError"),
         ('{"add": {"path": "a", "stats": "{"}}', "JSONDecodeError"),
         ('{"txn": {"version": 1}}', "KeyError"),
+        ('{"txn": {"appId": "a"}}', "KeyError"),
+        ('{"commitInfo": "x"}', "ValueError"),
+        ('{"protocol": {"minWriterVersion": 2}}', "KeyError"),
+        ('{"protocol": {"minReaderVersion": 3, "minWriterVersion": null}}', "TypeError"),
+        ('{"protocol": {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": 1}}', "TypeError"),
+        ('{"metaData": {}}', "KeyError"),
+        ('{"metaData": null}', "TypeError"),
+        (described("{"), "JSONDecodeError"),
+        (described("[]"), "TypeError"),
+        (described("{}"), "KeyError"),
+        (described('"string"'), "TypeError"),
+        (described('{"type": "struct", "fields": null}'), "TypeError"),
+        (described(of_type("null")), "TypeError"),
+        (described(of_type('{"type": "array"}')), "KeyError"),
+        (described(of_type('{"type": "map", "keyType": "string", "valueType": 5}')), "TypeError"),
+        (described(of_type('{"type": "struct", "fields": [{"type": "string"}]}')), "KeyError"),
+        (described(of_type('"string", "metadata": 5')), "TypeError"),
     ],
 )
 def test_a_corrupt_commit_is_named(base: str, text: str, message: str) -> None:
@@ -243,7 +279,7 @@ def test_a_storage_that_fails_is_no_corrupt_file(
     monkeypatch: pytest.MonkeyPatch, error: Exception, ending: str
 ) -> None:
     """Not all errors of object stores are OSError."""
-    uri = "memory://bucket/table"
+    store, uri = memory_store(), "memory://bucket/table"
     data = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([row(1)], schema=SCHEMA), data)
     write_file(f"{uri}/a.parquet", data.getvalue())
@@ -252,7 +288,6 @@ def test_a_storage_that_fails_is_no_corrupt_file(
         logged(uri, [PROTOCOL, METADATA, DataFile("a.parquet", size, 5, 1).add()])
         log.write_checkpoint(snapshot(uri))
         assert len(ours(uri)) == 1
-        store = memory_store()
         with monkeypatch.context() as patch:
             for name in ("cat_file", "_open"):
                 patch.setattr(store, name, failing(getattr(store, name), ending, error))
