@@ -92,43 +92,45 @@ class LucidworksReportLink(PushedLink):
     xcom_key = "lucidworks_report"
 
 
-def push_report(context: Context, output: str, report_url: str | None) -> str:
+def push_report(context: Context, output: str, report_url: str | None, report: str = REPORT) -> str:
     """
     Push the URL of a report that has been written.
 
     :param context: of the running task.
+    :param report: as for :func:`report_address`.
     :return: the URL, or an empty string where a browser cannot open it; then nothing is pushed.
     :raises InputError: as :func:`report_address`.
     """
-    address = report_address(output, report_url)
+    address = report_address(output, report_url, report)
     LucidworksReportLink.push(context, address)
     return address
 
 
-def report_address(output: str, report_url: str | None) -> str:
+def report_address(output: str, report_url: str | None, report: str = REPORT) -> str:
     """
     The URL of the report.
 
-    :param output: the folder that it is written to, as a URI.
+    :param output: the folder of the tables, as a URI.
     :param report_url: of that folder in a browser, e.g. ``https://reports.example.com/catalogue``.
+    :param report: path of the report below the folder.
     :return: an empty string where neither is a URL of http or https.
     :raises InputError: ``report_url`` is not.
     """
     if report_url is None or (isinstance(report_url, str) and not report_url.strip()):
         split = split_web_address(output)
         # Without the user part: a connection id or a password.
-        return "" if split is None else _below(split._replace(netloc=split.netloc.rpartition("@")[2]))
+        return "" if split is None else _below(split._replace(netloc=split.netloc.rpartition("@")[2]), report)
     split = split_web_address(report_url)
     if split is None:
         raise InputError(
             f"report_url is {report_url!r}; give the http(s) address under which a browser sees the folder of "
             "`output_uri`, or leave it out."
         )
-    return _below(split)
+    return _below(split, report)
 
 
-def _below(folder: SplitResult) -> str:
-    return folder._replace(path=f"{folder.path.rstrip('/')}/{REPORT}", fragment="").geturl()
+def _below(folder: SplitResult, report: str) -> str:
+    return folder._replace(path=f"{folder.path.rstrip('/')}/{report}", fragment="").geturl()
 
 
 class LucidworksResultLink(PushedLink):

@@ -1089,6 +1089,11 @@ def is_absent(err: OSError) -> bool:
     return isinstance(err, FileNotFoundError | NotADirectoryError) and not _says(err, _NO_BUCKET)
 
 
+def is_missing(err: StorageError) -> bool:
+    """Whether the cause of an error is that a file does not exist."""
+    return isinstance(err.__cause__, OSError) and is_absent(err.__cause__)
+
+
 def arrow_place(uri: str) -> tuple[Any, str]:
     """A file system for pyarrow, and the path in it."""
     if (local := local_path(uri)) is not None:

@@ -40,6 +40,7 @@ from lucidworks_provider.client.options import (
     check_choice,
     check_options,
     check_text,
+    is_count,
     number,
     valid,
     whole,
@@ -237,9 +238,7 @@ def _vector(value: object, job_id: str) -> tuple[Sequence[float], int | None]:
         tokens = used.get("inputTokens") if isinstance(used, dict) else None
         value = value.get("vector")
     numbers = value if isinstance(value, array) else _numbers(value, job_id)
-    if isinstance(tokens, float):
-        return numbers, int(tokens) if math.isfinite(tokens) else None
-    return numbers, int(tokens) if isinstance(tokens, int) else None
+    return numbers, int(tokens) if is_count(tokens) else None
 
 
 def _numbers(value: object, job_id: str) -> list[float]:

@@ -217,6 +217,12 @@ def is_number(value: object) -> TypeGuard[int | float]:
         return False
 
 
+def is_count(value: object) -> TypeGuard[int | float]:
+    """Whether it is a number of something, e.g. of tokens."""
+    # A column of a table could not hold a larger number.
+    return is_number(value) and 0 <= value < 2**53
+
+
 def check_options(
     given: Mapping[str, Any] | None, known: Options, what: str, *, closed: bool = True
 ) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 
 from lucidworks_provider.client.http.messages import parse_json, unusable_result
 from lucidworks_provider.client.jobs import PREDICTION, reason_in
-from lucidworks_provider.client.options import is_number
+from lucidworks_provider.client.options import is_count, is_number
 from lucidworks_provider.errors import MalformedResponseError
 
 _ERRORS = ("error", "errors", "errorMessage")
@@ -41,7 +41,7 @@ class TokensUsed:
         if not isinstance(value, Mapping):
             return cls()
         names = ("inputTokens", "labelsTokens", "promptTokens", "completionTokens", "totalTokens")
-        return cls(*(int(value[n]) if _is_count(value.get(n)) else None for n in names))
+        return cls(*(int(value[n]) if is_count(value.get(n)) else None for n in names))
 
     @property
     def sum(self) -> int:
@@ -318,11 +318,6 @@ def _labelled(one: object) -> tuple[str, float | None] | None:
     if not isinstance(name, str) or not (score is None or is_number(score)):
         return None
     return name, score
-
-
-def _is_count(value: object) -> bool:
-    # A column of a table could not hold a larger number.
-    return is_number(value) and 0 <= value < 2**53
 
 
 def _vector_field(sent: Mapping[str, Any]) -> str | None:

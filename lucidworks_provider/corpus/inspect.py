@@ -29,7 +29,7 @@ from lucidworks_provider.corpus.dataset import (
     RUN,
     open_delta_table,
 )
-from lucidworks_provider.corpus.tables import CatalogueOptions
+from lucidworks_provider.corpus.tables import CatalogueOptions, ids_of_last_run
 from lucidworks_provider.delta import check_installed
 from lucidworks_provider.documents.document import Document, RejectedDocument, content_hash
 from lucidworks_provider.documents.source import SourceFile, list_source
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 # Examples of each problem.
 NAMED = 3
+UNREADABLE = "files that cannot be read"
 # Numbers of vectors in a batch.
 AT_ONCE = 1_000_000
 # Start, end and digest of a chunk's text.
@@ -83,6 +84,7 @@ CREATE TABLE found AS
         FROM ranges
     ) GROUP BY id;
 CREATE INDEX found_id ON found (id);
+CREATE TABLE lost (id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 # Problems of documents and the conditions for them; `d` is the document's row, `f` what was found of its chunks.
 _PROBLEMS = {
@@ -249,7 +251,7 @@ class _Inspector:
                 rows += batch.num_rows
                 yield batch
         except StorageError as err:
-            self.found.add("files that cannot be read", str(err))
+            self.found.add(UNREADABLE, str(err))
         else:
             if file.live not in {rows, None}:
                 example = f"{path} ({rows:,}, not {file.live:,})"
@@ -329,12 +331,28 @@ class _Inspector:
         self.db.executescript(_FOUND)
         both = "SELECT d.id FROM documents d LEFT JOIN found f ON f.id = d.id WHERE"
         queries = {kind: f"{both} {condition}" for kind, condition in _PROBLEMS.items()}
-        queries[f"documents with chunks that are not in {DOCUMENTS}"] = (
-            "SELECT f.id FROM found f LEFT JOIN documents d ON d.id = f.id WHERE d.id IS NULL"
-        )
+        unknown = "FROM found f LEFT JOIN documents d ON d.id = f.id WHERE d.id IS NULL"
+        lost = self._find_lost() if self.db.execute(f"SELECT 1 {unknown}").fetchone() else "0"
+        queries[f"documents with chunks that are not in {DOCUMENTS}"] = f"SELECT f.id {unknown} AND {lost}"
         for kind, query in queries.items():
             for row in self.db.execute(f"{query} ORDER BY 1", {"described": self.described}):
                 self.found.add(kind, repr(row[0]))
+        others = f"SELECT count(*), min(f.id) {unknown} AND NOT {lost}"
+        count, first = self.db.execute(others).fetchone()
+        if count:
+            self.found.notes.append(
+                f"Documents of other programs in {CHUNKS} ({count:,}): {first!r}, …; no run changes or removes their "
+                "chunks."
+            )
+
+    def _find_lost(self) -> str:
+        """A condition for documents without a row that are not those of other programs."""
+        try:
+            ids = ((one,) for one in ids_of_last_run(self.documents))
+            self.db.executemany("INSERT OR IGNORE INTO lost VALUES (?)", ids)
+        except StorageError as err:
+            self.found.add(UNREADABLE, str(err))
+        return "1" if UNREADABLE in self.found.counts else "f.id IN (SELECT id FROM lost)"
 
     def _describe(self) -> Iterator[tuple[str, str]]:
         for table, name in ((self.chunks, CHUNKS), (self.documents, DOCUMENTS)):

@@ -333,10 +333,11 @@ def read_index(uri: str) -> Iterator[Row]:
     if (data := read_file(uri)) is None:
         raise InputError(f"{uri} is named by the journal and is missing. {advice}")
     try:
-        for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches():
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        for batch in file.iter_batches():
             if batch.schema.names != list(Row._fields):
                 raise InputError(f"{uri} is not an index of this version of the provider. {advice}")
             columns = [column.to_pylist() for column in batch.columns]
             yield from (Row(*values) for values in zip(*columns, strict=True))
-    except pa.ArrowException as err:
+    except (OSError, pa.ArrowException) as err:
         raise InputError(f"{uri} cannot be read ({type(err).__name__}). {advice}") from err

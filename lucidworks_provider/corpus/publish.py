@@ -49,6 +49,7 @@ from lucidworks_provider.corpus.tables import (
     Counts,
     Tables,
     build_upserts,
+    check_columns,
     documents_schema,
     load_documents,
     move_documents,
@@ -244,8 +245,12 @@ class _Commit:
         Add the protocol and metadata actions, if they differ from those of the snapshot.
 
         :param retention: properties that do not make a commit by themselves.
+        :raises InputError: the snapshot has columns of another program.
         """
         table = self.table
+        if table is not None:
+            # Another writer may have added some since the tables were read.
+            check_columns(table, schema)
         has_vectors = table is not None and "deletionVectors" in table.writer_features
         if table is None or (self._vectors and not has_vectors):
             self.actions.append(protocol_action(deletion_vectors=self._vectors))

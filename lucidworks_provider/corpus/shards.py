@@ -57,10 +57,10 @@ from lucidworks_provider.documents.source import Format, SourceFile, list_source
 from lucidworks_provider.errors import InputError, LucidworksError, StorageError
 from lucidworks_provider.metrics import count, log_result
 from lucidworks_provider.storage import (
-    arrow_place,
     check_folder,
     check_uri,
     discard,
+    is_missing,
     names_in,
     read_file,
     reading,
@@ -182,7 +182,7 @@ def _lines(uri: str) -> Iterator[dict[str, Any]]:
                         f"listing: line {number} of {uri} is invalid. Give a listing that write_listings has written."
                     ) from None
     except StorageError as err:
-        if isinstance(err.__cause__, FileNotFoundError):
+        if is_missing(err):
             raise InputError(f"listing: there is no file {uri}.") from None
         raise
 
@@ -290,22 +290,38 @@ def load_facts(db: RunDatabase, shards: Sequence[StagedShard]) -> None:
     """
     Load the facts of all shards into the run database, for :func:`build_upserts`.
 
-    :raises InputError: two shards have documents with the same id.
+    :raises InputError: two shards have documents with the same id, or a file of facts is missing or damaged.
+    :raises StorageError: the storage cannot be read.
     """
-    import pyarrow.parquet as pq
-
     names = [column.partition(" ")[0] for column in _COLUMNS]
     db.run(f"CREATE TEMP TABLE facts ({', '.join(_COLUMNS)})")
     for staged in shards:
         if not staged.facts:
             continue
-        filesystem, path = arrow_place(staged.facts)
-        with pq.ParquetFile(path, filesystem=filesystem) as file:
-            for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=names):
-                rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
-                db.many(f"INSERT INTO facts VALUES ({', '.join('?' * len(names))})", rows)  # noqa: S608
-                _add_facts(db, staged.shard)
+        for rows in _read_facts(staged.facts, names):
+            db.many(f"INSERT INTO facts VALUES ({', '.join('?' * len(names))})", rows)  # noqa: S608
+            _add_facts(db, staged.shard)
     db.run("DROP TABLE temp.facts")
+
+
+def _read_facts(uri: str, names: Sequence[str]) -> Iterator[Iterator[tuple[Any, ...]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    advice = "Run the tasks of the shards again."
+    try:
+        with reading(uri) as opened, pq.ParquetFile(opened, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=names):
+                if batch.schema.names != list(names):
+                    raise InputError(f"staged: {uri} is not of this version of the provider. {advice}")
+                yield zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    except StorageError as err:
+        if is_missing(err):
+            raise InputError(f"staged: {uri} is gone. {advice}") from None
+        raise
+    except (OSError, pa.ArrowException) as err:
+        # Errors of the storage are StorageError; pyarrow has both of these for damaged files.
+        raise InputError(f"staged: {uri} is damaged ({type(err).__name__}). {advice}") from err
 
 
 def _add_facts(db: RunDatabase, shard: str) -> None:

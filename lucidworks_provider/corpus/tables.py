@@ -38,8 +38,9 @@ from lucidworks_provider.corpus.dataset import (
 from lucidworks_provider.corpus.run_database import REJECTED, SAME, TODO, RunDatabase
 from lucidworks_provider.delta.log import Table, check_writable, read_table
 from lucidworks_provider.delta.rows import read_rows
-from lucidworks_provider.errors import InputError
-from lucidworks_provider.storage import names_in
+from lucidworks_provider.errors import InputError, StorageError
+from lucidworks_provider.jobs.columns import chunk_schema
+from lucidworks_provider.storage import is_missing, names_in
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -201,7 +202,25 @@ def read_tables(output: str, known: Tables | None = None) -> Tables:
         )
     if documents is None and RUN not in chunks.transactions:
         raise InputError(f"{output} has a table {CHUNKS} and no table {DOCUMENTS}. Choose another output.")
+    check_columns(chunks, chunk_schema({}, 0, with_hash=True))
+    if documents is not None:
+        check_columns(documents, documents_schema())
     return Tables(chunks, documents)
+
+
+def check_columns(table: Table, schema: pa.Schema) -> None:
+    """
+    Refuse a table with columns of another program, as the files and the schema that a run writes do not have them.
+
+    :param schema: the columns of this package.
+    :raises InputError: names the columns.
+    """
+    if others := [one["name"] for one in table.schema["fields"] if one["name"] not in schema.names]:
+        raise InputError(
+            f"{table.uri} has columns that another program added, and a run would lose: "
+            f"{', '.join(map(repr, others))}. Copy them to a table of their own, and RESTORE the version before they "
+            "were added; or choose another output."
+        )
 
 
 def check_empty(output: str) -> None:
@@ -305,10 +324,14 @@ def reconcile(
     )
     db.run("CREATE UNIQUE INDEX temp.sums_id ON sums (id)")
     # Chunks of deleted documents, as after a RESTORE of `chunks`, or of documents whose rows are gone. They are added
-    # so that their chunks are removed.
-    known = "id IN (SELECT id FROM documents WHERE NOT present)"
-    if whole and tables.documents_changed:
-        known = "id NOT IN (SELECT id FROM documents WHERE present)"
+    # so that their chunks are removed. All others are rows of other programs.
+    db.run("CREATE TEMP TABLE lost (id TEXT PRIMARY KEY) WITHOUT ROWID")
+    unknown = "id NOT IN (SELECT id FROM documents)"
+    if whole and tables.documents is not None and db.one(f"SELECT 1 FROM sums WHERE {unknown}"):  # noqa: S608
+        db.many(
+            "INSERT OR IGNORE INTO lost VALUES (?)", ((one,) for one in ids_of_last_run(tables.documents))
+        )
+    known = f"id IN (SELECT id FROM documents WHERE NOT present) OR {unknown} AND id IN (SELECT id FROM lost)"  # noqa: S608
     db.run(
         "INSERT INTO documents (id, status, chunks, tokens, presence, attempts, present, moved) "  # noqa: S608
         f"SELECT id, 'ok', total, 0, '0', 0, 1, 1 FROM sums WHERE {known} "
@@ -345,8 +368,36 @@ def reconcile(
             "WHERE id IN (SELECT id FROM missing)"
         )
         db.run("DROP TABLE temp.missing")
+    db.run("DROP TABLE temp.lost")
     db.run("DROP TABLE temp.sums")
     db.run("DROP TABLE temp.found")
+
+
+def ids_of_last_run(documents: Table) -> Iterator[str]:
+    """
+    Ids in the version of ``documents`` that the last run committed, if another program has committed since.
+
+    No more ids, and a warning, if that version can no longer be read.
+
+    :raises StorageError: a file of that version cannot be read.
+    """
+    own = documents.transactions.get(OWN)
+    if own is None or own == documents.version:
+        return
+    try:
+        if (before := read_table(documents.uri, own)) is not None:
+            for batch in read_rows(before, columns=["document_id"]):
+                yield from batch.column("document_id").to_pylist()
+    except (InputError, StorageError) as err:
+        if isinstance(err, StorageError) and not is_missing(err):
+            raise
+        log.warning(
+            "%s: another program has removed version %s, so a run cannot find chunks of documents whose rows other "
+            "programs have removed: %s",
+            documents.uri,
+            own,
+            err,
+        )
 
 
 def _ranges(chunks: Table) -> Iterator[tuple[str, str, str, int, int]]:

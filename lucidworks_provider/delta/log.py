@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from lucidworks_provider import __version__
-from lucidworks_provider.delta.schema import delta_schema
-from lucidworks_provider.errors import InputError
+from lucidworks_provider.delta.schema import check_schema, delta_schema
+from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.storage import (
-    arrow_place,
     create_file,
+    is_missing,
     local_path,
     names_in,
     read_file,
+    reading,
     write_file,
     writing,
 )
@@ -414,9 +415,10 @@ class _Replay:
         for action in actions:
             for kind, found in action.items():
                 if kind in {"protocol", "metaData", "commitInfo"}:
+                    _check_single(kind, found)
                     self._single[kind] = found
                 elif kind == "txn":
-                    self._txns[found["appId"]] = found
+                    self._txns[found["appId"]] = {**found, "version": int(found["version"])}
                 elif kind == "add":
                     added.append(DataFile.from_action(found))
                 elif kind == "remove":
@@ -449,6 +451,18 @@ class _Replay:
         )
         _check_readable(table)
         return table
+
+
+def _check_single(kind: str, found: Mapping[str, Any]) -> None:
+    """:raises KeyError, TypeError, ValueError, AttributeError: a field is missing, or of another type."""
+    if kind == "protocol":
+        [int(found[name]) for name in ("minReaderVersion", "minWriterVersion")]
+        [iter(found.get(name) or ()) for name in ("readerFeatures", "writerFeatures")]
+    elif kind == "metaData":
+        check_schema(json.loads(found["schemaString"]))
+        dict(found.get("configuration") or {})
+    else:
+        dict(found or {})
 
 
 def _check_readable(table: Table) -> None:
@@ -522,15 +536,17 @@ def _read_parquet(uri: str) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    filesystem, path = arrow_place(uri)
     try:
-        with pq.ParquetFile(path, filesystem=filesystem) as file:
+        with reading(uri) as opened, pq.ParquetFile(opened) as file:
             for batch in file.iter_batches(columns=_CHECKPOINT_COLUMNS, batch_size=4096):
                 for row in batch.to_pylist():
                     yield {kind: found for kind, found in row.items() if found is not None}
-    except FileNotFoundError:
-        raise _LogChangedError(f"{uri} is missing.") from None
+    except StorageError as err:
+        if is_missing(err):
+            raise _LogChangedError(f"{uri} is missing.") from None
+        raise
     except (OSError, pa.ArrowException) as err:
+        # Errors of the storage are StorageError; pyarrow has both of these for damaged files.
         raise InputError(f"The log is corrupt: {uri} ({type(err).__name__}: {err})") from err
 
 

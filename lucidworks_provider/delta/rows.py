@@ -12,7 +12,7 @@ from lucidworks_provider.delta.log import DataFile, Table, file_uri
 from lucidworks_provider.delta.schema import arrow_schema
 from lucidworks_provider.delta.vectors import read_vector
 from lucidworks_provider.errors import InputError, StorageError
-from lucidworks_provider.storage import arrow_place, local_path, read_file
+from lucidworks_provider.storage import arrow_place, is_missing, local_path, naming, read_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -174,13 +174,12 @@ def _partition_value(file: DataFile, field: pa.Field) -> pa.Scalar:
 
 @contextmanager
 def _readable(place: str) -> Iterator[None]:
-    import pyarrow as pa
-
     try:
-        yield
-    except FileNotFoundError as err:
+        with naming("read", place):
+            yield
+    except StorageError as err:
+        if not is_missing(err):
+            raise
         raise StorageError(
             f"{place} is missing, though its table refers to it. A vacuum or another process removed it."
-        ) from err
-    except (OSError, pa.ArrowException) as err:
-        raise StorageError(f"{place} cannot be read: {type(err).__name__}: {err}") from err
+        ) from err.__cause__

@@ -42,6 +42,8 @@ _TYPES = {
     "timestamp_ntz": "timestamp[us]",
     "void": "null",
 }
+# Types within a type.
+_PARTS = {"array": ("elementType",), "map": ("keyType", "valueType")}
 _DECIMAL = re.compile(r"decimal\((\d+),\s*(-?\d+)\)")
 
 
@@ -77,6 +79,26 @@ def _delta_type(field: pa.Field) -> Any:
     raise InputError(f"Column {field.name!r} has the type {kind}, which is not written to Delta tables.")
 
 
+def check_schema(kind: Any) -> None:
+    """
+    Check the structure of a schema, or of a type that is no text.
+
+    :param kind: a struct, an array or a map, parsed from JSON.
+    :raises KeyError: something is missing.
+    :raises TypeError: something has another type.
+    :raises ValueError: something has another type.
+    """
+    parts = [kind[name] for name in _PARTS.get(kind["type"], ())]
+    for field in kind["fields"] if kind["type"] == "struct" else ():
+        if not isinstance(field["name"], str):
+            raise TypeError(f"a field with the name {field['name']!r}")
+        dict(field.get("metadata") or {})
+        parts.append(field["type"])
+    for part in parts:
+        if not isinstance(part, str):
+            check_schema(part)
+
+
 def arrow_schema(schema: Mapping[str, Any]) -> pa.Schema:
     """
     The columns of a table.
@@ -92,10 +114,15 @@ def arrow_schema(schema: Mapping[str, Any]) -> pa.Schema:
 def _arrow_field(field: Mapping[str, Any]) -> pa.Field:
     import pyarrow as pa
 
-    metadata = {key: text if isinstance(text, str) else str(text) for key, text in field["metadata"].items()}
-    return pa.field(
-        field["name"], _arrow_type(field["type"], field["name"]), field["nullable"], metadata=metadata or None
-    )
+    found = dict(field.get("metadata") or {})
+    metadata = {key: text if isinstance(text, str) else str(text) for key, text in found.items()}
+    kind = _arrow_type(field["type"], field["name"])
+    return pa.field(field["name"], kind, _is_nullable(field, "nullable"), metadata=metadata or None)
+
+
+def _is_nullable(kind: Mapping[str, Any], name: str) -> bool:
+    # Some writers leave it out.
+    return kind.get(name) is not False
 
 
 def _arrow_type(kind: Any, column: str) -> pa.DataType:
@@ -106,9 +133,11 @@ def _arrow_type(kind: Any, column: str) -> pa.DataType:
             return pa.struct([_arrow_field(field) for field in kind["fields"]])
         if kind["type"] == "array":
             element = _arrow_type(kind["elementType"], column)
-            return pa.list_(pa.field("element", element, kind["containsNull"]))
+            return pa.list_(pa.field("element", element, _is_nullable(kind, "containsNull")))
         if kind["type"] == "map":
-            value = pa.field("value", _arrow_type(kind["valueType"], column), kind["valueContainsNull"])
+            value = pa.field(
+                "value", _arrow_type(kind["valueType"], column), _is_nullable(kind, "valueContainsNull")
+            )
             return pa.map_(_arrow_type(kind["keyType"], column), value)
     elif kind == "timestamp":
         return pa.timestamp("us", "UTC")

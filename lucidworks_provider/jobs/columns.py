@@ -43,7 +43,7 @@ _CODES = {"float32": "f", "uint8": "B", "int8": "b"}
 _KINDS = {code: kind for kind, code in _CODES.items()}
 # Vectors that are converted at once: enough for speed, few for memory.
 _AT_ONCE = 512
-_TOKENS = range(-(2**31), 2**31)
+_TOKENS = range(2**31)
 # Of a row beside its text, its vector and its document's id.
 _ROW_BYTES = 24
 

@@ -245,7 +245,9 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
             return found
         service, generation = self._service(corpus), context["ti"].max_tries
         delta = run(corpus, service, holder=_holder(context), generation=generation, wait_seconds=wait)
-        push_report(context, corpus.output, self.report_url)
+        # That of a shard is in the folder of the shard.
+        report = delta["report"].removeprefix(corpus.output).lstrip("/")
+        push_report(context, corpus.output, self.report_url, report)
         return self._ended(context, delta)
 
     def _corpus(self) -> Corpus:

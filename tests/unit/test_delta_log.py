@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The transaction log: actions, replay, versions, features, checkpoints, cleanup."""
 
+import io
 import json
 import os
 import re
@@ -16,12 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from delta_world import SCHEMA, World, agree, file_schema, ours, row
+from memory_store import memory_store
 
 from lucidworks_provider.delta import log
 from lucidworks_provider.delta.cleanup import clean_log, vacuum
 from lucidworks_provider.delta.log import DataFile, DeletionVector, commit, read_table
 from lucidworks_provider.delta.schema import arrow_schema, delta_schema
-from lucidworks_provider.errors import InputError
+from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.storage import names_in, read_file, write_file
 
 DAY = 86400.0
@@ -199,6 +201,25 @@ def test_versions_after_a_cleanup(world: World) -> None:
         read_table(world.uri, 1)
 
 
+def described(schema: str) -> str:
+    return json.dumps({"metaData": {"id": "0", "schemaString": schema}})
+
+
+def of_type(kind: str) -> str:
+    return f'{{"type": "struct", "fields": [{{"name": "a", "type": {kind}}}]}}'
+
+
+def test_a_schema_without_what_has_a_default(base: str) -> None:
+    kinds = ['"string"', '{"type": "array", "elementType": "long"}']
+    kinds.append('{"type": "map", "keyType": "string", "valueType": "long"}')
+    for version, kind in enumerate(kinds):
+        logged(base, [PROTOCOL, json.loads(described(of_type(kind)))], start=version)
+        (field,) = arrow_schema(snapshot(base).schema)
+        assert field.nullable
+        assert field.metadata is None
+        assert all(field.type.field(n).nullable for n in range(field.type.num_fields) if "map" not in kind)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -207,6 +228,23 @@ def test_versions_after_a_cleanup(world: World) -> None:
         ('{"add": {}}', "KeyError"),
         ('{"add": {"path": "a", "stats": "{"}}', "JSONDecodeError"),
         ('{"txn": {"version": 1}}', "KeyError"),
+        ('{"txn": {"appId": "a"}}', "KeyError"),
+        ('{"commitInfo": "x"}', "ValueError"),
+        ('{"protocol": {"minWriterVersion": 2}}', "KeyError"),
+        ('{"protocol": {"minReaderVersion": 3, "minWriterVersion": null}}', "TypeError"),
+        ('{"protocol": {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": 1}}', "TypeError"),
+        ('{"metaData": {}}', "KeyError"),
+        ('{"metaData": null}', "TypeError"),
+        (described("{"), "JSONDecodeError"),
+        (described("[]"), "TypeError"),
+        (described("{}"), "KeyError"),
+        (described('"string"'), "TypeError"),
+        (described('{"type": "struct", "fields": null}'), "TypeError"),
+        (described(of_type("null")), "TypeError"),
+        (described(of_type('{"type": "array"}')), "KeyError"),
+        (described(of_type('{"type": "map", "keyType": "string", "valueType": 5}')), "TypeError"),
+        (described(of_type('{"type": "struct", "fields": [{"type": "string"}]}')), "KeyError"),
+        (described(of_type('"string", "metadata": 5')), "TypeError"),
     ],
 )
 def test_a_corrupt_commit_is_named(base: str, text: str, message: str) -> None:
@@ -231,6 +269,40 @@ def test_a_corrupt_checkpoint_is_named(world: World) -> None:
     (world.folder / "_delta_log" / f"{0:020}.checkpoint.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(InputError, match=r"corrupt: .*00000\.checkpoint\.parquet"):
         read_table(world.uri)
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError("AccessDenied"), TimeoutError("slow"), RuntimeError("HTTP 503")]
+)
+@pytest.mark.parametrize("ending", [".checkpoint.parquet", "/a.parquet"])
+def test_a_storage_that_fails_is_no_corrupt_file(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, ending: str
+) -> None:
+    """Not all errors of object stores are OSError."""
+    store, uri = memory_store(), "memory://bucket/table"
+    data = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([row(1)], schema=SCHEMA), data)
+    write_file(f"{uri}/a.parquet", data.getvalue())
+    # One that is small is read at once, a larger one in ranges.
+    for size in (10, 10**8):
+        logged(uri, [PROTOCOL, METADATA, DataFile("a.parquet", size, 5, 1).add()])
+        log.write_checkpoint(snapshot(uri))
+        assert len(ours(uri)) == 1
+        with monkeypatch.context() as patch:
+            for name in ("cat_file", "_open"):
+                patch.setattr(store, name, failing(getattr(store, name), ending, error))
+            with pytest.raises(StorageError, match=rf"{ending} cannot be read: {type(error).__name__}"):
+                ours(uri)
+        store.rm("/bucket/table/_delta_log", recursive=True)
+
+
+def failing(read: Any, ending: str, error: Exception) -> Any:
+    def reads(path: str, *args: Any, **kwargs: Any) -> Any:
+        if path.endswith(ending):
+            raise error
+        return read(path, *args, **kwargs)
+
+    return reads
 
 
 def test_a_snapshot_is_continued_from_an_earlier_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

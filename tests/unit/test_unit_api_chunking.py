@@ -182,6 +182,15 @@ INFINITE, LARGE = float("inf"), 10**400
 
 
 @pytest.mark.parametrize(
+    ("sent", "tokens"),
+    [(0, 0), (2.0, 2), *((one, None) for one in (-5, -1.0, True, "2", LARGE, INFINITE, None))],
+)
+def test_a_number_of_tokens_that_is_none_is_missing(sent: object, tokens: int | None) -> None:
+    vectors = [{"tokensUsed": {"inputTokens": sent}, "vector": [1.0]}] * 2
+    assert [chunk.input_tokens for chunk in read(vectors=vectors).chunks] == [tokens] * 2
+
+
+@pytest.mark.parametrize(
     ("vectors", "words"),
     [
         ([[1.0]], "2 chunks and 1 vectors"),

@@ -3,6 +3,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,14 @@ from lucidworks_provider.corpus import shards
 from lucidworks_provider.corpus.dataset import open_dataset
 from lucidworks_provider.corpus.pipeline import PipelineSettings
 from lucidworks_provider.corpus.shards import publish_shards, shard_of, write_listings
-from lucidworks_provider.errors import BudgetExceededError, InputError
+from lucidworks_provider.errors import BudgetExceededError, InputError, StorageError
 
+# The file is cut, its footer is damaged, its pages are damaged.
+DAMAGES: list[Callable[[bytes], bytes]] = [
+    lambda data: data[:-100],
+    lambda data: data[:-30] + b"\xff" * 20 + data[-10:],
+    lambda data: data.replace(b"\x28\xb5\x2f\xfd", b"\x28\xb5\x2f\x00"),
+]
 OTHER = ChunkingOptions("sentence", "gte-small")
 
 
@@ -271,6 +278,50 @@ def test_files_that_are_gone_are_no_part_of_a_version(world: World, texts: dict[
         commit(world, staged)
     night(world, 2, added=14)
     world.check()
+
+
+@pytest.mark.parametrize("damage", [None, *DAMAGES])
+def test_facts_that_are_gone_or_damaged(
+    world: World, texts: dict[str, str], damage: Callable[[bytes], bytes] | None
+) -> None:
+    staged = stage(world, 2)
+    facts = next((world.output / "shards").rglob("staged/*.parquet"))
+    facts.unlink() if damage is None else facts.write_bytes(damage(facts.read_bytes()))
+    said = "gone" if damage is None else "damaged"
+    with pytest.raises(InputError, match=rf"parquet is {said}.*Run the tasks of the shards again"):
+        commit(world, staged)
+    night(world, 2, posted=[], added=14)
+    world.check()
+
+
+def test_facts_that_cannot_be_read_now(
+    world: World, texts: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retry may read them."""
+    staged = stage(world, 2)
+    read = Path.open
+
+    def refuses(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.suffix == ".parquet" and path.parent.name == "staged":
+            raise PermissionError("AccessDenied")
+        return read(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuses)
+        with pytest.raises(StorageError, match="parquet cannot be read: PermissionError"):
+            commit(world, staged)
+    commit(world, staged, added=14)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_index_that_is_damaged(world: World, damage: Callable[[bytes], bytes]) -> None:
+    world.write("1.txt", "A text.")
+    with killed("publish"):
+        world.run(run_id="night")
+    (index,) = (path for path in world.output.rglob("*.parquet") if path.parent.name != "chunks")
+    index.write_bytes(damage(index.read_bytes()))
+    with pytest.raises(InputError, match=r"parquet cannot be read .*Restore it, or remove the folder"):
+        world.run(run_id="night", try_number=2)
 
 
 @pytest.mark.parametrize("table", ["chunks", "documents"])

@@ -264,6 +264,45 @@ def test_a_night_that_finds_nothing_but_versions_of_another_writer(world: World,
     assert not tables.read_tables(str(world.output)).changed_by_others
 
 
+def _add_chunks(world: World, document_id: str) -> None:
+    """Rows of another program."""
+    rows = delta_rs(world).to_pyarrow_table().slice(0, 2)
+    rows = rows.set_column(0, rows.schema.field(0), [[document_id] * 2])
+    deltalake.write_deltalake(str(world.output / "chunks"), rows, mode="append")
+
+
+@pytest.mark.parametrize("vacuumed", [False, True])
+@pytest.mark.parametrize("operation", ["nothing", "compact", "delete", "restore"])
+def test_rows_of_other_programs_are_kept(
+    world: World, caplog: pytest.LogCaptureFixture, operation: str, vacuumed: bool
+) -> None:
+    """Whatever happens to `documents`, unlike those of documents whose rows are gone."""
+    world.set(prune=True, deletion_vectors=False)
+    world.write_all({"1.txt": "The first.", "2.txt": "The second."})
+    world.run()
+    world.write("3.txt", "The third.")
+    world.run()
+    _add_chunks(world, "strange")
+    delta_rs(world).optimize.compact()
+    documents = delta_rs(world, "documents")
+    if operation == "compact":
+        documents.optimize.compact()
+    elif operation == "delete":
+        documents.delete("document_id = '3.txt'")
+    elif operation == "restore":
+        documents.restore(0)
+    if vacuumed:
+        delta_rs(world, "documents").vacuum(0, dry_run=False, enforce_retention_duration=False)
+    world.remove("3.txt")
+    for _ in range(2):
+        world.run()
+
+    # Without the last version of `documents`, nothing distinguishes them.
+    lost = vacuumed and operation in {"delete", "restore"}
+    assert set(world.texts()) == {"1.txt", "2.txt", "strange", *(["3.txt"] if lost else [])}
+    assert ("another program has removed version 1" in caplog.text) == (vacuumed and operation != "nothing")
+
+
 def test_another_writer_sorts_the_chunks_of_a_document(world: World) -> None:
     """Consumers get them in their order, as it is what a document is."""
     world.service.chunk_size = len("0, 99: a sentence. ")
@@ -711,6 +750,36 @@ def _foreign(world: World) -> None:
     deltalake.write_deltalake(str(world.output / "chunks"), pa.table({"a": [1]}))
 
 
+def _add_column(world: World, name: str) -> None:
+    delta_rs(world, name).alter.add_columns(
+        [deltalake.Field("extra", deltalake.schema.PrimitiveType("string"))]
+    )
+
+
+def test_a_column_that_another_writer_adds_during_a_run(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.write("1.txt", "A text.")
+    world.run()
+    commit = publish.commit
+
+    def late(uri: str, *args: Any, **kwargs: Any) -> bool:
+        if uri.endswith("documents"):
+            _add_column(world, "documents")
+        return commit(uri, *args, **kwargs)
+
+    world.write("1.txt", "Another text.")
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "commit", late)
+        with pytest.raises(InputError, match="lose: 'extra'"):
+            world.run()
+    with pytest.raises(InputError, match="lose: 'extra'"):
+        world.run()
+    delta_rs(world, "documents").restore(0)
+    world.run(posted=[])
+    agree(world)
+
+
 def _older(world: World) -> None:
     shutil.rmtree(world.output)
     world.write("../dataset/snapshot.json", "{}")
@@ -723,15 +792,22 @@ def _older(world: World) -> None:
         (_older, "earlier version of this provider"),
         (lambda world: delta_rs(world).alter.add_constraint({"c": "chunk_index >= 0"}), "checkConstraints"),
         (lambda world: shutil.rmtree(world.output / "chunks"), "no table chunks"),
+        (lambda world: _add_column(world, "chunks"), "chunks has columns .* lose: 'extra'"),
+        (lambda world: _add_column(world, "documents"), "documents has columns .* lose: 'extra'"),
     ],
-    ids=["a table of another program", "an earlier version", "an upgraded table", "one table is missing"],
+    ids=[
+        *("a table of another program", "an earlier version", "an upgraded table", "one table is missing"),
+        *("a column of chunks", "a column of documents"),
+    ],
 )
 def test_what_is_no_output(world: World, change: Callable[[World], object], message: str) -> None:
     world.write("1.txt", "A text.")
     world.run()
     change(world)
+    world.write("2.txt", "It is not sent.")
     with pytest.raises(InputError, match=message):
         world.run()
+    assert len(world.service.posted) == 1
     if change is _foreign:
         with pytest.raises(InputError, match="was made by another program"):
             open_dataset(str(world.output))

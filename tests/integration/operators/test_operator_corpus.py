@@ -158,11 +158,17 @@ def test_plan_only_writes_and_sends_nothing(corpus: Run, switch: Any) -> None:
     assert not (corpus.root / "dataset").exists()
 
 
+SECOND = "shards/001-of-002/report.html"
+
+
 @pytest.mark.parametrize("shards", [False, True])
 def test_the_report_has_a_link_where_people_find_it(corpus: Run, shards: bool) -> None:
     where = {"report_url": "https://reports.example.com/catalogue"}
     if shards:
-        corpus.publish(corpus.stage(2), **where)
+        staged = corpus.stage(2, **where)
+        assert corpus.pushed == {LucidworksReportLink.xcom_key: f"{where['report_url']}/{SECOND}"}
+        assert "<html" in (corpus.root / "dataset" / SECOND).read_text()
+        corpus.publish(staged, **where)
     else:
         corpus.execute(**where)
     assert corpus.pushed == {LucidworksReportLink.xcom_key: f"{where['report_url']}/report.html"}
