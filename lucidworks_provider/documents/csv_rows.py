@@ -23,7 +23,7 @@ def read_csv(file: SourceFile, options: ReadOptions) -> Iterator[Document | Reje
     A document for each record. A record that is rejected is named by ``<path>:<line>``, the line that it begins in.
 
     After a quote that is not closed, or a record that is too long, the next record cannot be found: the rest of the
-    file is one reject.
+    file is one reject. So is a file without a header, unless ``csv_columns`` is set: it was probably cut.
 
     :raises InputError: columns of the options are missing, or the first record contradicts ``csv_columns``.
     :raises StorageError: the file cannot be read.
@@ -31,6 +31,7 @@ def read_csv(file: SourceFile, options: ReadOptions) -> Iterator[Document | Reje
     with open_decompressed(file) as opened:
         records = CsvRecords(file, opened, options, advice=" See csv_quotechar and csv_escapechar.")
         columns: list[str] = []
+        line = 0
         for line, record in records:
             place = f"{file.path}:{line}"
             if isinstance(record, Rejection):
@@ -42,6 +43,8 @@ def read_csv(file: SourceFile, options: ReadOptions) -> Iterator[Document | Reje
                 columns, is_header = _columns(file, record, records, options)
                 if not is_header:
                     yield _document(place, columns, record, records, options)
+        if not line and not options.csv_columns:
+            yield RejectedDocument(file.path, Reason.INVALID, "It has no line that names its columns.")
 
 
 def _columns(

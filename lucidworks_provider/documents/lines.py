@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Callable, Iterator
@@ -27,15 +28,32 @@ BROKEN = (OSError, EOFError, zlib.error)
 _WHITE = b" \t\r\n"
 
 
+class _CutToNothing(io.RawIOBase):
+    """A compressed file without a byte, which the decompressors would read as an empty one."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, _: Any) -> int:
+        raise EOFError("the file has no bytes")
+
+
 @contextmanager
 def open_decompressed(file: SourceFile) -> Iterator[BinaryIO]:
     """
     Open a file, and decompress it if its name ends in ``.gz`` or ``.zst``.
 
+    To read a damaged compressed file raises one of :data:`BROKEN`.
+
     :raises StorageError: the file cannot be read, also later.
     """
     name = file.path.lower()
     with open_file(file) as opened:
+        if name.endswith((".gz", ".zst")):
+            if not opened.read(1):
+                yield cast("BinaryIO", _CutToNothing())
+                return
+            opened.seek(0)
         if name.endswith(".gz"):
             with gzip.GzipFile(fileobj=opened, mode="rb") as decompressed:
                 yield cast("BinaryIO", decompressed)

@@ -57,7 +57,7 @@ GERMAN = [("1", "Größe"), ("2", "a;b")]
         # Without a header
         ("f.csv", "1,x,a\n2,y,b\n", {"csv_columns": ["id", "", "text"]}, [("1", "a"), ("2", "b")]),
         # Nothing
-        ("f.csv", "", {}, []),
+        ("f.csv", "", {"csv_columns": ["id", "text"]}, []),
         ("f.csv", "id,text\n", {}, []),
         ("f.csv", "\n\nid,text\n\n1,a\n\n", {}, [("1", "a")]),
     ],
@@ -270,4 +270,14 @@ def test_what_cannot_be_decompressed(name: str, tmp_path: Path) -> None:
         *good, last = found
         assert 10 < len(good) < 60
         assert (last.id, "it cannot be decompressed" in rejected(last).detail) == (name, True)
-    assert short(read(tmp_path, name, b"not compressed")) == [(name, "<invalid>")]
+    for junk in (b"not compressed", b""):
+        assert short(read(tmp_path, name, junk, csv_columns=["id", "text"])) == [(name, "<invalid>")]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("f.csv", b""), ("f.tsv", b"\xef\xbb\xbf"), ("f.csv", b"\n\r\n"), ("f.csv.gz", gzip.compress(b""))],
+)
+def test_without_its_header_a_file_is_damaged(name: str, data: bytes, tmp_path: Path) -> None:
+    [found] = read(tmp_path, name, data)
+    assert (found.id, rejected(found).detail) == (name, "It has no line that names its columns.")
