@@ -60,13 +60,13 @@ _CHANCE = 8
 @cache
 def check_encoding(name: str) -> str:
     """
-    Python's name of a codec.
+    Python's name of a codec; that of UTF-8 also for ``utf-8-sig``, since all marks are removed.
 
     :raises InputError: there is none, or it is not a text encoding.
     """
     try:
         "x".encode(name)
-        return codecs.lookup(name).name
+        return codecs.lookup(name).name.removesuffix("-sig")
     except (LookupError, ValueError, TypeError):
         raise InputError(
             f"encoding is {name!r}, which Python does not know; use e.g. utf-8, cp1252, utf-16."

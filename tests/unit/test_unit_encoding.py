@@ -73,6 +73,8 @@ def test_a_stray_control_character_is_none(data: bytes) -> None:
         ("déjà".encode("cp1252"), "latin-1", "déjà"),
         ("déjà".encode(), "utf8", "déjà"),
         (codecs.BOM_UTF8 + "déjà".encode(), "UTF-8", "déjà"),
+        (codecs.BOM_UTF8 + "déjà".encode(), "utf_8_sig", "déjà"),
+        ("déjà".encode(), "utf-8-sig", "déjà"),
         ("déjà".encode("utf-16"), "utf-16", "déjà"),
         ("déjà".encode("utf-16-le"), "utf-16-le", "déjà"),
         (codecs.BOM_UTF16_BE + "déjà".encode("utf-16-be"), "utf-16", "déjà"),
