@@ -9,7 +9,7 @@ from itertools import chain
 from typing import BinaryIO
 
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, Rejection
-from lucidworks_provider.documents.encoding import codec_without_ascii, decode
+from lucidworks_provider.documents.encoding import check_mark, codec_without_ascii, decode, wide_codec
 from lucidworks_provider.documents.lines import BLOCK_BYTES, BROKEN, open_decompressed, read_blocks
 from lucidworks_provider.documents.records import ReadOptions, missing_column, read_record
 from lucidworks_provider.documents.source import SourceFile
@@ -100,7 +100,7 @@ class CsvRecords:
         self._opened = opened
         self._advice = advice
         self._options = options
-        self._encoding = options.encoding or "utf-8"
+        self._encoding = options.encoding
         self._lines = self._read_lines()
         is_tsv = file.path.lower().removesuffix(".gz").removesuffix(".zst").endswith(".tsv")
         self.delimiter = options.csv_delimiter or ("\t" if is_tsv else ",")
@@ -150,7 +150,9 @@ class CsvRecords:
         """The text of a field."""
         if field.isascii() and field.isprintable():
             return field
-        return decode(field.encode("latin-1"), self._encoding)
+        data = field.encode("latin-1")
+        # The file has the line breaks of ASCII, so a field cannot begin with the mark of UTF-16.
+        return decode(data, self._encoding or ("utf-8" if wide_codec(data, None) else None))
 
     def peek(self) -> str:
         """The first line, as Latin-1 text."""
@@ -161,6 +163,7 @@ class CsvRecords:
     def _read_lines(self) -> Iterator[str]:
         """Lines with their ends, in an encoding with the line breaks of ASCII; of one that is too long, a part."""
         first, rest = self._opened.read(BLOCK_BYTES), ""
+        check_mark(first, self._options.encoding)
         codec = codec_without_ascii(first, self._options.encoding)
         if codec is not None:
             self._encoding = "utf-8"

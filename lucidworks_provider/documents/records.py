@@ -102,7 +102,7 @@ def read_record(
     if text is None:
         return RejectedDocument(name, *NO_TEXT)
     if isinstance(text, bytes):
-        text = decode(text, options.encoding or "utf-8")
+        text = decode(text, options.encoding)
     if isinstance(text, str):
         rejection = text_rejection(text, options.max_document_bytes)
         if rejection is None:

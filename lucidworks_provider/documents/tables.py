@@ -30,7 +30,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.documents.csv_rows import CsvRecords
-from lucidworks_provider.documents.document import Rejection, TableColumns
+from lucidworks_provider.documents.document import Reason, Rejection, TableColumns
 from lucidworks_provider.documents.lines import BROKEN, open_decompressed, read_lines
 from lucidworks_provider.documents.records import ReadOptions
 from lucidworks_provider.documents.source import (
@@ -274,7 +274,9 @@ def _texts(uri: str, records: CsvRecords, rows: dict[int, list[str]], names: Seq
         for line, value in zip(rows, values, strict=True):
             text = value if value.isascii() and value.isprintable() else records.decode(value)
             if isinstance(text, Rejection):
-                raise InputError(f"{uri}: the record in line {line:,} cannot be read: {text.detail}")
+                # Tables have no option for it.
+                detail = "It is not UTF-8." if text.reason is Reason.ENCODING else text.detail
+                raise InputError(f"{uri}: the record in line {line:,} cannot be read: {detail}")
             texts.append(text)
         return texts
 

@@ -88,7 +88,7 @@ def test_encodings_whose_characters_have_ascii_bytes(codec: str, tmp_path: Path)
 def test_records_that_are_rejected(tmp_path: Path) -> None:
     data = (
         b'id,text\n1,"two\nlines"\n2,a,b\n3\n,x\n4,\n5, \n"6","\xff"\n\xff,x\n7,a\0b\n8,ok\n'
-        + b'"9\n",x\n10,ok'
+        + b'"9\n",x\n10,ok\n11,\x1b$BF|K\\\x1b(B\n12,\xff\xfea\0'
     )
     found = read(tmp_path, "f.csv", data)
     assert short(found) == [
@@ -104,10 +104,13 @@ def test_records_that_are_rejected(tmp_path: Path) -> None:
         ("8", "ok"),
         ("f.csv:13", "<invalid>"),
         ("10", "ok"),
+        # Of ISO-2022-JP, and with the mark of UTF-16.
+        ("11", "<encoding>"),
+        ("12", "<encoding>"),
     ]
     assert rejected(found[1]).detail == "Its number of fields is 3 instead of 2."
     assert rejected(found[2]).detail == "Its number of fields is 1 instead of 2."
-    assert rejected(found[7]).detail.startswith("Its id: It cannot be decoded as utf-8")
+    assert rejected(found[7]).detail.startswith("Its id: It is not UTF-8 (byte 0) and declares no")
 
 
 @pytest.mark.parametrize(

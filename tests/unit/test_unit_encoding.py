@@ -98,7 +98,9 @@ def test_a_declared_encoding_wins(data: bytes, declared: str, text: str) -> None
         ("déjà".encode("utf-16"), "latin-1", "begins with the byte order mark of UTF-16"),
         ("“déjà”".encode("cp1252"), "latin-1", "Character 0 is a control character, so iso8859-1"),
         ("你好你好".encode(), "gbk", "It is UTF-8, and gbk would"),
-        (b"a\xff\xfe", "utf-16", "cannot be decoded as utf-16"),
+        (b"a\xff\xfe", "utf-16-le", "cannot be decoded as utf-16"),
+        ("日本".encode("utf-16-be"), "UTF16", "cannot be decoded as utf-16: it has no byte order mark"),
+        ("日本".encode("utf-32-le"), "utf-32", "it has no byte order mark. Declare utf-32-le or utf-32-be."),
     ],
 )
 def test_what_contradicts_its_declaration_is_no_text(data: bytes, declared: str, message: str) -> None:

@@ -255,6 +255,29 @@ def test_lines_in_other_encodings(base: str, codec: str) -> None:
     assert all(isinstance(one, Document) and one.text.startswith("Größe ") for one in found)
 
 
+@pytest.mark.parametrize(
+    ("codec", "text"), [("utf-7", "café"), ("hz", "中文"), ("gbk", "隆"), ("iso2022_jp", "日本語")]
+)
+def test_lines_whose_bytes_are_also_other_json(base: str, codec: str, text: str) -> None:
+    file = placed(base, "f.jsonl", f'{{"id": 1, "text": "{text}"}}'.encode(codec))
+    assert short(read(file, ReadOptions(encoding=codec))) == [("1", text)]
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(("name", "head"), [("f.jsonl", ""), ("f.csv", "x,id,text\n")])
+def test_a_mark_that_contradicts_the_declared_encoding(base: str, codec: str, name: str, head: str) -> None:
+    record = ",1,é\n" if head else '{"id": 1, "text": "é"}'
+    [found] = read(placed(base, name, f"{head}{record}".encode(codec)), ReadOptions(encoding="gbk"))
+    assert (found.id, rejected(found).reason) == (name, Reason.ENCODING)
+    assert "cannot be decoded as gbk: it begins with the byte order mark of UTF-" in rejected(found).detail
+
+
+def test_wide_lines_that_are_no_json(base: str) -> None:
+    data = '{"id": 1, "text": "x", "price": NaN}\n{"id":\n'.encode("utf-16")
+    found = read(placed(base, "f.jsonl", data), ReadOptions(encoding="utf-16"))
+    assert short(found) == [("1", "x"), ("f.jsonl:2", "<invalid>")]
+
+
 def test_wide_lines_that_are_broken(base: str) -> None:
     data = '{"id": 1, "text": "x"}\n'.encode("utf-16") + b"\x00\xdc" * 9 + b"\n\0"
     found = read(placed(base, "f.jsonl", data))
@@ -307,6 +330,9 @@ def test_rows_that_are_no_documents(base: str) -> None:
         ("b", "<too_large>"),
         ("f.parquet:3", "<invalid>"),
     ]
+    escaped = placed(base, "e.parquet", table(id=["a"], text=pa.array(["日本".encode("iso2022_jp")])))
+    assert short(read(escaped)) == [("a", "<encoding>")]
+    assert short(read(escaped, ReadOptions(encoding="iso2022_jp"))) == [("a", "日本")]
     declared = placed(base, "g.parquet", table(id=["a"], text=pa.array([b"\xe9"])))
     assert short(read(declared, ReadOptions(encoding="cp1252"))) == [("a", "é")]
     none = pa.array([], pa.string())
