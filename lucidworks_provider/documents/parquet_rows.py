@@ -51,7 +51,7 @@ def read_parquet(file: SourceFile, options: ReadOptions) -> Iterator[Document | 
             for document_id, text in _rows(parquet, options):
                 row += 1
                 yield read_record(f"{file.path}:{row}", document_id, text, options)
-        except (pa.ArrowException, OSError, EOFError) as err:
+        except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as err:
             detail = f"It cannot be read as Parquet after row {row:,}: {type(err).__name__}: {err!s:.200}"
             yield RejectedDocument(file.path, Reason.INVALID, detail)
 

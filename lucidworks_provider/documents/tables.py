@@ -214,7 +214,7 @@ def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.Record
                     row += batch.num_rows
         except StorageError:
             raise
-        except (pa.ArrowException, OSError, EOFError) as err:
+        except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as err:
             raise InputError(
                 f"{file.uri} is not Parquet, or is corrupt after row {row:,}: {type(err).__name__}: {err!s:.200}"
             ) from err

@@ -347,6 +347,11 @@ def test_a_broken_table(base: str, cut: int) -> None:
     assert short(read(file)) == [("f.parquet", "<invalid>")]
 
 
+def test_a_table_with_a_column_whose_name_is_not_utf8(base: str) -> None:
+    data = table(id=["a"], text=["x"], name=["y"]).replace(b"name", b"n\xffme")
+    assert short(read(placed(base, "f.parquet", data))) == [("f.parquet", "<invalid>")]
+
+
 def test_a_table_that_is_broken_in_the_middle(base: str) -> None:
     data = bytearray(table(id=[f"{n:03}" for n in range(30)], text=[f"some text {n:03}" for n in range(30)]))
     at = data.index(b"some text 015")

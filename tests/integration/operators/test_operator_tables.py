@@ -195,6 +195,13 @@ def test_templates_render_columns(service: Service, tmp_path: Path) -> None:
 
 # Refused with what is wrong, before anything is sent
 
+
+def parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return sink.getvalue().to_pybytes()
+
+
 BROKEN: dict[str, tuple[bytes, list[str]]] = {
     "no column.csv": (b"sku,body\n1,a\n", ["no column 'text'", "'body'"]),
     "ragged.csv": (b"sku,text\n1,a\n2,b,c\n", ["line 3", "3 values"]),
@@ -214,6 +221,10 @@ BROKEN: dict[str, tuple[bytes, list[str]]] = {
     ),
     "huge.jsonl": (b'{"sku": 36893488147419103232, "text": "a"}\n', ["'sku'", "no single type"]),
     "broken.parquet": (b"PAR1 and no more", ["not Parquet"]),
+    "name.parquet": (
+        parquet(pa.table({"sku": [1], "text": ["a"], "name": [1]})).replace(b"name", b"n\xffme"),
+        ["not Parquet", "UnicodeDecodeError"],
+    ),
     "cut.csv.gz": (gzip.compress(b"sku,text\n1,a\n" * 99)[:-9], ["cannot be read"]),
     "other.txt": (b"a", [".parquet, .csv, .jsonl"]),
 }
