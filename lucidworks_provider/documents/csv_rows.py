@@ -56,8 +56,7 @@ def _columns(
     :raises InputError: columns of the options are missing, or the first record contradicts ``csv_columns``.
     """
     named = list(options.csv_columns or ())
-    decoded = [(raw, records.decode(raw)) for raw in first]
-    found = [repr(raw.encode("latin-1")) if isinstance(name, Rejection) else name for raw, name in decoded]
+    found = records.names(first)
     columns = named or found
     if named and found == named:
         raise InputError(f"{file.uri} begins with a line that names its columns; leave csv_columns out.")
@@ -68,8 +67,7 @@ def _columns(
         )
     for name in (options.id_column, options.text_column):
         if columns.count(name) != 1:
-            shown = [f"{one:.40}" for one in columns]
-            raise missing_column(file.uri, name, shown, "" if named else _DIALECT)
+            raise missing_column(file.uri, name, columns, "" if named else _DIALECT)
     return columns, not named
 
 
@@ -104,6 +102,8 @@ class CsvRecords:
         self._lines = self._read_lines()
         is_tsv = file.path.lower().removesuffix(".gz").removesuffix(".zst").endswith(".tsv")
         self.delimiter = options.csv_delimiter or ("\t" if is_tsv else ",")
+        # The limit is global, so it is only raised.
+        csv.field_size_limit(max(csv.field_size_limit(), options.max_document_bytes))
 
     def __iter__(self) -> Iterator[tuple[int, list[str] | Rejection]]:
         options, most = self._options, self._options.max_document_bytes
@@ -117,8 +117,6 @@ class CsvRecords:
                     raise OverflowError
                 yield line
 
-        # The limit is global, so it is only raised.
-        csv.field_size_limit(max(csv.field_size_limit(), most))
         reader = csv.reader(
             lines(),
             strict=True,
@@ -153,6 +151,11 @@ class CsvRecords:
         data = field.encode("latin-1")
         # The file has the line breaks of ASCII, so a field cannot begin with the mark of UTF-16.
         return decode(data, self._encoding or ("utf-8" if wide_codec(data, None) else None))
+
+    def names(self, record: list[str]) -> list[str]:
+        """The fields of a header; of one that is no text, its bytes as in Python."""
+        decoded = [(raw, self.decode(raw)) for raw in record]
+        return [repr(raw.encode("latin-1")) if isinstance(name, Rejection) else name for raw, name in decoded]
 
     def peek(self) -> str:
         """The first line, as Latin-1 text."""

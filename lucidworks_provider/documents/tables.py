@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from lucidworks_provider.documents.csv_rows import CsvRecords
 from lucidworks_provider.documents.document import Reason, Rejection, TableColumns
 from lucidworks_provider.documents.lines import BROKEN, open_decompressed, read_lines
-from lucidworks_provider.documents.records import ReadOptions
+from lucidworks_provider.documents.records import ReadOptions, shown_names
 from lucidworks_provider.documents.source import (
     TABLES,
     Format,
@@ -228,7 +228,11 @@ def _read_csv(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatc
         except (UnicodeDecodeError, *BROKEN) as err:
             raise InputError(f"{file.uri} cannot be read: {err!s:.200}") from err
         for separator in "" if records.delimiter == "\t" else _SEPARATORS:
-            names = [records.decode(name) for name in next(csv.reader([header], delimiter=separator), [])]
+            try:
+                names = records.names(next(csv.reader([header], delimiter=separator), []))
+            except csv.Error:
+                # The records below are an error that names the line.
+                continue
             if set(columns.required) <= set(names):
                 records.delimiter = separator
                 break
@@ -239,7 +243,7 @@ def _read_csv(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatc
             if isinstance(record, Rejection):
                 raise InputError(f"{file.uri} cannot be read from line {line:,}: {record.detail}")
             if width < 0:
-                found = [str(records.decode(name)) for name in record]
+                found = records.names(record)
                 chosen, width = _chosen(file.uri, found, columns), len(found)
                 places = [found.index(name) for name in chosen]
                 continue
@@ -415,7 +419,7 @@ def _chosen(where: str, names: Sequence[str], columns: TableColumns) -> list[str
 
 def _missing(where: str, name: str, there: Sequence[str]) -> InputError:
     return InputError(
-        f"{where} has no column {name!r}; it has {', '.join(map(repr, list(there)[:20])) or 'none'}. Set "
+        f"{where} has no column {name!r}; it has {shown_names(there)}. Set "
         "id_column (None for no key), text_column and columns."
     )
 

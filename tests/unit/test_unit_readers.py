@@ -389,6 +389,7 @@ def test_columns_of_a_table(base: str, columns: dict[str, Any], message: str) ->
             "no column 'text'; it has 'id', 'body'",
         ),
         (b"{}", "it has none"),
+        (b'{"%s": 1}' % (b"x" * 80), f"it has '{'x' * 40}'"),
         (b'{"id": 1, "text": null}', None),
         (b'{"id": ', None),
         (b"[1]", None),
