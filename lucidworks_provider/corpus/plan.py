@@ -130,7 +130,9 @@ class Plan:
                     self._add_file(file)
         for path in self._unreadable:
             # An unreadable record may be any document that the file had before, and that no other file has now.
-            db.run("INSERT OR IGNORE INTO source SELECT id, ? FROM old WHERE file = ?", REJECTED, path)
+            # It may have no hash, if another program has deleted chunks of it.
+            before = "SELECT id, ? FROM documents WHERE file = ? AND (hash IS NOT NULL OR present)"
+            db.run(f"INSERT OR IGNORE INTO source {before}", REJECTED, path)
         self._skip_from_other_shards()
         todo = db.count("SELECT count(*) FROM source WHERE action = ?", TODO)
         return PlanSummary(db.count("SELECT count(*) FROM source"), todo, self._requests, self._bytes)

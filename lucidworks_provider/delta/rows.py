@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,11 @@ from lucidworks_provider.delta.log import DataFile, Table, file_uri
 from lucidworks_provider.delta.schema import arrow_schema
 from lucidworks_provider.delta.vectors import read_vector
 from lucidworks_provider.errors import InputError, StorageError
-from lucidworks_provider.storage import arrow_place, is_missing, local_path, naming, read_file
+from lucidworks_provider.storage import arrow_place, is_missing, local_path, naming, read_file, reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
     from pyroaring import BitMap64
 
 FILE, ROW = "_file", "_row"
@@ -29,7 +30,8 @@ def read_rows(
     columns: Sequence[str] | None = None,
     files: Iterable[str] | None = None,
     with_position: bool = False,
-    batch_rows: int = 2048,
+    batch_rows: int | Callable[[pq.RowGroupMetaData], int] = 2048,
+    buffer_size: int = 0,
 ) -> Iterator[pa.RecordBatch]:
     """
     The rows of a snapshot, a row group at a time.
@@ -37,6 +39,8 @@ def read_rows(
     :param columns: all of them if it is None; in the order given.
     :param files: paths of the files to read; all of them if it is None.
     :param with_position: add ``_file`` and ``_row``, the position in the file.
+    :param batch_rows: rows of a batch, or a function of the row group.
+    :param buffer_size: bytes of a column that are read at once; 0 for all of a row group.
     :raises InputError: the table has no such column or file, or a column of an unsupported type.
     :raises StorageError: a data file or a deletion vector is missing or cannot be read; names it.
     """
@@ -54,7 +58,13 @@ def read_rows(
             raise InputError(f"Version {table.version} of {table.uri} has no file {path}.")
         deleted = read_vector(table.uri, file.vector) if file.vector else None
         yield from read_file_rows(
-            table.uri, file, schema, deleted=deleted, with_position=with_position, batch_rows=batch_rows
+            table.uri,
+            file,
+            schema,
+            deleted=deleted,
+            with_position=with_position,
+            batch_rows=batch_rows,
+            buffer_size=buffer_size,
         )
 
 
@@ -65,7 +75,8 @@ def read_file_rows(
     *,
     deleted: BitMap64 | None = None,
     with_position: bool = False,
-    batch_rows: int = 2048,
+    batch_rows: int | Callable[[pq.RowGroupMetaData], int] = 2048,
+    buffer_size: int = 0,
 ) -> Iterator[pa.RecordBatch]:
     """
     The rows of one data file, whether a version of its table refers to it or not.
@@ -84,33 +95,42 @@ def read_file_rows(
         for name in file.partition_values
         if name in schema.names
     }
-    with _readable(place):
-        filesystem, path = arrow_place(place)
-        if local_path(place) is None and file.size <= _WHOLE_BYTES:
-            # One request instead of three.
-            if (data := read_file(place)) is None:
-                raise FileNotFoundError(place)
-            filesystem, path = None, pa.BufferReader(data)
-        # Spark may write timestamps as int96, which pyarrow would take for nanoseconds.
-        parquet = pq.ParquetFile(
-            path,
-            filesystem=filesystem,
-            coerce_int96_timestamp_unit="us",
-            # Detects vectors that were damaged on the disk.
-            page_checksum_verification=True,
-        )
-    with parquet:
+    source: Any
+    with ExitStack() as opened:
+        with _readable(place):
+            filesystem, source = arrow_place(place)
+            if local_path(place) is None and file.size <= _WHOLE_BYTES:
+                # One request instead of three.
+                if (data := read_file(place)) is None:
+                    raise FileNotFoundError(place)
+                filesystem, source = None, pa.BufferReader(data)
+            elif buffer_size:
+                # Keeps blocks of several columns, unlike the files of fsspec.
+                filesystem, source = None, opened.enter_context(reading(place))
+            # Spark may write timestamps as int96, which pyarrow would take for nanoseconds.
+            parquet = pq.ParquetFile(
+                source,
+                filesystem=filesystem,
+                buffer_size=buffer_size,
+                pre_buffer=not buffer_size,
+                coerce_int96_timestamp_unit="us",
+                # Detects vectors that were damaged on the disk.
+                page_checksum_verification=True,
+            )
+            opened.enter_context(parquet)
         stored = set(parquet.schema_arrow.names)
         wanted = [name for name in schema.names if name in stored and name not in parts]
         position = 0
         for group in range(parquet.num_row_groups):
-            rows = parquet.metadata.row_group(group).num_rows
+            metadata = parquet.metadata.row_group(group)
+            rows = metadata.num_rows
             if deleted is not None and deleted.range_cardinality(position, position + rows) == rows:
                 position += rows
                 continue
             # One row group at a time, as pyarrow would read all of them ahead.
+            size = batch_rows if isinstance(batch_rows, int) else batch_rows(metadata)
             batches = parquet.iter_batches(
-                batch_size=batch_rows, row_groups=[group], columns=wanted, use_threads=False
+                batch_size=size, row_groups=[group], columns=wanted, use_threads=False
             )
             while True:
                 with _readable(place):

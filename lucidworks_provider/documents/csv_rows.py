@@ -9,7 +9,7 @@ from itertools import chain
 from typing import BinaryIO
 
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, Rejection
-from lucidworks_provider.documents.encoding import codec_without_ascii, decode
+from lucidworks_provider.documents.encoding import check_mark, codec_without_ascii, decode, wide_codec
 from lucidworks_provider.documents.lines import BLOCK_BYTES, BROKEN, open_decompressed, read_blocks
 from lucidworks_provider.documents.records import ReadOptions, missing_column, read_record
 from lucidworks_provider.documents.source import SourceFile
@@ -23,7 +23,7 @@ def read_csv(file: SourceFile, options: ReadOptions) -> Iterator[Document | Reje
     A document for each record. A record that is rejected is named by ``<path>:<line>``, the line that it begins in.
 
     After a quote that is not closed, or a record that is too long, the next record cannot be found: the rest of the
-    file is one reject.
+    file is one reject. So is a file without a header, unless ``csv_columns`` is set: it was probably cut.
 
     :raises InputError: columns of the options are missing, or the first record contradicts ``csv_columns``.
     :raises StorageError: the file cannot be read.
@@ -31,6 +31,7 @@ def read_csv(file: SourceFile, options: ReadOptions) -> Iterator[Document | Reje
     with open_decompressed(file) as opened:
         records = CsvRecords(file, opened, options, advice=" See csv_quotechar and csv_escapechar.")
         columns: list[str] = []
+        line = 0
         for line, record in records:
             place = f"{file.path}:{line}"
             if isinstance(record, Rejection):
@@ -42,6 +43,8 @@ def read_csv(file: SourceFile, options: ReadOptions) -> Iterator[Document | Reje
                 columns, is_header = _columns(file, record, records, options)
                 if not is_header:
                     yield _document(place, columns, record, records, options)
+        if not line and not options.csv_columns:
+            yield RejectedDocument(file.path, Reason.INVALID, "It has no line that names its columns.")
 
 
 def _columns(
@@ -53,8 +56,7 @@ def _columns(
     :raises InputError: columns of the options are missing, or the first record contradicts ``csv_columns``.
     """
     named = list(options.csv_columns or ())
-    decoded = [(raw, records.decode(raw)) for raw in first]
-    found = [repr(raw.encode("latin-1")) if isinstance(name, Rejection) else name for raw, name in decoded]
+    found = records.names(first)
     columns = named or found
     if named and found == named:
         raise InputError(f"{file.uri} begins with a line that names its columns; leave csv_columns out.")
@@ -65,8 +67,7 @@ def _columns(
         )
     for name in (options.id_column, options.text_column):
         if columns.count(name) != 1:
-            shown = [f"{one:.40}" for one in columns]
-            raise missing_column(file.uri, name, shown, "" if named else _DIALECT)
+            raise missing_column(file.uri, name, columns, "" if named else _DIALECT)
     return columns, not named
 
 
@@ -97,10 +98,12 @@ class CsvRecords:
         self._opened = opened
         self._advice = advice
         self._options = options
-        self._encoding = options.encoding or "utf-8"
+        self._encoding = options.encoding
         self._lines = self._read_lines()
         is_tsv = file.path.lower().removesuffix(".gz").removesuffix(".zst").endswith(".tsv")
         self.delimiter = options.csv_delimiter or ("\t" if is_tsv else ",")
+        # The limit is global, so it is only raised.
+        csv.field_size_limit(max(csv.field_size_limit(), options.max_document_bytes))
 
     def __iter__(self) -> Iterator[tuple[int, list[str] | Rejection]]:
         options, most = self._options, self._options.max_document_bytes
@@ -114,8 +117,6 @@ class CsvRecords:
                     raise OverflowError
                 yield line
 
-        # The limit is global, so it is only raised.
-        csv.field_size_limit(max(csv.field_size_limit(), most))
         reader = csv.reader(
             lines(),
             strict=True,
@@ -147,7 +148,14 @@ class CsvRecords:
         """The text of a field."""
         if field.isascii() and field.isprintable():
             return field
-        return decode(field.encode("latin-1"), self._encoding)
+        data = field.encode("latin-1")
+        # The file has the line breaks of ASCII, so a field cannot begin with the mark of UTF-16.
+        return decode(data, self._encoding or ("utf-8" if wide_codec(data, None) else None))
+
+    def names(self, record: list[str]) -> list[str]:
+        """The fields of a header; of one that is no text, its bytes as in Python."""
+        decoded = [(raw, self.decode(raw)) for raw in record]
+        return [repr(raw.encode("latin-1")) if isinstance(name, Rejection) else name for raw, name in decoded]
 
     def peek(self) -> str:
         """The first line, as Latin-1 text."""
@@ -158,6 +166,7 @@ class CsvRecords:
     def _read_lines(self) -> Iterator[str]:
         """Lines with their ends, in an encoding with the line breaks of ASCII; of one that is too long, a part."""
         first, rest = self._opened.read(BLOCK_BYTES), ""
+        check_mark(first, self._options.encoding)
         codec = codec_without_ascii(first, self._options.encoding)
         if codec is not None:
             self._encoding = "utf-8"

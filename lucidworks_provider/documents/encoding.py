@@ -60,13 +60,13 @@ _CHANCE = 8
 @cache
 def check_encoding(name: str) -> str:
     """
-    Python's name of a codec.
+    Python's name of a codec; that of UTF-8 also for ``utf-8-sig``, since all marks are removed.
 
     :raises InputError: there is none, or it is not a text encoding.
     """
     try:
         "x".encode(name)
-        return codecs.lookup(name).name
+        return codecs.lookup(name).name.removesuffix("-sig")
     except (LookupError, ValueError, TypeError):
         raise InputError(
             f"encoding is {name!r}, which Python does not know; use e.g. utf-8, cp1252, utf-16."
@@ -102,21 +102,39 @@ def codec_without_ascii(data: bytes, declared: str | None) -> str | None:
         return codec
 
 
+def check_mark(data: bytes, declared: str | None) -> None:
+    """
+    Compare the byte order mark of a file with its declared encoding.
+
+    :param data: the beginning of the file.
+    :raises UnicodeDecodeError: they contradict each other.
+    """
+    mark = _mark(data)
+    if mark and declared and _differs(mark[1], declared):
+        reason = f"it begins with the byte order mark of {mark[1][:6].upper()}"
+        raise UnicodeDecodeError(declared, b"", 0, 0, reason)
+
+
 def decode(data: bytes, declared: str | None = None, *, html: bool = False) -> str | Rejection:
     """
     Decode a text, and remove its byte order mark.
 
     :param declared: the encoding; None if unknown.
     :param html: the text is a page, which may declare its encoding.
-    :return: a rejection for bytes that are binary or do not have the declared encoding.
+    :return: a rejection for bytes that are binary or do not have the declared encoding, and for UTF-16 and UTF-32 in
+        an unknown byte order.
     """
     mark = _mark(data)
     if mark is not None:
-        if declared and check_encoding(declared)[:6] != mark[1][:6]:
+        if declared and _differs(mark[1], declared):
             name = mark[1][:6].upper()
             return _undecodable(f"It begins with the byte order mark of {name}, but {declared} was declared.")
         data = data[len(mark[0]) :]
     codec = mark[1] if mark else check_encoding(declared) if declared else None
+    if mark is None and data and codec in {"utf-16", "utf-32"}:
+        return _undecodable(
+            f"It cannot be decoded as {codec}: it has no byte order mark. Declare {codec}-le or {codec}-be."
+        )
     if codec is None or codec == "utf-8":
         return binary_rejection(data) or _utf8(data, known=codec is not None, html=html)
     try:
@@ -130,6 +148,11 @@ def _mark(data: bytes) -> tuple[bytes, str] | None:
     if data[:1] not in {b"\xef", b"\xff", b"\xfe", b"\0"}:
         return None
     return next((mark for mark in _MARKS if data.startswith(mark[0])), None)
+
+
+def _differs(codec: str, declared: str) -> bool:
+    """Whether the codec of a byte order mark is not that of the declared encoding, in any byte order."""
+    return check_encoding(declared)[:6] != codec[:6]
 
 
 def _utf8(data: bytes, *, known: bool, html: bool) -> str | Rejection:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, Rejection, too_large
-from lucidworks_provider.documents.encoding import decode, wide_codec
+from lucidworks_provider.documents.encoding import check_mark, codec_without_ascii, decode, wide_codec
 from lucidworks_provider.documents.records import ReadOptions, missing_column, read_record
 from lucidworks_provider.documents.source import SourceFile, open_file
 
@@ -27,15 +28,32 @@ BROKEN = (OSError, EOFError, zlib.error)
 _WHITE = b" \t\r\n"
 
 
+class _CutToNothing(io.RawIOBase):
+    """A compressed file without a byte, which the decompressors would read as an empty one."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, _: Any) -> int:
+        raise EOFError("the file has no bytes")
+
+
 @contextmanager
 def open_decompressed(file: SourceFile) -> Iterator[BinaryIO]:
     """
     Open a file, and decompress it if its name ends in ``.gz`` or ``.zst``.
 
+    To read a damaged compressed file raises one of :data:`BROKEN`.
+
     :raises StorageError: the file cannot be read, also later.
     """
     name = file.path.lower()
     with open_file(file) as opened:
+        if name.endswith((".gz", ".zst")):
+            if not opened.read(1):
+                yield cast("BinaryIO", _CutToNothing())
+                return
+            opened.seek(0)
         if name.endswith(".gz"):
             with gzip.GzipFile(fileobj=opened, mode="rb") as decompressed:
                 yield cast("BinaryIO", decompressed)
@@ -85,7 +103,10 @@ def read_json_lines(file: SourceFile, options: ReadOptions) -> Iterator[Document
     """
     number = 0
     fields: tuple[str, ...] = (options.id_column, options.text_column)
-    loads = _loads()
+    # Lines of UTF-16 and UTF-32 are converted.
+    encoding = "utf-8" if wide_codec(b"", options.encoding) else options.encoding or "utf-8"
+    # Where bytes below 128 may not be ASCII, JSON may be valid and have another meaning before it is decoded.
+    loads = None if codec_without_ascii(b"", encoding) else _loads()
     with open_decompressed(file) as opened:
         try:
             for number, line in read_lines(opened, options.encoding, options.max_document_bytes):
@@ -93,7 +114,7 @@ def read_json_lines(file: SourceFile, options: ReadOptions) -> Iterator[Document
                 if isinstance(line, int):
                     yield RejectedDocument(place, *too_large(line, options.max_document_bytes))
                 else:
-                    record = _parsed(line, options.encoding, loads)
+                    record = _parsed(line, encoding, loads)
                     if fields and isinstance(record, dict):
                         for name in fields:
                             if name not in record:
@@ -121,13 +142,18 @@ def _document(place: str, record: Any, options: ReadOptions) -> Document | Rejec
     return read_record(place, record.get(options.id_column), record[options.text_column], options)
 
 
-def _parsed(line: bytes, encoding: str | None, loads: Callable[[bytes], Any]) -> Any:
-    """The value of a line; a rejection if it is no JSON."""
+def _parsed(line: bytes, encoding: str, loads: Callable[[bytes], Any] | None) -> Any:
+    """
+    The value of a line; a rejection if it is no JSON.
+
+    :param loads: parses UTF-8, before the line is decoded.
+    """
     try:
-        return loads(line)
+        if loads is not None:
+            return loads(line)
     except (ValueError, RecursionError):
         pass  # maybe another encoding, or NaN, which Python's json accepts
-    text = decode(line, encoding or "utf-8")
+    text = decode(line, encoding)
     if isinstance(text, Rejection):
         return text
     try:
@@ -149,10 +175,11 @@ def read_lines(opened: BinaryIO, encoding: str | None, max_bytes: int) -> Iterat
     The non-blank lines of a file with their numbers from 1.
 
     :return: the bytes of each line, in UTF-8 for a file in UTF-16 or UTF-32; of a line that is too long its length.
-    :raises UnicodeDecodeError: a file in UTF-16 or UTF-32 is damaged.
+    :raises UnicodeDecodeError: a file in UTF-16 or UTF-32 is damaged, or its mark contradicts ``encoding``.
     """
     number, parts, length = 1, list[bytes](), 0
     first = opened.read(BLOCK_BYTES)
+    check_mark(first, encoding)
     for block in read_blocks(opened, first, wide_codec(first, encoding)):
         *ended, rest = block.split(b"\n")
         for end in ended:

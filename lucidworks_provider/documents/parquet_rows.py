@@ -51,7 +51,7 @@ def read_parquet(file: SourceFile, options: ReadOptions) -> Iterator[Document | 
             for document_id, text in _rows(parquet, options):
                 row += 1
                 yield read_record(f"{file.path}:{row}", document_id, text, options)
-        except (pa.ArrowException, OSError, EOFError) as err:
+        except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as err:
             detail = f"It cannot be read as Parquet after row {row:,}: {type(err).__name__}: {err!s:.200}"
             yield RejectedDocument(file.path, Reason.INVALID, detail)
 
@@ -105,7 +105,10 @@ def _rows(parquet: pq.ParquetFile, options: ReadOptions) -> Iterator[tuple[objec
 def _batch_rows(group: pq.RowGroupMetaData, name: str) -> int:
     """The size of a batch. Many rows may have the same text of a dictionary."""
     columns = map(group.column, range(group.num_columns))
-    column = next(one for one in columns if one.path_in_schema == name)
+    column = next((one for one in columns if one.path_in_schema == name), None)
+    if column is None:
+        # A column of a Delta table that the file does not have.
+        return _ROWS
     size = column.total_uncompressed_size
     dictionary = 0
     if any("DICTIONARY" in encoding for encoding in column.encodings):
@@ -145,9 +148,17 @@ def read_delta(file: SourceFile, options: ReadOptions) -> Iterator[Document | Re
     table = _table(file.uri)
     _check_columns(file, arrow_schema(table.schema), options)
     columns = [options.id_column, options.text_column]
+    rows = read_rows(
+        table,
+        columns=columns,
+        files=[file.path],
+        with_position=True,
+        batch_rows=lambda group: _batch_rows(group, options.text_column),
+        buffer_size=_BUFFER,
+    )
     row = -1
     try:
-        for batch in read_rows(table, columns=columns, files=[file.path], with_position=True, batch_rows=64):
+        for batch in rows:
             values = (batch.column(name).to_pylist() for name in (ROW, *columns))
             for row, document_id, text in zip(*values, strict=True):
                 yield read_record(f"{file.path}:{row + 1}", document_id, text, options)

@@ -102,7 +102,7 @@ def read_record(
     if text is None:
         return RejectedDocument(name, *NO_TEXT)
     if isinstance(text, bytes):
-        text = decode(text, options.encoding or "utf-8")
+        text = decode(text, options.encoding)
     if isinstance(text, str):
         rejection = text_rejection(text, options.max_document_bytes)
         if rejection is None:
@@ -122,9 +122,14 @@ def missing_column(uri: str, name: str, there: list[str], hint: str = "") -> Inp
     """
     meant = did_you_mean(name, there)
     return InputError(
-        f"{uri} has no column {name!r}; it has {', '.join(map(repr, there[:20])) or 'none'}.{meant} Set "
+        f"{uri} has no column {name!r}; it has {shown_names(there)}.{meant} Set "
         f"id_column and text_column.{'' if meant or not hint else f' {hint}'}"
     )
+
+
+def shown_names(names: Sequence[str]) -> str:
+    """The names of a file's columns for a message: some of them, of each the beginning."""
+    return ", ".join(repr(name[:40]) for name in names[:20]) or "none"
 
 
 def _as_id(value: object) -> str | None:

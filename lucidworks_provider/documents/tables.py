@@ -30,9 +30,9 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.documents.csv_rows import CsvRecords
-from lucidworks_provider.documents.document import Rejection, TableColumns
+from lucidworks_provider.documents.document import Reason, Rejection, TableColumns
 from lucidworks_provider.documents.lines import BROKEN, open_decompressed, read_lines
-from lucidworks_provider.documents.records import ReadOptions
+from lucidworks_provider.documents.records import ReadOptions, shown_names
 from lucidworks_provider.documents.source import (
     TABLES,
     Format,
@@ -214,7 +214,7 @@ def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.Record
                     row += batch.num_rows
         except StorageError:
             raise
-        except (pa.ArrowException, OSError, EOFError) as err:
+        except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as err:
             raise InputError(
                 f"{file.uri} is not Parquet, or is corrupt after row {row:,}: {type(err).__name__}: {err!s:.200}"
             ) from err
@@ -228,7 +228,11 @@ def _read_csv(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatc
         except (UnicodeDecodeError, *BROKEN) as err:
             raise InputError(f"{file.uri} cannot be read: {err!s:.200}") from err
         for separator in "" if records.delimiter == "\t" else _SEPARATORS:
-            names = [records.decode(name) for name in next(csv.reader([header], delimiter=separator), [])]
+            try:
+                names = records.names(next(csv.reader([header], delimiter=separator), []))
+            except csv.Error:
+                # The records below are an error that names the line.
+                continue
             if set(columns.required) <= set(names):
                 records.delimiter = separator
                 break
@@ -239,7 +243,7 @@ def _read_csv(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatc
             if isinstance(record, Rejection):
                 raise InputError(f"{file.uri} cannot be read from line {line:,}: {record.detail}")
             if width < 0:
-                found = [str(records.decode(name)) for name in record]
+                found = records.names(record)
                 chosen, width = _chosen(file.uri, found, columns), len(found)
                 places = [found.index(name) for name in chosen]
                 continue
@@ -274,7 +278,9 @@ def _texts(uri: str, records: CsvRecords, rows: dict[int, list[str]], names: Seq
         for line, value in zip(rows, values, strict=True):
             text = value if value.isascii() and value.isprintable() else records.decode(value)
             if isinstance(text, Rejection):
-                raise InputError(f"{uri}: the record in line {line:,} cannot be read: {text.detail}")
+                # Tables have no option for it.
+                detail = "It is not UTF-8." if text.reason is Reason.ENCODING else text.detail
+                raise InputError(f"{uri}: the record in line {line:,} cannot be read: {detail}")
             texts.append(text)
         return texts
 
@@ -413,7 +419,7 @@ def _chosen(where: str, names: Sequence[str], columns: TableColumns) -> list[str
 
 def _missing(where: str, name: str, there: Sequence[str]) -> InputError:
     return InputError(
-        f"{where} has no column {name!r}; it has {', '.join(map(repr, list(there)[:20])) or 'none'}. Set "
+        f"{where} has no column {name!r}; it has {shown_names(there)}. Set "
         "id_column (None for no key), text_column and columns."
     )
 

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Delta table as the source of a corpus."""
 
+import io
+import random
 from pathlib import Path
+from typing import Any
 
 import deltalake
 import pyarrow as pa
 import pytest
 from pyroaring import BitMap64
+from read_files import short
 
 from lucidworks_provider.delta.log import commit, protocol_action, read_table
 from lucidworks_provider.delta.vectors import write_vectors
@@ -56,6 +60,35 @@ def test_partitions(tmp_path: Path) -> None:
     deltalake.write_deltalake(tmp_path, rows(1, 2, 3), partition_by=["year"])
     assert documents(tmp_path) == expected(1, 2, 3)
     assert documents(tmp_path, ReadOptions("id", "text")) == expected(1, 2, 3)
+
+
+def test_long_texts_are_read_in_small_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [random.Random(n).randbytes(500_000).hex() for n in range(24)]
+    deltalake.write_deltalake(tmp_path, pa.table({"id": [str(n) for n in range(24)], "text": texts}))
+    parts: list[int] = []
+
+    class Counted(io.FileIO):
+        def readinto(self, buffer: Any) -> int:
+            parts.append(len(buffer))
+            return super().readinto(buffer)
+
+    monkeypatch.setattr(Path, "open", lambda path, *_, **__: Counted(path))
+    [file] = list_source(str(tmp_path))
+    before = pa.total_allocated_bytes()
+    held: list[int] = []
+    for text, one in zip(texts, read_file_documents(file, ReadOptions()), strict=True):
+        assert isinstance(one, Document)
+        assert one.text == text
+        held.append(pa.total_allocated_bytes() - before)
+    assert max(held) < 20_000_000
+    assert max(parts) < 4_000_000
+
+
+def test_a_file_from_before_the_column_of_the_texts(tmp_path: Path) -> None:
+    deltalake.write_deltalake(tmp_path, rows(1).drop(["text"]))
+    deltalake.write_deltalake(tmp_path, rows(2), mode="append", schema_mode="merge")
+    found = [one for file in list_source(str(tmp_path)) for one in read_file_documents(file, ReadOptions())]
+    assert sorted(short(found)) == [("1", "<empty>"), ("2", "Text 2.")]
 
 
 def test_masked_rows_are_none_and_change_the_stamp(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ GERMAN = [("1", "Größe"), ("2", "a;b")]
         # Without a header
         ("f.csv", "1,x,a\n2,y,b\n", {"csv_columns": ["id", "", "text"]}, [("1", "a"), ("2", "b")]),
         # Nothing
-        ("f.csv", "", {}, []),
+        ("f.csv", "", {"csv_columns": ["id", "text"]}, []),
         ("f.csv", "id,text\n", {}, []),
         ("f.csv", "\n\nid,text\n\n1,a\n\n", {}, [("1", "a")]),
     ],
@@ -88,7 +88,7 @@ def test_encodings_whose_characters_have_ascii_bytes(codec: str, tmp_path: Path)
 def test_records_that_are_rejected(tmp_path: Path) -> None:
     data = (
         b'id,text\n1,"two\nlines"\n2,a,b\n3\n,x\n4,\n5, \n"6","\xff"\n\xff,x\n7,a\0b\n8,ok\n'
-        + b'"9\n",x\n10,ok'
+        + b'"9\n",x\n10,ok\n11,\x1b$BF|K\\\x1b(B\n12,\xff\xfea\0'
     )
     found = read(tmp_path, "f.csv", data)
     assert short(found) == [
@@ -104,10 +104,13 @@ def test_records_that_are_rejected(tmp_path: Path) -> None:
         ("8", "ok"),
         ("f.csv:13", "<invalid>"),
         ("10", "ok"),
+        # Of ISO-2022-JP, and with the mark of UTF-16.
+        ("11", "<encoding>"),
+        ("12", "<encoding>"),
     ]
     assert rejected(found[1]).detail == "Its number of fields is 3 instead of 2."
     assert rejected(found[2]).detail == "Its number of fields is 1 instead of 2."
-    assert rejected(found[7]).detail.startswith("Its id: It cannot be decoded as utf-8")
+    assert rejected(found[7]).detail.startswith("Its id: It is not UTF-8 (byte 0) and declares no")
 
 
 @pytest.mark.parametrize(
@@ -270,4 +273,14 @@ def test_what_cannot_be_decompressed(name: str, tmp_path: Path) -> None:
         *good, last = found
         assert 10 < len(good) < 60
         assert (last.id, "it cannot be decompressed" in rejected(last).detail) == (name, True)
-    assert short(read(tmp_path, name, b"not compressed")) == [(name, "<invalid>")]
+    for junk in (b"not compressed", b""):
+        assert short(read(tmp_path, name, junk, csv_columns=["id", "text"])) == [(name, "<invalid>")]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("f.csv", b""), ("f.tsv", b"\xef\xbb\xbf"), ("f.csv", b"\n\r\n"), ("f.csv.gz", gzip.compress(b""))],
+)
+def test_without_its_header_a_file_is_damaged(name: str, data: bytes, tmp_path: Path) -> None:
+    [found] = read(tmp_path, name, data)
+    assert (found.id, rejected(found).detail) == (name, "It has no line that names its columns.")

@@ -73,6 +73,8 @@ def test_a_stray_control_character_is_none(data: bytes) -> None:
         ("déjà".encode("cp1252"), "latin-1", "déjà"),
         ("déjà".encode(), "utf8", "déjà"),
         (codecs.BOM_UTF8 + "déjà".encode(), "UTF-8", "déjà"),
+        (codecs.BOM_UTF8 + "déjà".encode(), "utf_8_sig", "déjà"),
+        ("déjà".encode(), "utf-8-sig", "déjà"),
         ("déjà".encode("utf-16"), "utf-16", "déjà"),
         ("déjà".encode("utf-16-le"), "utf-16-le", "déjà"),
         (codecs.BOM_UTF16_BE + "déjà".encode("utf-16-be"), "utf-16", "déjà"),
@@ -96,7 +98,9 @@ def test_a_declared_encoding_wins(data: bytes, declared: str, text: str) -> None
         ("déjà".encode("utf-16"), "latin-1", "begins with the byte order mark of UTF-16"),
         ("“déjà”".encode("cp1252"), "latin-1", "Character 0 is a control character, so iso8859-1"),
         ("你好你好".encode(), "gbk", "It is UTF-8, and gbk would"),
-        (b"a\xff\xfe", "utf-16", "cannot be decoded as utf-16"),
+        (b"a\xff\xfe", "utf-16-le", "cannot be decoded as utf-16"),
+        ("日本".encode("utf-16-be"), "UTF16", "cannot be decoded as utf-16: it has no byte order mark"),
+        ("日本".encode("utf-32-le"), "utf-32", "it has no byte order mark. Declare utf-32-le or utf-32-be."),
     ],
 )
 def test_what_contradicts_its_declaration_is_no_text(data: bytes, declared: str, message: str) -> None:

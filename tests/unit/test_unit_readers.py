@@ -255,6 +255,29 @@ def test_lines_in_other_encodings(base: str, codec: str) -> None:
     assert all(isinstance(one, Document) and one.text.startswith("Größe ") for one in found)
 
 
+@pytest.mark.parametrize(
+    ("codec", "text"), [("utf-7", "café"), ("hz", "中文"), ("gbk", "隆"), ("iso2022_jp", "日本語")]
+)
+def test_lines_whose_bytes_are_also_other_json(base: str, codec: str, text: str) -> None:
+    file = placed(base, "f.jsonl", f'{{"id": 1, "text": "{text}"}}'.encode(codec))
+    assert short(read(file, ReadOptions(encoding=codec))) == [("1", text)]
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(("name", "head"), [("f.jsonl", ""), ("f.csv", "x,id,text\n")])
+def test_a_mark_that_contradicts_the_declared_encoding(base: str, codec: str, name: str, head: str) -> None:
+    record = ",1,é\n" if head else '{"id": 1, "text": "é"}'
+    [found] = read(placed(base, name, f"{head}{record}".encode(codec)), ReadOptions(encoding="gbk"))
+    assert (found.id, rejected(found).reason) == (name, Reason.ENCODING)
+    assert "cannot be decoded as gbk: it begins with the byte order mark of UTF-" in rejected(found).detail
+
+
+def test_wide_lines_that_are_no_json(base: str) -> None:
+    data = '{"id": 1, "text": "x", "price": NaN}\n{"id":\n'.encode("utf-16")
+    found = read(placed(base, "f.jsonl", data), ReadOptions(encoding="utf-16"))
+    assert short(found) == [("1", "x"), ("f.jsonl:2", "<invalid>")]
+
+
 def test_wide_lines_that_are_broken(base: str) -> None:
     data = '{"id": 1, "text": "x"}\n'.encode("utf-16") + b"\x00\xdc" * 9 + b"\n\0"
     found = read(placed(base, "f.jsonl", data))
@@ -307,6 +330,9 @@ def test_rows_that_are_no_documents(base: str) -> None:
         ("b", "<too_large>"),
         ("f.parquet:3", "<invalid>"),
     ]
+    escaped = placed(base, "e.parquet", table(id=["a"], text=pa.array(["日本".encode("iso2022_jp")])))
+    assert short(read(escaped)) == [("a", "<encoding>")]
+    assert short(read(escaped, ReadOptions(encoding="iso2022_jp"))) == [("a", "日本")]
     declared = placed(base, "g.parquet", table(id=["a"], text=pa.array([b"\xe9"])))
     assert short(read(declared, ReadOptions(encoding="cp1252"))) == [("a", "é")]
     none = pa.array([], pa.string())
@@ -319,6 +345,11 @@ def test_a_broken_table(base: str, cut: int) -> None:
     data = table(id=[str(n) for n in range(300)], text=[f"text {n}" for n in range(300)])
     file = placed(base, "f.parquet", data[:-cut] if cut else b"PAR1 is all that is right of it")
     assert short(read(file)) == [("f.parquet", "<invalid>")]
+
+
+def test_a_table_with_a_column_whose_name_is_not_utf8(base: str) -> None:
+    data = table(id=["a"], text=["x"], name=["y"]).replace(b"name", b"n\xffme")
+    assert short(read(placed(base, "f.parquet", data))) == [("f.parquet", "<invalid>")]
 
 
 def test_a_table_that_is_broken_in_the_middle(base: str) -> None:
@@ -358,6 +389,7 @@ def test_columns_of_a_table(base: str, columns: dict[str, Any], message: str) ->
             "no column 'text'; it has 'id', 'body'",
         ),
         (b"{}", "it has none"),
+        (b'{"%s": 1}' % (b"x" * 80), f"it has '{'x' * 40}'"),
         (b'{"id": 1, "text": null}', None),
         (b'{"id": ', None),
         (b"[1]", None),

@@ -2,6 +2,7 @@
 """A run over a corpus, night after night."""
 
 import asyncio
+import gzip
 import json
 import os
 import time
@@ -351,6 +352,16 @@ class TestRejects:
         world.set(prune=True, max_reject_ratio=1.0)
         world.run(vanished=0, removed=0, rejected=1)
         assert world.texts() == {"x": "One.", "y": "Two."}
+
+    @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.jsonl.gz"])
+    def test_what_was_cut_to_nothing_has_not_lost_its_documents(self, world: World, name: str) -> None:
+        text = "id,text\nx,One.\n" if "csv" in name else '{"id": "x", "text": "One."}'
+        world.write(name, gzip.compress(text.encode()) if name.endswith(".gz") else text)
+        world.run()
+        world.write(name, b"")
+        world.set(prune=True, max_reject_ratio=1.0)
+        world.run(vanished=0, removed=0, rejected=1)
+        assert world.texts() == {"x": "One."}
 
     def test_truncated_is_a_warning_or_a_reject(self, world: World) -> None:
         short = world.fill()["001.txt"]

@@ -381,6 +381,23 @@ def test_another_writer_deletes_chunks(
     world.run(skipped=4)
 
 
+def test_another_writer_deletes_a_chunk_of_a_document_that_cannot_be_read(world: World) -> None:
+    texts = several(2)
+    path = world.records("a.jsonl", **texts)
+    world.run()
+    left = len(world.rows()) - 1
+    delta_rs(world).delete("document_id = '1.txt' AND chunk_index = 0")
+    lines = path.read_bytes()
+    path.write_bytes(lines[:-5])
+    world.set(prune=True, max_reject_ratio=1.0)
+    world.run(posted=[], vanished=0, removed=0, rejected=1)
+    assert len(world.rows()) == left
+    path.write_bytes(lines)
+    world.run(posted=[texts["1.txt"]])
+    world.expected = texts
+    agree(world)
+
+
 @pytest.fixture
 def dropped(world: World) -> World:
     """Two documents of a file, and the chunks of the first one are deleted by another program; another file."""

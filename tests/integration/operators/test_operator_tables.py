@@ -2,6 +2,7 @@
 """Results beside the key of a table: what is read, which types come back, which rows are not sent."""
 
 import asyncio
+import csv
 import gzip
 import json
 import logging
@@ -195,11 +196,25 @@ def test_templates_render_columns(service: Service, tmp_path: Path) -> None:
 
 # Refused with what is wrong, before anything is sent
 
+
+def parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return sink.getvalue().to_pybytes()
+
+
 BROKEN: dict[str, tuple[bytes, list[str]]] = {
     "no column.csv": (b"sku,body\n1,a\n", ["no column 'text'", "'body'"]),
     "ragged.csv": (b"sku,text\n1,a\n2,b,c\n", ["line 3", "3 values"]),
     "quote.csv": (b'sku,text\n1,a\n2,"b"c\n', ["line 3"]),
-    "latin.csv": ("sku,text\n1,a\n2,Größe\n".encode("cp1252"), ["line", "utf-8"]),
+    "latin.csv": ("sku,text\n1,a\n2,Größe\n".encode("cp1252"), ["line 3", "It is not UTF-8."]),
+    "japanese.csv": ("sku,text\n1,a\n2,日\n".encode("iso2022_jp"), ["line 3", "It is not UTF-8."]),
+    "returns.csv": (b"sku,text\r1,a\r2,b\r", ["line 1", "new-line character"]),
+    "long.csv": (b"sku," + b"x" * 200_000 + b"\n1,a\n", ["no column 'text'; it has 'sku', 'xxx"]),
+    "long.jsonl": (b'{"sku": 1, "%s": 1}\n' % (b"x" * 200_000), ["no column 'text'; it has 'sku', 'xxx"]),
+    "name.csv": (b"sku,B\xf6dy\n1,a\n", ["no column 'text'; it has 'sku', \"b'B\\\\xf6dy'\""]),
+    "empty.csv.gz": (b"", ["empty.csv.gz cannot be read"]),
+    "empty.jsonl.zst": (b"", ["empty.jsonl.zst cannot be read"]),
     "empty.csv": (b"", ["no column"]),
     "twice.csv": (b"sku,text,text\n1,a,b\n", ["'text' 2 times"]),
     "cut.jsonl": (b'{"sku": 1, "text": "a"}\n{"sku": 2, "te', ["line 2 is not JSON"]),
@@ -213,6 +228,10 @@ BROKEN: dict[str, tuple[bytes, list[str]]] = {
     ),
     "huge.jsonl": (b'{"sku": 36893488147419103232, "text": "a"}\n', ["'sku'", "no single type"]),
     "broken.parquet": (b"PAR1 and no more", ["not Parquet"]),
+    "name.parquet": (
+        parquet(pa.table({"sku": [1], "text": ["a"], "name": [1]})).replace(b"name", b"n\xffme"),
+        ["not Parquet", "UnicodeDecodeError"],
+    ),
     "cut.csv.gz": (gzip.compress(b"sku,text\n1,a\n" * 99)[:-9], ["cannot be read"]),
     "other.txt": (b"a", [".parquet, .csv, .jsonl"]),
 }
@@ -223,8 +242,11 @@ def test_a_file_that_is_broken_is_refused(service: Service, tmp_path: Path, name
     data, words = BROKEN[name]
     (tmp_path / name).write_bytes(data)
     path = tmp_path / "out" / "p.jsonl"
+    # That of a new process.
+    csv.field_size_limit(131_072)
     with pytest.raises(InputError) as caught:
         predicted(str(tmp_path / name), path, id_column="sku")
+    assert len(str(caught.value)) < 1_000
     assert missing_words(caught.value, [*words, *([] if name == "later.jsonl" else [name])]) == []
     assert service.nothing_sent()
     assert not path.parent.exists()
