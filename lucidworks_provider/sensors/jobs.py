@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from airflow.providers.common.compat.sdk import PokeReturnValue
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lucidworks_provider.client.jobs import JobKind
     from lucidworks_provider.jobs.decisions import PollOutcome
     from lucidworks_provider.jobs.external import ExternalJob
-    from lucidworks_provider.jobs.record import ResultStore
+    from lucidworks_provider.jobs.record import MemoryResultStore, ResultStore
 
 # A poke polls again within these seconds where one response does not decide, e.g. ERROR.
 _CONFIRM = 30.0
@@ -114,9 +114,9 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
             return self._poke(context)
 
     def _poke(self, context: Context) -> bool | PokeReturnValue:
+        from lucidworks_provider.client.http.messages import parse_json
         from lucidworks_provider.jobs.decisions import JobEnd
         from lucidworks_provider.jobs.external import read_body
-        from lucidworks_provider.jobs.record import MemoryResultStore, QuarantineReason
 
         kind = self._checked()
         name = f"{kind.name.capitalize()} job {self.job_id}"
@@ -124,8 +124,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         if task is not None and (found := self._found(context, task)) is not None:
             return PokeReturnValue(True, self._ended(context, found))
         self.hook.get_settings()
-        memory = MemoryResultStore()
-        store: ResultStore = memory
+        store: ResultStore = self._memory
         if task is not None:
             task.store.results.check_writable()
             store = task.store.results.of(self.job_id)
@@ -140,14 +139,12 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
                     f"The result of {kind.name} job {self.job_id} has been returned before, or is no longer kept. "
                     f"{f'{outcome.message} ' if outcome.message else ''}Submit it again."
                 )
-        if task is None:
-            # Also a payload with an unknown status: the next poke may not get it again.
-            body = memory.body or memory.quarantined.get(QuarantineReason.UNKNOWN_STATUS)
-            if body is not None:
+            case JobEnd.COLLECTED if task is not None:
+                return PokeReturnValue(True, self._ended(context, self._found(context, task) or {}))
+            case JobEnd.COLLECTED:
+                body = self._memory.body or b""
                 read_body(body, kind, self.job_id)
-                return PokeReturnValue(True, json.loads(body))
-        elif outcome.end is JobEnd.COLLECTED:
-            return PokeReturnValue(True, self._ended(context, self._found(context, task) or {}))
+                return PokeReturnValue(True, parse_json(body))
         self.log.info("%s: %s", name, outcome.message or "not ready")
         late = f"{name} was not ready within {self._waited(context)}."
         self._last_seen = " ".join(filter(None, (late, outcome.message, self._resumption(context))))
@@ -177,9 +174,16 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
                 fetch=lambda job_id: self.hook.acall(poll_job(kind, job_id), attempts=1),
                 slots=client.slots,
                 kind=kind,
-                # A later poke may get the result itself.
-                restore_at_timeout=False,
+                # With a file, a later poke may get the result itself; without one, this body would be lost.
+                restore_at_timeout=not self.result_path,
             )
+
+    @cached_property
+    def _memory(self) -> MemoryResultStore:
+        """Of all pokes of this process: the service may return a body that one has set aside only once."""
+        from lucidworks_provider.jobs.record import MemoryResultStore
+
+        return MemoryResultStore()
 
     def _found(self, context: Context, task: ExternalJob) -> dict[str, Any] | None:
         """The manifest of an earlier try, or of a stored body after writing the result file."""

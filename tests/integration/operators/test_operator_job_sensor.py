@@ -215,6 +215,29 @@ def test_a_payload_with_an_unknown_status_is_returned_and_not_lost(
 
 
 @with_path
+@pytest.mark.parametrize("status", ["RUNNING", "PARTIAL"])
+@pytest.mark.parametrize("ends", ["READY", "RETRIEVED"])
+def test_the_part_of_a_result_is_not_returned_while_the_job_runs(
+    sensor: Attempts, monkeypatch: pytest.MonkeyPatch, where: dict[str, Any], status: str, ends: str
+) -> None:
+    one, two = {"response": "1"}, {"response": "2"}
+    last = {"status": "READY", "predictions": [one, two]} if ends == "READY" else {"status": ends}
+    bodies = [last, *[{"status": status, "predictions": [one]}] * 2]
+    rewrite(monkeypatch, lambda _: json.dumps(bodies.pop() if bodies[1:] else last).encode())
+    body = read(sensor, sensor.run(kind="prediction", job_id=submit("prediction"), **where), where)
+    assert bodies == [last]
+    # What was set aside is the only copy where the service does not return the rest.
+    assert body["predictions"] == ([one, two] if ends == "READY" else [one])
+
+
+def test_a_body_is_returned_as_it_can_be_stored(sensor: Attempts, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = rb'{"status": "READY", "predictions": [{"response": "cut \ud83d", "score": NaN}]}'
+    rewrite(monkeypatch, lambda _: sent)
+    body = sensor.run(kind="prediction", job_id=submit("prediction"), result_path=None)
+    assert body["predictions"] == [{"response": "cut \ufffd", "score": None}]
+
+
+@with_path
 def test_the_result_of_another_job_is_an_error(
     sensor: Attempts, monkeypatch: pytest.MonkeyPatch, where: dict[str, Any]
 ) -> None:
