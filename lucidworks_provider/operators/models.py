@@ -290,7 +290,7 @@ class LucidworksTrainModelOperator(CredentialsMixin, LineageMixin, _CreatingOper
         from lucidworks_provider.client.models import Progress, create_model
 
         training = TrainingSpec(
-            self.name,
+            stripped(self.name),
             self.model_type,
             dictionary(self.training_data, "training_data") or {},
             self.region,
@@ -314,7 +314,7 @@ class LucidworksTrainModelOperator(CredentialsMixin, LineageMixin, _CreatingOper
         return model.id
 
     def _what(self, kind: str, resource_id: str) -> str:
-        return f"Model {self.name!r} ({resource_id})"
+        return f"Model {stripped(self.name)!r} ({resource_id})"
 
     def _lineage(self) -> Lineage:
         """A model is not a dataset."""
@@ -446,7 +446,7 @@ class LucidworksDeployModelOperator(_CreatingOperator):
         return deployment.id
 
     def _what(self, kind: str, resource_id: str) -> str:
-        return f"Deployment of model {self.model_id} ({resource_id})"
+        return f"Deployment of model {stripped(self.model_id)} ({resource_id})"
 
     def _get_saved(self, placement: DeploymentSpec, deployment_id: str, recent: bool) -> Deployment | None:
         """The deployment that an earlier attempt created, unless it failed or was deleted."""

@@ -27,6 +27,7 @@ from lucidworks_provider.operators.base import (
     BaseSensorArguments,
     DeferrableJobMixin,
     job_store,
+    stripped,
 )
 from lucidworks_provider.sensors.base import BaseLucidworksSensor
 
@@ -89,6 +90,10 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         self.kind = kind
         self.result_path = result_path  # type: ignore[assignment]  # None where nothing is written
 
+    @property
+    def _job_id(self) -> Any:
+        return stripped(self.job_id)
+
     def execute(self, context: Context) -> Any:
         """Wait in the triggerer, or poke."""
         self._checked()
@@ -119,7 +124,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         from lucidworks_provider.jobs.external import read_body
 
         kind = self._checked()
-        name = f"{kind.name.capitalize()} job {self.job_id}"
+        name = f"{kind.name.capitalize()} job {self._job_id}"
         task = self._task(context) if self.result_path else None
         if task is not None and (found := self._found(context, task)) is not None:
             return PokeReturnValue(True, self._ended(context, found))
@@ -127,7 +132,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         store: ResultStore = self._memory
         if task is not None:
             task.store.results.check_writable()
-            store = task.store.results.of(self.job_id)
+            store = task.store.results.of(self._job_id)
         outcome = asyncio.run(self._poll(kind, store, self._started(context)))
         match outcome.end:
             case JobEnd.FAILED:
@@ -136,14 +141,14 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
                 raise EmptyResultError(f"{name}: {outcome.message}")
             case JobEnd.GONE:
                 raise ResultGoneError(
-                    f"The result of {kind.name} job {self.job_id} has been returned before, or is no longer kept. "
+                    f"The result of {kind.name} job {self._job_id} has been returned before, or is no longer kept. "
                     f"{f'{outcome.message} ' if outcome.message else ''}Submit it again."
                 )
             case JobEnd.COLLECTED if task is not None:
                 return PokeReturnValue(True, self._ended(context, self._found(context, task) or {}))
             case JobEnd.COLLECTED:
                 body = self._memory.body or b""
-                read_body(body, kind, self.job_id)
+                read_body(body, kind, self._job_id)
                 return PokeReturnValue(True, parse_json(body))
         self.log.info("%s: %s", name, outcome.message or "not ready")
         late = f"{name} was not ready within {self._waited(context)}."
@@ -160,7 +165,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         interval = min(self._poll_seconds, _CONFIRM_INTERVAL)
         async with self.hook.shared_client() as client:
             return await wait_for_job(
-                self.job_id,
+                self._job_id,
                 job_decision(
                     poll_interval=interval,
                     deadline=time.time(),
@@ -196,12 +201,12 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         record, _ = resume(found, fingerprint=task.fingerprint, generation=generation, size=task.count)
         if record.result is not None:
             with suppress(MalformedResponseError):
-                if task.parse(read_file(task.result_uri) or b"", 0, self.job_id).value is not None:
+                if task.parse(read_file(task.result_uri) or b"", 0, self._job_id).value is not None:
                     return dict(record.result)
             # The file is gone, or another run has written its own job's result there.
             record.result = None
             task.store.save(record)
-        record.submitted(0, self.job_id)
+        record.submitted(0, self._job_id)
         return task.write(record) if task.store.results.stored(record.jobs) else None
 
     def _checked(self) -> JobKind:
@@ -209,7 +214,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         from lucidworks_provider.client.jobs import KINDS
 
         check_choice(self.kind, "kind", KINDS)
-        path_segment(self.job_id, "job_id")
+        path_segment(self._job_id, "job_id")
         if self._in_triggerer and not self.result_path:
             raise InputError(
                 "A deferrable LucidworksJobSensor needs a result_path: the triggerer gets the result, and the "
@@ -228,5 +233,5 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
             hook=self.hook,
             resubmit_unknown=True,
             kind=self._checked(),
-            job_id=self.job_id,
+            job_id=self._job_id,
         )

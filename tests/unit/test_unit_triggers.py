@@ -185,6 +185,8 @@ def test_it_can_be_made_anew_from_its_row() -> None:
         path, kwargs = trigger.serialize()
         assert path == f"{type(trigger).__module__}.{type(trigger).__name__}"
         assert type(trigger)(**kwargs).serialize() == (path, kwargs)
+    trigger = LucidworksModelEventTrigger(model_id="m\n", target_state=" FAILED")
+    assert (trigger.resource_id, trigger.target_state) == ("m", "FAILED")
 
 
 @pytest.mark.parametrize(
