@@ -220,7 +220,7 @@ class JobFailedError(JobError):
 
 
 class EmptyResultError(JobError):
-    """A job is ready and its result is empty. Submitting it again would be charged again, for the same result."""
+    """A job is ready and its result is empty. Clearing the task submits it again, which is charged again."""
 
 
 class JobTimeoutError(JobError):
