@@ -46,6 +46,7 @@ from lucidworks_provider.jobs.decisions import (
     ResourceState,
     SaveNotified,
     Sleep,
+    is_not_now,
     job_decision,
     state_decision,
     unknown_state,
@@ -58,8 +59,6 @@ log = logging.getLogger(__name__)
 
 # How long a cancellation waits for a body that the service has returned and that is not stored yet.
 _LAST_WRITE = 30.0
-# Responses that are no information about a job: a gateway's, a cache's, or of a service that is not ready for it.
-_NOT_NOW = frozenset({304, 403, 404, 408, 409, 410, 425})
 
 T = TypeVar("T")
 
@@ -176,11 +175,11 @@ class JobPoller(Poller):
         return await self._stored(result, body)
 
     async def _refused(self, err: ResponseError) -> PollResult:
-        if 300 <= err.status < 400 and err.status not in _NOT_NOW:
+        if 300 <= err.status < 400 and not is_not_now(err):
             raise err
         self.forbidden = err if isinstance(err, ForbiddenError) else None
         await self._warn("refused (polling continues): %s", err)
-        return PollResult(JobState.GONE if err.status in _NOT_NOW else JobState.REFUSED, message=str(err))
+        return PollResult(JobState.GONE if is_not_now(err) else JobState.REFUSED, message=str(err))
 
     async def _other_job(self, result: PollResult, body: bytes) -> PollResult:
         """The first response about another job: a cache or a mix-up."""
