@@ -26,6 +26,8 @@ from lucidworks_provider.client.http.messages import Call
 from lucidworks_provider.client.jobs import SMALL_BODY, JobKind, JobState, PollResult, parse_poll, poll_job
 from lucidworks_provider.client.models import Deployment, Model, Progress
 from lucidworks_provider.errors import (
+    AuthenticationError,
+    ConfigurationError,
     ContentEncodingError,
     ForbiddenError,
     LucidworksError,
@@ -71,6 +73,9 @@ class AsyncHook(Protocol):
 
     def shared_client(self) -> AbstractAsyncContextManager[Any]:
         """Keep the client of this event loop open."""
+
+    def forget_connection(self) -> None:
+        """Read the connection again at the next call."""
 
 
 class Poller:
@@ -432,7 +437,8 @@ class ResourcePoller(Poller):
 
     async def __aexit__(self, *error: object) -> None:
         if self._client is not None:
-            await self._client.__aexit__(None, None, None)
+            client, self._client = self._client, None
+            await client.__aexit__(None, None, None)
 
     async def save_notified(self, notified: bool) -> bool:
         return self.save is None or await self.save(notified)
@@ -447,6 +453,10 @@ class ResourcePoller(Poller):
             result = await get_state(self.hook, self.kind, self.resource_id, self.model_id)
         except LucidworksError as err:
             await self._log(log.warning, "no response, polling again: %s", str(err))
+            if isinstance(err, AuthenticationError | ConfigurationError):
+                # A watcher polls without end, and the connection may be corrected.
+                await self.__aexit__()
+                self.hook.forget_connection()
             return err
         state = (result.state or "").upper()
         if self.target.upper() not in {result.progress.name, state}:

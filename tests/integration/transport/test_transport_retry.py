@@ -113,7 +113,9 @@ def test_a_token_that_was_lost_on_the_way_is_requested_again(mode: Mode, emulato
     assert emulator.state.tokens.live_count() == 1
 
 
-@pytest.mark.parametrize("kind", [*SERVER_ERRORS, "408", "disconnect", "disconnect-after", "html", "cut-json"])
+@pytest.mark.parametrize(
+    "kind", [*SERVER_ERRORS, "408", "disconnect", "disconnect-after", "html", "cut-json"]
+)
 def test_a_submission_that_may_have_arrived_is_not_repeated(
     mode: Mode, emulator: RunningEmulator, kind: str
 ) -> None:
