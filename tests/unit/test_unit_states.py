@@ -137,7 +137,7 @@ def test_errors_and_the_deadline_of_a_wait_for_a_state() -> None:
     ended = outcome_of(running, denied, ready)
     assert (ended.end, ended.state) == (StateEnd.ERROR, "TRAINING")
     assert "ConfigurationError: no customer_id" in ended.message
-    # Of a gateway, or for good.
+    # Of a gateway, or of the service itself.
     for refused in (ForbiddenError("no", status=403), RequestRefusedError("no", status=409)):
         assert outcome_of(running, refused, ready).end is StateEnd.REACHED
         assert outcome_of(running, *[refused, running, refused] * 9, ready).end is StateEnd.REACHED
