@@ -125,15 +125,15 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "A submission without a response is not repeated by the client.",
             "integration/transport/test_transport_retry.py::test_a_submission_without_a_response_is_not_repeated",
             "retrying.py",
-            "return replayable or isinstance(error, NOTHING_DONE)",
+            "return replayable or nothing_done(error)",
             "return True",
         ),
         Promise(
             "A failed poll is repeated.",
             "integration/transport/test_transport_retry.py::test_what_did_nothing_is_repeated",
             "retrying.py",
-            "return replayable or isinstance(error, NOTHING_DONE)",
-            "return isinstance(error, NOTHING_DONE)",
+            "return replayable or nothing_done(error)",
+            "return nothing_done(error)",
         ),
         Promise(
             "`Retry-After` is a lower bound.",

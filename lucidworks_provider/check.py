@@ -813,10 +813,10 @@ def main(arguments: Sequence[str] | None = None, *, sleep: Callable[[float], obj
     try:
         service = _Service(LucidworksHook(options.conn_id), options, sleep)
         service.settings.application_base  # noqa: B018  an error if there is none
-    except AirflowNotFoundException:
-        _note(f"The connection {options.conn_id!r} is not defined; --conn-id names another.")
-        return 2
     except LucidworksError as err:
+        if isinstance(err.__cause__, AirflowNotFoundException):
+            _note(f"The connection {options.conn_id!r} is not defined; --conn-id names another.")
+            return 2
         _note(str(err))
         return 1
     try:

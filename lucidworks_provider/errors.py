@@ -16,7 +16,7 @@ The errors of this package, as one tree.
     │   ├── ForbiddenError        403: wrong scope, or no permission
     │   ├── UnknownResourceError  404, 410: no such chunker, model or job
     │   ├── RateLimitError        429, with the service's Retry-After where it sent one
-    │   ├── ServiceError          5xx
+    │   ├── ServiceError          5xx, 408, and 425, after which also a submission is sent again
     │   ├── MalformedResponseError  a success status with a body that is not the documented one
     │   │   └── NoJobIdError      ... to a submission: a job with an unknown id may exist
     │   ├── ContentEncodingError  a success status with a body in an encoding that was not accepted
@@ -128,7 +128,7 @@ class RateLimitError(ResponseError):
 
 
 class ServiceError(ResponseError):
-    """5xx: the service or a gateway before it failed."""
+    """5xx, 408 or 425: the service or a gateway before it failed, or was not ready for the request."""
 
     retryable = True
 
@@ -225,7 +225,7 @@ class JobFailedError(JobError):
 
 
 class EmptyResultError(JobError):
-    """A job is ready and its result is empty. Submitting it again would be charged again, for the same result."""
+    """A job is ready and its result is empty. Clearing the task submits it again, which is charged again."""
 
 
 class JobTimeoutError(JobError):

@@ -8,7 +8,9 @@ what happened               a replayable request       a submission (not replaya
 ==========================  =========================  ===================================
 429, for three minutes      again, after Retry-After   again: it was refused, no job exists
 no connection               again                      again: the service never saw it
-broken or no response, 5xx  again                      no: a job may exist; the caller decides
+425                         again                      again: it was not processed
+broken or no response,      again                      no: a job may exist; the caller decides
+  5xx, 408
 200 without a token         again (token request)      --
 200 without a job id        --                         no, for the same reason
 401, or no token store      twice more; nothing has been done yet
@@ -41,6 +43,7 @@ from lucidworks_provider.errors import (
     LucidworksError,
     NotSentError,
     RateLimitError,
+    ServiceError,
     TokenError,
     TokenRefusedError,
     TokenStoreError,
@@ -57,10 +60,14 @@ LONGEST_WAIT = 30.0
 LONGEST_REFUSAL = 180.0
 # A longer Retry-After is left to the retries of Airflow.
 LONGEST_RETRY_AFTER = 120.0
-# Errors after which the service has done nothing.
-NOTHING_DONE = (RateLimitError, NotSentError, TokenRefusedError, TokenError)
 # Retries with another token: one can be invalidated between reading and using it.
 TOKEN_ROUNDS = 2
+
+
+def nothing_done(error: BaseException) -> bool:
+    """Whether the service has done nothing, so that a submission can be sent again."""
+    too_early = isinstance(error, ServiceError) and error.status == 425
+    return too_early or isinstance(error, RateLimitError | NotSentError | TokenRefusedError | TokenError)
 
 
 def wait_after(retry_state: RetryCallState) -> float:
@@ -93,7 +100,7 @@ def policy(
         if isinstance(error, TokenError) and not isinstance(error, TokenStoreError):
             # The request for a token has its own retries.
             return False
-        return replayable or isinstance(error, NOTHING_DONE)
+        return replayable or nothing_done(error)
 
     def stop(retry_state: RetryCallState) -> bool:
         nonlocal token_rounds

@@ -234,8 +234,8 @@ class _StateEventTrigger(BaseEventTrigger):
             raise InputError(f"poll_interval is {poll_interval!r}; give seconds.")
         if not poll_interval >= _SHORTEST_POLL:
             raise InputError(f"poll_interval is {poll_interval!r}; give at least {_SHORTEST_POLL:g} second.")
-        self.resource_id = resource_id
-        self.target_state = target_state
+        self.resource_id = resource_id.strip()
+        self.target_state = target_state.strip()
         self.lucidworks_conn_id = lucidworks_conn_id
         self.poll_interval = poll_interval
 

@@ -28,7 +28,7 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     TransportError,
 )
-from lucidworks_provider.retrying import NOTHING_DONE, policy, retry_async, retry_call
+from lucidworks_provider.retrying import nothing_done, policy, retry_async, retry_call
 from lucidworks_provider.threads import import_in_thread
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def _explain(err: LucidworksError, request: Request, conn_id: str) -> Lucidworks
         )
     unknown = isinstance(err, ServiceError | MalformedResponseError | TransportError)
     # NoJobIdError is a response: sending the request again would create another job.
-    known = isinstance(err, (*NOTHING_DONE, NoJobIdError))
+    known = nothing_done(err) or isinstance(err, NoJobIdError)
     if request.replayable or not unknown or known:
         return err
     return SubmissionUnknownError(

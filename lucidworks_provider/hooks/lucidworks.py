@@ -75,7 +75,7 @@ class LucidworksAuthHook(BaseHook):
         """
         The validated connection, read once per hook.
 
-        :raises ConfigurationError: names the field that is missing or wrong.
+        :raises ConfigurationError: names the field that is missing or wrong, or the connection that does not exist.
         """
         if self._settings is None:
             with reading_connection(self.lucidworks_conn_id):
@@ -313,6 +313,12 @@ class LucidworksHook(LucidworksAuthHook):
         await self.aget_settings()
         async with self._client.shared(connections) as transport:
             yield transport
+
+    def forget_connection(self) -> None:
+        """Read the connection again at the next call: it may have been corrected."""
+        self.close()
+        self._settings = None
+        vars(self).pop("_client", None)
 
     def rate_limit(self) -> RateLimitStats:
         """The rate limit as this process has estimated it."""

@@ -64,7 +64,7 @@ def reading_connection(conn_id: str) -> Iterator[None]:
 
     Include the decoding of ``extra``: Airflow sends what it masks through the channel.
 
-    :raises ConfigurationError: in a child of a task, which cannot read it.
+    :raises ConfigurationError: in a child of a task, which cannot read it; or there is none, which is retryable.
     """
     from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
@@ -76,7 +76,12 @@ def reading_connection(conn_id: str) -> Iterator[None]:
         yield
     except (AirflowNotFoundException, ImportError) as err:
         if not is_child_of_task():
-            raise
+            if isinstance(err, ImportError):
+                raise
+            # On Airflow 3, an unreachable API server raises the same error.
+            raise ConfigurationError(
+                f"Connection {conn_id!r} does not exist, or Airflow cannot return it now."
+            ).as_retryable() from err
         raise ConfigurationError(
             f"Connection {conn_id!r} cannot be read in a child process of a task (multiprocessing, "
             "ProcessPoolExecutor, os.fork), which has no access to Airflow's API server. Call from the task process "

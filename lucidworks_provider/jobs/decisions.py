@@ -43,6 +43,7 @@ FAILED                         FAILED          FAILED (2)          FAILED
 DELETING                       FAILED          wait                wait where DELETED is waited for, else FAILED
 DELETED, or no such resource   FAILED (1)      REACHED             as DELETING
 a retryable error              wait            wait                wait
+403 and the like (3)           wait, ERROR     wait, ERROR         wait, ERROR
 any other error                ERROR           ERROR               ERROR
 the deadline has passed        TIMEOUT         TIMEOUT             TIMEOUT
 =============================  ==============  ==================  ============================================
@@ -52,6 +53,8 @@ may be a gateway's.
 
 (2) If the deletion failed, and not an earlier one that the service may still show for ``YOUNG`` seconds. A deployment
 that failed before its deletion began still shows that failure.
+
+(3) As for a job that was seen: polled again for ``GONE_PATIENCE``, as it may be a gateway's.
 
 :func:`event_decision`:
 
@@ -77,7 +80,12 @@ from typing import Any
 
 from lucidworks_provider.client.jobs import JobState, PollResult
 from lucidworks_provider.client.models import Progress, is_unknown_state
-from lucidworks_provider.errors import LucidworksError
+from lucidworks_provider.errors import (
+    ForbiddenError,
+    LucidworksError,
+    RequestRefusedError,
+    UnknownResourceError,
+)
 
 # Jobs of a task that are submitted and not collected, and that are polled: how long the service keeps a result is not
 # documented, and each is a request every `poll_interval`.
@@ -100,6 +108,8 @@ AGE_SHARE = 0.25
 UNANSWERED_WAIT = 1.0
 # Seconds after the deadline: a thousand jobs have their last poll then, and share eight requests at once.
 LAST_POLLS = 10.0
+# Responses that are no information about a job, model or deployment: a gateway's, or a cache's.
+NOT_NOW = frozenset({304, 403, 404, 409, 410})
 # Seconds for which a model or a deployment may be missing from a list.
 YOUNG = 30.0
 NO_TURN = "The last poll waited for other requests, or for the rate limit, and was not sent."
@@ -174,6 +184,12 @@ class PollOutcome:
     end: JobEnd
     message: str = ""
     retry_after: float | None = None
+
+
+def is_not_now(error: LucidworksError) -> bool:
+    """Whether a refusal may be that of a gateway or a cache."""
+    refusals = (ForbiddenError, RequestRefusedError, UnknownResourceError)
+    return isinstance(error, refusals) and error.status in NOT_NOW
 
 
 def next_wait(
@@ -506,16 +522,22 @@ def state_decision(
     """
     last_seen = now() if started is None else started
     state, message = None, ""
+    refused_since: float | None = None
     while True:
         left, asked = deadline - now(), None
         result = yield Poll()
         if isinstance(result, LucidworksError):
             message, asked = str(result), result.retry_after
+            if is_not_now(result):
+                refused_since = now() if refused_since is None else refused_since
+                if now() - refused_since < GONE_PATIENCE:
+                    yield Sleep(min(poll_interval, GONE_INTERVAL))
+                    continue
             if not result.retryable:
                 return StateOutcome(StateEnd.ERROR, state, f"{type(result).__name__}: {result}")
             end = StateEnd.TIMEOUT if left <= 0 else None
         else:
-            state, message = result.state, unknown_state(result)
+            state, message, refused_since = result.state, unknown_state(result), None
             if state is not None:
                 last_seen = now()
             end = judge_state(target, result, age=now() - last_seen, left=left)

@@ -27,6 +27,8 @@ from lucidworks_provider.client.http.rate_limiter import in_turn
 from lucidworks_provider.client.jobs import SMALL_BODY, JobKind, JobState, PollResult, parse_poll, poll_job
 from lucidworks_provider.client.models import Deployment, Model, Progress
 from lucidworks_provider.errors import (
+    AuthenticationError,
+    ConfigurationError,
     ContentEncodingError,
     ForbiddenError,
     LucidworksError,
@@ -48,6 +50,7 @@ from lucidworks_provider.jobs.decisions import (
     ResourceState,
     SaveNotified,
     Sleep,
+    is_not_now,
     job_decision,
     state_decision,
     unknown_state,
@@ -60,8 +63,6 @@ log = logging.getLogger(__name__)
 
 # How long a cancellation waits for a body that the service has returned and that is not stored yet.
 _LAST_WRITE = 30.0
-# Responses that are no information about a job: a gateway's, a cache's, or of a service that is not ready for it.
-_NOT_NOW = frozenset({304, 403, 404, 408, 409, 410, 425})
 
 T = TypeVar("T")
 Fetch = Callable[[str, float | None], Awaitable[bytes]]
@@ -75,6 +76,9 @@ class AsyncHook(Protocol):
 
     def shared_client(self) -> AbstractAsyncContextManager[Any]:
         """Keep the client of this event loop open."""
+
+    def forget_connection(self) -> None:
+        """Read the connection again at the next call."""
 
 
 class Poller:
@@ -188,11 +192,11 @@ class JobPoller(Poller):
         return await self._stored(result, body)
 
     async def _refused(self, err: ResponseError) -> PollResult:
-        if 300 <= err.status < 400 and err.status not in _NOT_NOW:
+        if 300 <= err.status < 400 and not is_not_now(err):
             raise err
         self.forbidden = err if isinstance(err, ForbiddenError) else None
         await self._warn("refused (polling continues): %s", err)
-        return PollResult(JobState.GONE if err.status in _NOT_NOW else JobState.REFUSED, message=str(err))
+        return PollResult(JobState.GONE if is_not_now(err) else JobState.REFUSED, message=str(err))
 
     async def _other_job(self, result: PollResult, body: bytes) -> PollResult:
         """The first response about another job: a cache or a mix-up."""
@@ -445,7 +449,8 @@ class ResourcePoller(Poller):
 
     async def __aexit__(self, *error: object) -> None:
         if self._client is not None:
-            await self._client.__aexit__(None, None, None)
+            client, self._client = self._client, None
+            await client.__aexit__(None, None, None)
 
     async def save_notified(self, notified: bool) -> bool:
         return self.save is None or await self.save(notified)
@@ -460,6 +465,10 @@ class ResourcePoller(Poller):
             result = await get_state(self.hook, self.kind, self.resource_id, self.model_id)
         except LucidworksError as err:
             await self._log(log.warning, "no response, polling again: %s", str(err))
+            if isinstance(err, AuthenticationError | ConfigurationError):
+                # A watcher polls without end, and the connection may be corrected.
+                await self.__aexit__()
+                self.hook.forget_connection()
             return err
         state = (result.state or "").upper()
         if self.target.upper() not in {result.progress.name, state}:

@@ -14,6 +14,7 @@ a result of the same generation   returns the manifest: the last attempt was kil
 a result of another generation    starts: clearing a task that succeeded means to do it again
 job ids                           waits for those jobs
 jobs that ended in ERROR          submits them again
+jobs without a result             waits for them; submits them again if the task was cleared
 intents without an id             applies ``on_unknown_submission``: the outcome of these POSTs is unknown
 ================================  ==============================================================
 
@@ -407,15 +408,20 @@ class JobRecord:
         del self.jobs[position]
         self.resubmitted.add(position)
 
+    def unusable(self, generation: int) -> set[int]:
+        """Positions of jobs that an attempt of this generation does not wait for again."""
+        cleared = generation != self.generation
+        return {*self.failed, *(self.empty if cleared else ())}
+
     def resume(self, generation: int) -> None:
         """
         Another attempt begins.
 
-        It may submit each position again once. Clearing a task that failed over an unknown submission is the decision
-        to submit again.
+        It may submit each position again once. Clearing a task that failed over an unknown submission, or over a job
+        without a result, is the decision to submit again.
         """
         self._changed([0, *self.failed, *self.empty, *self.resubmitted, *self.intents])
-        for position in self.failed:
+        for position in self.unusable(generation):
             del self.jobs[position]
         self.failed.clear()
         self.empty.clear()
@@ -586,8 +592,9 @@ def resume(found: JobRecord | None, *, fingerprint: str, generation: int, size: 
         return new, "Cleared after a success: submitting again."
     if found.result is not None:
         return found, "The last attempt has written the result."
-    failed = f"; {len(found.failed):,} that ended in ERROR are submitted again" if found.failed else ""
-    resumed = f"Resuming {count(len(found.awaited), 'job')} of an earlier attempt{failed}."
+    unusable = found.unusable(generation)
+    again = f"; {len(unusable):,} without a usable result are submitted again" if unusable else ""
+    resumed = f"Resuming {count(len(found.jobs) - len(unusable), 'job')} of an earlier attempt{again}."
     found.resume(generation)
     return found, resumed
 

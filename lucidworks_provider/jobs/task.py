@@ -391,7 +391,7 @@ class JobTask(ABC, Generic[File]):
         ):
             if all_of_them and ends:
                 message = self.describe(record, sorted(all_of_them), all_of_them, what)
-                if error is JobFailedError and self.submits:
+                if self.submits:
                     message = f"{message.rstrip('.')}. Clear the task to submit them again."
                 raise error(message)
             if new:
@@ -417,10 +417,10 @@ class JobTask(ABC, Generic[File]):
 
         :return: the manifest.
         :raises JobFailedError: a body has the status ERROR.
-        :raises EmptyResultError: a body has no result; it is not deleted.
+        :raises EmptyResultError: bodies have no result; they are not deleted.
         :raises MalformedResponseError: results are not valid for the input; their bodies are quarantined.
         """
-        unusable: dict[int, MalformedResponseError] = {}
+        unusable: dict[int, MalformedResponseError | EmptyResultError] = {}
         results = self.store.results
         sizes = results.stored(record.jobs)
         bodies = read_ahead(
@@ -433,7 +433,7 @@ class JobTask(ABC, Generic[File]):
             for position, body in enumerate(bodies):
                 try:
                     self.add(file, position, self._read(record, file, position, body))
-                except MalformedResponseError as err:
+                except (MalformedResponseError, EmptyResultError) as err:
                     unusable[position] = err
             if unusable:
                 # A result of the input that was submitted does not fit another one, and must not be discarded.
@@ -466,26 +466,40 @@ class JobTask(ABC, Generic[File]):
                 record.mark_failed({position: read.message})
                 self.store.save(record)
                 raise JobFailedError(self.describe(record, [position], {position: read.message}, "failed"))
-        raise EmptyResultError(
-            f"{self._job(record, position)}: the status is {read.status!r}, without a result."
-        )
+        raise EmptyResultError(f"The status is {read.status!r}, without a result.")
 
     def _reject(
-        self, record: JobRecord, errors: Mapping[int, MalformedResponseError]
-    ) -> MalformedResponseError:
-        """Quarantine bodies, which may be the only copies; another attempt submits their parts again."""
-        messages = []
+        self, record: JobRecord, errors: Mapping[int, MalformedResponseError | EmptyResultError]
+    ) -> MalformedResponseError | EmptyResultError:
+        """
+        The error for results that are not in the file; another attempt submits their parts again.
+
+        Bodies that are not valid are quarantined, since they may be the only copies. Those without a result stay: an
+        attempt that does not submit their parts again, a retry, has no other ones.
+        """
+        messages: list[str] = []
+        malformed: dict[int, MalformedResponseError] = {}
+        empty: dict[int, str] = {}
         for position, err in errors.items():
-            kept = self.store.results.of(record.jobs[position]).reject()
-            messages.append(f"{self._job(record, position)}: {err} The response is kept in {kept}.")
-        record.mark_failed(dict.fromkeys(errors, ""))
+            message = f"{self._job(record, position)}: {self.redact(str(err))}"
+            if isinstance(err, EmptyResultError):
+                empty[position] = self.redact(str(err))
+            else:
+                malformed[position] = err
+                kept = self.store.results.of(record.jobs[position]).reject()
+                message += f" The response is kept in {kept}."
+            messages.append(message)
+        record.mark_failed(dict.fromkeys(malformed, ""))
+        record.mark_empty(empty)
         self.store.save(record)
         # Invalid JSON was truncated in transit. Any other response would be the same again.
         retryable = all(err.retryable for err in errors.values())
         more = f" And {len(messages) - _DESCRIBED} more." if len(messages) > _DESCRIBED else ""
         then = f"{'A retry' if retryable else 'Clearing the task'} {'submits' if self.submits else 'polls'} again."
-        first = next(iter(errors.values()))
-        error = MalformedResponseError(f"{' '.join(messages[:_DESCRIBED])}{more} {then}", status=first.status)
+        described = f"{' '.join(messages[:_DESCRIBED])}{more} {then}"
+        if not malformed:
+            return EmptyResultError(described)
+        error = MalformedResponseError(described, status=next(iter(malformed.values())).status)
         error.retryable = retryable
         return error
 

@@ -327,7 +327,7 @@ class ChunkingOptionsMixin:
 
         return ChunkingOptions(
             self.chunker,
-            self.model_id,
+            stripped(self.model_id),
             self.data_type,
             dictionary(self.chunker_config, "chunker_config"),
             dictionary(self.model_config, "model_config"),
@@ -779,7 +779,7 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
 
 
 def stripped(value: Any) -> Any:
-    """The id of a model or deployment, as a template may end in a line feed; other types are returned unchanged."""
+    """An id or a name in a URL, as a template may end in a line feed; other types are returned unchanged."""
     return value.strip() if isinstance(value, str) else value
 
 

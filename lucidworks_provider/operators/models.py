@@ -21,7 +21,6 @@ from lucidworks_provider.errors import (
     LucidworksError,
     RequestRefusedError,
     ResponseError,
-    SubmissionUnknownError,
     UnknownResourceError,
 )
 from lucidworks_provider.operators.base import (
@@ -129,6 +128,7 @@ class _CreatingOperator(_ModelOperator):
         """
         from lucidworks_provider.client.model_specs import UnansweredPost, choose
         from lucidworks_provider.jobs.record import fingerprint_of, get_state, set_state
+        from lucidworks_provider.jobs.task import JOB_POSSIBLE
 
         earlier = self._earlier_attempt(context)
         store, fingerprint = context.get("task_state_store"), fingerprint_of(spec.as_json(), [])
@@ -163,7 +163,7 @@ class _CreatingOperator(_ModelOperator):
         set_state(store, _STATE_NAME, json.dumps(intent))
         try:
             created = create()
-        except SubmissionUnknownError as err:
+        except JOB_POSSIBLE as err:
             self.log.warning("%s: %s Searching for it.", spec.what, err)
             created = self._search(spec.what, lambda: choose_from(list_candidates(), post), err)
         except LucidworksError:
@@ -179,8 +179,12 @@ class _CreatingOperator(_ModelOperator):
         """A POST of an earlier attempt that is not in the task state store."""
         return None
 
-    def _search(self, what: str, find: Callable[[], T | None], lost: SubmissionUnknownError) -> T:
-        """Find what a POST without a response made; the lists may lag."""
+    def _search(self, what: str, find: Callable[[], T | None], lost: LucidworksError) -> T:
+        """
+        Find what a POST without a usable response made; the lists may lag.
+
+        :param lost: raised if nothing is found.
+        """
         from tenacity import Retrying, wait_fixed
 
         from lucidworks_provider.retrying import retry_on
@@ -191,7 +195,7 @@ class _CreatingOperator(_ModelOperator):
             return found
 
         policy = retry_on(
-            SubmissionUnknownError,
+            type(lost),
             AmbiguousResourceError,
             attempts=_SEARCHES,
             wait=wait_fixed(SEARCH_WAIT),
@@ -290,7 +294,7 @@ class LucidworksTrainModelOperator(CredentialsMixin, LineageMixin, _CreatingOper
         from lucidworks_provider.client.models import Progress, create_model
 
         training = TrainingSpec(
-            self.name,
+            stripped(self.name),
             self.model_type,
             dictionary(self.training_data, "training_data") or {},
             self.region,
@@ -314,7 +318,7 @@ class LucidworksTrainModelOperator(CredentialsMixin, LineageMixin, _CreatingOper
         return model.id
 
     def _what(self, kind: str, resource_id: str) -> str:
-        return f"Model {self.name!r} ({resource_id})"
+        return f"Model {stripped(self.name)!r} ({resource_id})"
 
     def _lineage(self) -> Lineage:
         """A model is not a dataset."""
@@ -446,7 +450,7 @@ class LucidworksDeployModelOperator(_CreatingOperator):
         return deployment.id
 
     def _what(self, kind: str, resource_id: str) -> str:
-        return f"Deployment of model {self.model_id} ({resource_id})"
+        return f"Deployment of model {stripped(self.model_id)} ({resource_id})"
 
     def _get_saved(self, placement: DeploymentSpec, deployment_id: str, recent: bool) -> Deployment | None:
         """The deployment that an earlier attempt created, unless it failed or was deleted."""

@@ -27,6 +27,7 @@ from lucidworks_provider.operators.base import (
     RowsMixin,
     dictionary,
     job_store,
+    stripped,
 )
 from lucidworks_provider.operators.lineage import Lineage, of_predictions
 from lucidworks_provider.operators.secrets import SecretArgumentMixin, restore_secrets
@@ -148,8 +149,9 @@ class _Predicting(SecretArgumentMixin, RowsMixin, ResultMixin, HookMixin, BaseOp
     def _options(self, model_config: Mapping[str, Any] | None) -> PredictionOptions[Any]:
         from lucidworks_provider.client.use_cases import PredictionOptions
 
+        use_case_config = dictionary(self.use_case_config, "use_case_config")
         return PredictionOptions(
-            self.use_case, self.model_id, dictionary(self.use_case_config, "use_case_config"), model_config
+            stripped(self.use_case), stripped(self.model_id), use_case_config, model_config
         )
 
     def _lineage(self) -> Lineage:

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from airflow.providers.common.compat.sdk import PokeReturnValue
@@ -27,6 +27,7 @@ from lucidworks_provider.operators.base import (
     BaseSensorArguments,
     DeferrableJobMixin,
     job_store,
+    stripped,
 )
 from lucidworks_provider.sensors.base import BaseLucidworksSensor
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from lucidworks_provider.client.jobs import JobKind
     from lucidworks_provider.jobs.decisions import PollOutcome
     from lucidworks_provider.jobs.external import ExternalJob
-    from lucidworks_provider.jobs.record import ResultStore
+    from lucidworks_provider.jobs.record import MemoryResultStore, ResultStore
 
 # A poke polls again within these seconds where one response does not decide, e.g. ERROR.
 _CONFIRM = 30.0
@@ -89,6 +90,10 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         self.kind = kind
         self.result_path = result_path  # type: ignore[assignment]  # None where nothing is written
 
+    @property
+    def _job_id(self) -> Any:
+        return stripped(self.job_id)
+
     def execute(self, context: Context) -> Any:
         """Wait in the triggerer, or poke."""
         self._checked()
@@ -114,21 +119,20 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
             return self._poke(context)
 
     def _poke(self, context: Context) -> bool | PokeReturnValue:
+        from lucidworks_provider.client.http.messages import parse_json
         from lucidworks_provider.jobs.decisions import JobEnd
         from lucidworks_provider.jobs.external import read_body
-        from lucidworks_provider.jobs.record import MemoryResultStore, QuarantineReason
 
         kind = self._checked()
-        name = f"{kind.name.capitalize()} job {self.job_id}"
+        name = f"{kind.name.capitalize()} job {self._job_id}"
         task = self._task(context) if self.result_path else None
         if task is not None and (found := self._found(context, task)) is not None:
             return PokeReturnValue(True, self._ended(context, found))
         self.hook.get_settings()
-        memory = MemoryResultStore()
-        store: ResultStore = memory
+        store: ResultStore = self._memory
         if task is not None:
             task.store.results.check_writable()
-            store = task.store.results.of(self.job_id)
+            store = task.store.results.of(self._job_id)
         outcome = asyncio.run(self._poll(kind, store, self._started(context)))
         match outcome.end:
             case JobEnd.FAILED:
@@ -137,17 +141,15 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
                 raise EmptyResultError(f"{name}: {outcome.message}")
             case JobEnd.GONE:
                 raise ResultGoneError(
-                    f"The result of {kind.name} job {self.job_id} has been returned before, or is no longer kept. "
+                    f"The result of {kind.name} job {self._job_id} has been returned before, or is no longer kept. "
                     f"{f'{outcome.message} ' if outcome.message else ''}Submit it again."
                 )
-        if task is None:
-            # Also a payload with an unknown status: the next poke may not get it again.
-            body = memory.body or memory.quarantined.get(QuarantineReason.UNKNOWN_STATUS)
-            if body is not None:
-                read_body(body, kind, self.job_id)
-                return PokeReturnValue(True, json.loads(body))
-        elif outcome.end is JobEnd.COLLECTED:
-            return PokeReturnValue(True, self._ended(context, self._found(context, task) or {}))
+            case JobEnd.COLLECTED if task is not None:
+                return PokeReturnValue(True, self._ended(context, self._found(context, task) or {}))
+            case JobEnd.COLLECTED:
+                body = self._memory.body or b""
+                read_body(body, kind, self._job_id)
+                return PokeReturnValue(True, parse_json(body))
         self.log.info("%s: %s", name, outcome.message or "not ready")
         late = f"{name} was not ready within {self._waited(context)}."
         self._last_seen = " ".join(filter(None, (late, outcome.message, self._resumption(context))))
@@ -163,7 +165,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         interval = min(self._poll_seconds, _CONFIRM_INTERVAL)
         async with self.hook.shared_client() as client:
             return await wait_for_job(
-                self.job_id,
+                self._job_id,
                 job_decision(
                     poll_interval=interval,
                     deadline=time.time(),
@@ -177,9 +179,16 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
                 fetch=lambda job_id, begin_by: self.hook.acall(poll_job(kind, job_id, begin_by), attempts=1),
                 slots=client.slots,
                 kind=kind,
-                # A later poke may get the result itself.
-                restore_at_timeout=False,
+                # With a file, a later poke may get the result itself; without one, this body would be lost.
+                restore_at_timeout=not self.result_path,
             )
+
+    @cached_property
+    def _memory(self) -> MemoryResultStore:
+        """Of all pokes of this process: the service may return a body that one has set aside only once."""
+        from lucidworks_provider.jobs.record import MemoryResultStore
+
+        return MemoryResultStore()
 
     def _found(self, context: Context, task: ExternalJob) -> dict[str, Any] | None:
         """The manifest of an earlier try, or of a stored body after writing the result file."""
@@ -192,12 +201,12 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         record, _ = resume(found, fingerprint=task.fingerprint, generation=generation, size=task.count)
         if record.result is not None:
             with suppress(MalformedResponseError):
-                if task.parse(read_file(task.result_uri) or b"", 0, self.job_id).value is not None:
+                if task.parse(read_file(task.result_uri) or b"", 0, self._job_id).value is not None:
                     return dict(record.result)
             # The file is gone, or another run has written its own job's result there.
             record.result = None
             task.store.save(record)
-        record.submitted(0, self.job_id)
+        record.submitted(0, self._job_id)
         return task.write(record) if task.store.results.stored(record.jobs) else None
 
     def _checked(self) -> JobKind:
@@ -205,7 +214,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         from lucidworks_provider.client.jobs import KINDS
 
         check_choice(self.kind, "kind", KINDS)
-        path_segment(self.job_id, "job_id")
+        path_segment(self._job_id, "job_id")
         if self._in_triggerer and not self.result_path:
             raise InputError(
                 "A deferrable LucidworksJobSensor needs a result_path: the triggerer gets the result, and the "
@@ -224,5 +233,5 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
             hook=self.hook,
             resubmit_unknown=True,
             kind=self._checked(),
-            job_id=self.job_id,
+            job_id=self._job_id,
         )

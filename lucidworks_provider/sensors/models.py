@@ -31,22 +31,26 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
     def _resource_id(self) -> Any:
         return stripped(getattr(self, f"{self.kind}_id"))
 
+    @property
+    def _target(self) -> Any:
+        return stripped(self.target_state)
+
     def execute(self, context: Context) -> Any:
         """Wait in the triggerer, or poke."""
         from lucidworks_provider.client.http.messages import path_segment
         from lucidworks_provider.client.models import unknown_target
 
         path_segment(self._resource_id, f"{self.kind}_id")
-        if not isinstance(self.target_state, str) or not self.target_state.strip():
+        if not isinstance(self._target, str) or not self._target:
             raise InputError(
                 f"target_state is {self.target_state!r}; give a state, e.g. AVAILABLE or DEPLOYED."
             )
-        if hint := unknown_target(self.kind, self.target_state):
+        if hint := unknown_target(self.kind, self._target):
             self.log.warning("target_state: %s", hint)
         _ = self.hook.get_settings().models_base
         if not self._in_triggerer:
             return super().execute(context)
-        self._wait(context, self.kind, self._resource_id, self.target_state)
+        self._wait(context, self.kind, self._resource_id, self._target)
         return None
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
@@ -64,7 +68,7 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
                 self.hook,
                 kind=self.kind,
                 resource_id=self._resource_id,
-                target=self.target_state,
+                target=self._target,
                 poll_interval=1.0,
                 deadline=time.time(),
                 started=self._started(context),

@@ -382,7 +382,7 @@ def test_a_new_attempt_submits_again_what_failed_or_was_gone() -> None:
     assert (found.missing(), found.resubmitted) == ([], {0})
     record, said = resumed(found)
     assert (record.missing(), record.resubmitted, record.failed) == ([1], set(), {})
-    assert said == "Resuming 2 jobs of an earlier attempt; 1 that ended in ERROR are submitted again."
+    assert said == "Resuming 2 jobs of an earlier attempt; 1 without a usable result are submitted again."
 
 
 @pytest.mark.parametrize(("jobs", "words"), [(1, "orphans: job-0"), (3000, "job-19 and 2,980 more")])

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucidworks_provider.client.models import Progress, deployment_progress, model_progress
-from lucidworks_provider.errors import ConfigurationError, LucidworksError, RateLimitError, ServiceError
+from lucidworks_provider.errors import (
+    ConfigurationError,
+    ForbiddenError,
+    LucidworksError,
+    RateLimitError,
+    RequestRefusedError,
+    ServiceError,
+)
 from lucidworks_provider.jobs.decisions import (
     GONE,
     LONGEST_SILENCE,
@@ -130,5 +137,15 @@ def test_errors_and_the_deadline_of_a_wait_for_a_state() -> None:
     ended = outcome_of(running, denied, ready)
     assert (ended.end, ended.state) == (StateEnd.ERROR, "TRAINING")
     assert "ConfigurationError: no customer_id" in ended.message
+    # Of a gateway, or of the service itself.
+    for refused in (ForbiddenError("no", status=403), RequestRefusedError("no", status=409)):
+        assert outcome_of(running, refused, ready).end is StateEnd.REACHED
+        assert outcome_of(running, *[refused, running, refused] * 9, ready).end is StateEnd.REACHED
+        for deadline in (0.0, 1000.0):
+            assert outcome_of(running, refused, deadline=deadline).end is (
+                StateEnd.ERROR if deadline else StateEnd.TIMEOUT
+            )
+            assert outcome_of(refused, deadline=deadline).end is StateEnd.ERROR
+    assert outcome_of(running, RequestRefusedError("no", status=422), ready).end is StateEnd.ERROR
     odd = ResourceState(Progress.RUNNING, "RESTING")
     assert outcome_of(odd).message == "RESTING is not a known state."

@@ -238,7 +238,7 @@ def test_messages_of_a_wait_are_redacted_before_they_are_stored(stage: Stage) ->
     with pytest.raises(ResultGoneError, match=r"\*\*\* seen"):
         parts.apply_outcome(record, JobsOutcome(gone=[2], messages={2: "key seen"}))
     outcome = JobsOutcome(failed=[0], empty=[1], messages={0: "a key", 1: "my key"})
-    with pytest.raises(JobFailedError, match=r"Part 0 \(job job-0\): a \*\*\*$"):
+    with pytest.raises(JobFailedError, match=r"Part 0 \(job job-0\): a \*\*\*\. Clear the task"):
         parts.apply_outcome(record, outcome)
     assert (stage.record.failed, stage.record.empty) == ({0: "a ***"}, {1: "my ***"})
 

@@ -2,6 +2,7 @@
 """Triggers: when a watcher of a model fires, and how often a burst of triggers reads the connection."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from lucidworks_provider.client.models import Progress
-from lucidworks_provider.errors import ConfigurationError, InputError, ServiceError
+from lucidworks_provider.errors import AuthenticationError, ConfigurationError, InputError, ServiceError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.jobs import polling
 from lucidworks_provider.jobs.decisions import ResourceState
@@ -104,8 +105,34 @@ def fired(
     monkeypatch.setattr(polling, "asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": no_time}))
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(watch())
-    assert len(opened) == 1, "one client for all polls"
+    assert len(opened) == 1 + sum(one is WRONG for one in seen), "one client for all polls of a connection"
     return told
+
+
+def test_a_corrected_connection_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is missing at first, then its secret is refused."""
+    seen: list[str] = []
+    connections = iter(["wrong", "right"])
+
+    async def poll(hook: LucidworksHook, *_: object) -> ResourceState:
+        seen.append((await hook.aget_settings()).client_secret)
+        if seen[-1] == "wrong":
+            raise AuthenticationError("refused", status=401)
+        return AVAILABLE
+
+    async def correct(_: float) -> None:
+        given = {"conn_type": "lucidworks", "login": "id", "password": next(connections)}
+        extra = {"auth_url": "http://127.0.0.1:9", "application_url": "http://127.0.0.1:9"}
+        monkeypatch.setenv("AIRFLOW_CONN_LATER", json.dumps(given | {"extra": extra}))
+
+    async def watch() -> Any:
+        trigger = LucidworksModelEventTrigger(model_id="m", lucidworks_conn_id="later")
+        return (await anext(trigger.run())).payload["state"]
+
+    monkeypatch.setattr(polling, "get_state", poll)
+    monkeypatch.setattr(polling, "asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": correct}))
+    assert asyncio.run(watch()) == "AVAILABLE"
+    assert seen == ["wrong", "right"]
 
 
 @pytest.mark.parametrize("store", [None, Store(), BrokenStore()], ids=["none", "empty", "broken"])
@@ -185,6 +212,8 @@ def test_it_can_be_made_anew_from_its_row() -> None:
         path, kwargs = trigger.serialize()
         assert path == f"{type(trigger).__module__}.{type(trigger).__name__}"
         assert type(trigger)(**kwargs).serialize() == (path, kwargs)
+    trigger = LucidworksModelEventTrigger(model_id="m\n", target_state=" FAILED")
+    assert (trigger.resource_id, trigger.target_state) == ("m", "FAILED")
 
 
 @pytest.mark.parametrize(
@@ -283,6 +312,13 @@ async def test_the_first_waiter_may_be_cancelled(wait: Wait, read: list[str]) ->
     assert (await second)["unshared"]
     assert first.cancelled()
     assert read == ["one"]
+
+
+async def test_a_missing_connection_is_an_event(wait: Wait) -> None:
+    event = await wait("nowhere")
+    assert "ConfigurationError: Connection 'nowhere' does not exist" in event["error"]
+    # On Airflow 3, an API server that is away looks the same.
+    assert event["retryable"]
 
 
 async def test_a_connection_that_is_wrong_is_an_error_of_all(wait: Wait, read: list[str]) -> None:

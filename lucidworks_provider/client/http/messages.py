@@ -421,10 +421,10 @@ def check_status(response: Response, name: str) -> None:
             raise UnknownResourceError(text, status=status)
         case 429:
             raise RateLimitError(text, status=status, retry_after=retry_after(response))
+        case _ if status in {408, 425} or status >= 500:
+            raise ServiceError(text, status=status, retry_after=retry_after(response))
         case _ if 400 <= status < 500:
             raise RequestRefusedError(text, status=status)
-        case _ if status >= 500:
-            raise ServiceError(text, status=status, retry_after=retry_after(response))
     # Redirects are not followed: a POST would silently become a GET, and a token go to another host.
     raise RequestRefusedError(f"{text} (redirects are not followed)", status=status)
 

@@ -278,8 +278,10 @@ class RedisClient:
                 socket_keepalive=True,
                 retry=Retry(NoBackoff(), _RETRIES),
             )
-        except ConfigurationError:  # in a child of a task
-            raise
+        except ConfigurationError as err:
+            if not err.retryable:  # in a child of a task
+                raise
+            raise self._unusable(err, cluster=False) from None
         except Exception as err:  # noqa: BLE001  of Airflow, a secrets backend, or Redis
             raise self._unusable(err, cluster=bool(getattr(hook, "cluster", False))) from None
         return Server(
@@ -294,8 +296,7 @@ class RedisClient:
         where = (
             f"Connection {self._redis_conn_id!r}, which redis_conn_id of connection {self._conn_id!r} names,"
         )
-        if type(err).__name__ == "AirflowNotFoundException":
-            # On Airflow 3 an unreachable API server looks the same.
+        if isinstance(err, ConfigurationError):
             return ConfigurationError(
                 f"{where} does not exist, or Airflow cannot return it now."
             ).as_retryable()

@@ -7,6 +7,7 @@ What all tasks of jobs have in common is tested here; the real processes are in 
 
 import asyncio
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from lucidworks_provider.client.auth.source import forget_sources
 from lucidworks_provider.client.chunking import submit_text
 from lucidworks_provider.client.jobs import poll_job
 from lucidworks_provider.errors import (
+    EmptyResultError,
     InputError,
     JobFailedError,
     JobTimeoutError,
     LucidworksError,
+    MalformedResponseError,
     ResultGoneError,
     StorageNotSharedError,
     SubmissionUnknownError,
@@ -130,7 +133,8 @@ def test_documents_with_one_text_may_have_one_job(service: Service, task: Attemp
 
 
 def test_json_lines(task: Attempts) -> None:
-    manifest = task.run(text=TEXTS["moon"])
+    # A template may end in a line feed.
+    manifest = task.run(text=TEXTS["moon"], model_id="gte-small\n")
     rows = task.rows()
     assert [(row["document_id"], row["chunk_index"]) for row in rows] == [("text", n) for n in range(3)]
     assert [TEXTS["moon"][row["start"] : row["end"]] for row in rows] == [row["text"] for row in rows]
@@ -323,6 +327,42 @@ def test_a_job_in_error_names_document_job_and_reason_and_a_retry_submits_it_aga
     assert f"1 of 3 documents failed: Document 'spider' (job {failed})" in str(caught.value)
     assert task.run()["documents"] == 3
     assert submissions(service) == [1, 1, 2]
+
+
+@pytest.mark.parametrize(("kind", "times", "empty"), [("no-chunks", 1, 1), ("empty-payload", 1000, 3)])
+def test_documents_without_a_result_are_named_and_clearing_submits_them_alone(
+    service: Service, task: Attempts, kind: str, times: int, empty: int
+) -> None:
+    service.settings(pending_polls=0, retrieved="payload")
+    service.fault("poll", kind, times=times)
+    # A body that is on storage is not requested again.
+    for _ in range(2 if kind == "no-chunks" else 1):
+        with pytest.raises(EmptyResultError) as caught:
+            task.run()
+        assert len(re.findall(r"Document '\w+' \(job ", str(caught.value))) == empty
+        assert "submit" in str(caught.value)
+        assert len(service.calls("poll")) == (3 if kind == "no-chunks" else 6)
+    assert submissions(service) == [1, 1, 1]
+    service.heal()
+    task.clear()
+    assert task.run()["documents"] == 3
+    assert submissions(service) == [1] * (3 - empty) + [2] * empty
+
+
+def test_results_that_are_not_valid_do_not_hide_those_that_are_empty(
+    service: Service, task: Attempts
+) -> None:
+    service.settings(pending_polls=0)
+    service.fault("poll", "no-chunks")
+    service.fault("poll", "other-text")
+    with pytest.raises(
+        MalformedResponseError, match=r"(no chunk.*another text|another text.*no chunk)"
+    ) as caught:
+        task.run()
+    assert len(re.findall(r"Document '\w+' \(job ", str(caught.value))) == 2
+    task.clear()
+    assert task.run()["documents"] == 3
+    assert submissions(service) == [1, 2, 2]
 
 
 def test_one_error_response_does_not_fail_a_job(service: Service, task: Attempts) -> None:

@@ -53,7 +53,8 @@ def read(sensor: Attempts, returned: Any, where: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_body_is_the_return_value(sensor: Attempts, kind: str) -> None:
     job_id = submit(kind)
-    body = sensor.run(kind=kind, job_id=job_id, result_path=None)
+    # A template may end in a line feed.
+    body = sensor.run(kind=kind, job_id=f"{job_id}\n", result_path=None)
     assert (body["status"], body[f"{kind}Id"]) == ("READY", job_id)
     assert body["chunkedData" if kind == "chunking" else "predictions"]
 
@@ -63,7 +64,7 @@ def test_the_body_is_the_return_value(sensor: Attempts, kind: str) -> None:
 def test_the_body_goes_to_a_file(sensor: Attempts, kind: str, deferrable: bool) -> None:
     job_id = submit(kind)
     made: list[LucidworksJobSensor] = []
-    make = partial(sensor.make, kind=kind, job_id=job_id, deferrable=deferrable)
+    make = partial(sensor.make, kind=kind, job_id=f"{job_id}\n", deferrable=deferrable)
     sensor.make = lambda: made.append(make()) or made[-1]
     assert sensor.run() == {"uri": str(sensor.path), "job_id": job_id}
     facets = made[-1].get_openlineage_facets_on_complete(None)
@@ -212,6 +213,29 @@ def test_a_payload_with_an_unknown_status_is_returned_and_not_lost(
     rewrite(monkeypatch, lambda body: re.sub(b'"(READY|RETRIEVED)"', b'"ODD"', body))
     body = read(sensor, sensor.run(job_id=submit("chunking"), **where), where)
     assert (body["status"], bool(body["chunkedData"])) == ("ODD", True)
+
+
+@with_path
+@pytest.mark.parametrize("status", ["RUNNING", "PARTIAL"])
+@pytest.mark.parametrize("ends", ["READY", "RETRIEVED"])
+def test_the_part_of_a_result_is_not_returned_while_the_job_runs(
+    sensor: Attempts, monkeypatch: pytest.MonkeyPatch, where: dict[str, Any], status: str, ends: str
+) -> None:
+    one, two = {"response": "1"}, {"response": "2"}
+    last = {"status": "READY", "predictions": [one, two]} if ends == "READY" else {"status": ends}
+    bodies = [last, *[{"status": status, "predictions": [one]}] * 2]
+    rewrite(monkeypatch, lambda _: json.dumps(bodies.pop() if bodies[1:] else last).encode())
+    body = read(sensor, sensor.run(kind="prediction", job_id=submit("prediction"), **where), where)
+    assert bodies == [last]
+    # What was set aside is the only copy where the service does not return the rest.
+    assert body["predictions"] == ([one, two] if ends == "READY" else [one])
+
+
+def test_a_body_is_returned_as_it_can_be_stored(sensor: Attempts, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = rb'{"status": "READY", "predictions": [{"response": "cut \ud83d", "score": NaN}]}'
+    rewrite(monkeypatch, lambda _: sent)
+    body = sensor.run(kind="prediction", job_id=submit("prediction"), result_path=None)
+    assert body["predictions"] == [{"response": "cut \ufffd", "score": None}]
 
 
 @with_path

@@ -305,7 +305,7 @@ def test_another_placement_is_another_deployment(service: ModelService) -> None:
     assert deploy(model_id, region="europe").execute(CONTEXT) != first
     # What is ready already is not deferred.
     deployment_id = deploy(f" {model_id}\n").execute(CONTEXT)
-    model_sensor(f"{model_id}\n", timeout=0.01).execute(CONTEXT)
+    model_sensor(f"{model_id}\n", timeout=0.01, target_state="AVAILABLE\n").execute(CONTEXT)
     deployment_sensor(f"{deployment_id}\n", timeout=0.01).execute(CONTEXT)
     assert train(deferrable=True).execute(CONTEXT) == model_id
     assert deploy(model_id, deferrable=True).execute(CONTEXT) == first

@@ -163,7 +163,7 @@ SIMILAR = [
     | {"gs://bucket/catalog": "https://storage.googleapis.com/bucket/catalog"},
 ]
 FOREIGN = [{"us": "southcarolina"}, {"ecommerce-rnn": "rnn/v2", "gs://bucket/catalog": "catalog-17"}]
-LOST = ["disconnect-after", "error-after", "cut-json", "reset"]
+LOST = ["disconnect-after", "error-after", "cut-json", "reset", "br"]
 
 
 @pytest.mark.parametrize("kind", LOST)

@@ -233,6 +233,11 @@ def test_each_row_of_jobs_is_about_its_input_whichever_job_ends_first(
     assert sorted(service.submitted().values()) == [1] * 11
 
 
+def test_names_may_end_in_a_line_feed(either: Attempts) -> None:
+    either.run(use_case="passthrough\n", model_id=f"{LLAMA}\n")
+    assert either.responses() == TEN
+
+
 def test_inputs_may_be_rendered_json(either: Attempts) -> None:
     either.run(inputs=json.dumps(TEN), use_case_config='{"useSystemPrompt": false}')
     assert either.responses() == TEN

@@ -65,8 +65,9 @@ SERVER_ERRORS = ["502", "504"]
 @pytest.mark.parametrize(
     ("endpoint", "kind"),
     [
-        *(("poll", kind) for kind in (*SERVER_ERRORS, "429", "disconnect")),
+        *(("poll", kind) for kind in (*SERVER_ERRORS, "408", "425", "429", "disconnect")),
         *(("token", kind) for kind in (*SERVER_ERRORS, "429", "disconnect", "html", "cut-json")),
+        ("submit", "425"),
         ("submit", "429"),
     ],
 )
@@ -87,6 +88,7 @@ def test_what_did_nothing_is_repeated(
         ("poll", "503", ServiceError, ATTEMPTS),
         ("poll", "429", RateLimitError, ATTEMPTS),
         ("poll", "disconnect", TransportError, ATTEMPTS),
+        ("submit", "425", ServiceError, ATTEMPTS),
         ("submit", "429", RateLimitError, ATTEMPTS),
         ("submit", "unauthorized", TokenRefusedError, TOKEN_ROUNDS + 1),
     ],
@@ -111,7 +113,9 @@ def test_a_token_that_was_lost_on_the_way_is_requested_again(mode: Mode, emulato
     assert emulator.state.tokens.live_count() == 1
 
 
-@pytest.mark.parametrize("kind", [*SERVER_ERRORS, "disconnect", "disconnect-after", "html", "cut-json"])
+@pytest.mark.parametrize(
+    "kind", [*SERVER_ERRORS, "408", "disconnect", "disconnect-after", "html", "cut-json"]
+)
 def test_a_submission_that_may_have_arrived_is_not_repeated(
     mode: Mode, emulator: RunningEmulator, kind: str
 ) -> None:
