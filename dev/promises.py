@@ -374,6 +374,13 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "    if True:\n",
         ),
         Promise(
+            "Rows of other documents that another program adds to `chunks` are kept, also after OPTIMIZE.",
+            "integration/corpus/test_corpus_tables.py::test_rows_of_other_programs_are_kept",
+            "corpus/tables.py",
+            "OR {unknown} AND id IN (SELECT id FROM lost)",
+            "OR {unknown}",
+        ),
+        Promise(
             "Another configuration without `full_refresh` is an error.",
             "integration/corpus/test_corpus_run.py::TestNextRun::test_another_configuration_is_an_error_that_names_it",
             "corpus/run.py",
