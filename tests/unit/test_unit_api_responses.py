@@ -237,7 +237,7 @@ def test_the_lifetime_of_a_token_and_the_servers_clock(
     [
         *((status, "invalid_client", "Client ID and Client Secret") for status in (200, 400, 401, 403)),
         (400, "invalid_scope", "the scopes of the integration"),
-        *((status, "unknown", "`auth_url` and `auth_server_id`") for status in (302, 404, 405, 410)),
+        *((status, "unknown", "the fields auth_url and auth_server_id") for status in (302, 404, 405, 410)),
     ],
 )
 def test_a_refused_request_for_a_token_is_not_retryable_and_says_what_to_check(

@@ -331,12 +331,12 @@ def parse_token_response(response: Response) -> TokenResponse:
 def _refusal(message: str, status: int) -> AuthenticationError:
     """The error of a refused request for a token, with what to check (RFC 6749, 5.2)."""
     if 300 <= status < 400 or status in {404, 405, 410}:
-        what = "`auth_url` and `auth_server_id`: there is no token endpoint at this address"
+        check = "Check the fields auth_url and auth_server_id: there is no token endpoint at this address."
     elif "invalid_scope" in message:
-        what = "the scopes of the integration that this Client ID belongs to"
+        check = "Check the scopes of the integration that this Client ID belongs to."
     else:
-        what = "Client ID and Client Secret"
-    return AuthenticationError(f"{message.rstrip('.')}. Check {what}.", status=status)
+        check = "Check Client ID and Client Secret."
+    return AuthenticationError(f"{message.rstrip('.')}. {check}", status=status)
 
 
 def _lifetime(body: dict[str, Any], access_token: str) -> float:
