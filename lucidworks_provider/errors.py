@@ -9,7 +9,7 @@ The errors of this package, as one tree.
     ├── InputError                an argument, refused before anything was sent or written
     ├── TransportError            no usable response arrived
     │   └── NotSentError          ... and the service has not received the request
-    │       └── NoTurnError       ... which could not begin in time
+    │       └── AcquireTimeoutError  ... which could not begin in time
     ├── ResponseError             the response is not a result
     │   ├── RequestRefusedError   400, 413, 422, other 4xx, a redirect: a retry does not help
     │   ├── TokenRefusedError     401: the access token is expired or superseded
@@ -84,7 +84,7 @@ class NotSentError(TransportError):
     """No connection could be made, so the service has not received the request."""
 
 
-class NoTurnError(NotSentError):
+class AcquireTimeoutError(NotSentError):
     """A request with a time by which it must begin waited longer for other requests, or for the rate limiter."""
 
 

@@ -358,8 +358,8 @@ def poll_job(kind: JobKind, job_id: str, begin_by: float | None = None) -> Call[
 
     :param kind: :data:`~lucidworks_provider.client.jobs.CHUNKING` or ``PREDICTION``.
     :param job_id: what the submission returned.
-    :param begin_by: in the clock of ``time.monotonic``: the request is not sent later.
-    :raises NoTurnError: it could not begin by then.
+    :param begin_by: in the clock of ``time.monotonic``: waits for other requests, or for the rate limiter, end then.
+    :raises AcquireTimeoutError: it could not begin by then.
     :raises UnknownResourceError: no such job, or its result is no longer kept.
     """
     return endpoint(lambda settings: poll_request(settings.application_base, kind, job_id, begin_by), _body)

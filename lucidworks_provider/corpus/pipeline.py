@@ -545,7 +545,7 @@ class JobRunner:
                     durations=self.delays.durations,
                 ),
                 store=store,
-                # A run ends when the service refuses everything, so its polls need no other limit.
+                # Without a limit of the wait for the rate limiter: a run ends when the service refuses everything.
                 fetch=lambda job, begin_by: store.fetch(job),
                 slots=self.body_budget,
                 kind=CHUNKING,

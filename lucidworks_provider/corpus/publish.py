@@ -371,10 +371,17 @@ def _chunk_masks(target: _Commit, db: RunDatabase, new: Mapping[str, DataFile]) 
                 "tables was restored. Restore the other one as well, or choose another output."
             )
         target.mask_of(path, masks).add_range(first, first + chunks)
-    scattered = {row[0] for row in db.rows(f"SELECT u.id {replaced} AND d.first IS NULL")}
+    # Each with the file that has its new rows; that of a published run is in the table already.
+    scattered: dict[str, str | None] = {
+        row[0]: None for row in db.rows(f"SELECT u.id {replaced} AND d.first IS NULL")
+    }
+    # A new document, of which another program has added rows: two sets of chunks would be found.
+    scattered |= db.rows(
+        "SELECT u.id, u.part FROM upserts u JOIN foreign_ids f ON f.id = u.id WHERE u.change = 'added'"
+    )
     if scattered and target.table is not None:
         for path, row, document_id in row_places(target.table):
-            if document_id in scattered:
+            if document_id in scattered and path != scattered[document_id]:
                 target.mask_of(path, masks).add(row)
     # A later part may have some of the documents again, and the source may have lost others.
     current = "FROM upserts WHERE part = ? AND change IS NOT NULL"

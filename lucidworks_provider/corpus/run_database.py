@@ -50,6 +50,7 @@ CREATE TABLE segments (id TEXT, hash TEXT, start INTEGER, length INTEGER, job TE
 CREATE TABLE rejects (id TEXT PRIMARY KEY, reason TEXT, detail TEXT, attempts INTEGER, file TEXT, hash TEXT)
     WITHOUT ROWID;
 CREATE TABLE failed (id TEXT PRIMARY KEY, hash TEXT, reason TEXT, detail TEXT, attempts INTEGER) WITHOUT ROWID;
+CREATE TABLE foreign_ids (id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE INDEX new_file ON new (file);
 """
 

@@ -331,6 +331,11 @@ def reconcile(
         db.many(
             "INSERT OR IGNORE INTO lost VALUES (?)", ((one,) for one in ids_of_last_run(tables.documents))
         )
+    if whole:
+        db.run(
+            "INSERT OR IGNORE INTO foreign_ids SELECT id FROM sums "  # noqa: S608
+            f"WHERE {unknown} AND id NOT IN (SELECT id FROM lost)"
+        )
     known = f"id IN (SELECT id FROM documents WHERE NOT present) OR {unknown} AND id IN (SELECT id FROM lost)"  # noqa: S608
     db.run(
         "INSERT INTO documents (id, status, chunks, tokens, presence, attempts, present, moved) "  # noqa: S608

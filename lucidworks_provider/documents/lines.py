@@ -28,7 +28,7 @@ BROKEN = (OSError, EOFError, zlib.error)
 _WHITE = b" \t\r\n"
 
 
-class _CutToNothing(io.RawIOBase):
+class _EmptyCompressedFile(io.RawIOBase):
     """A compressed file without a byte, which the decompressors would read as an empty one."""
 
     def readable(self) -> bool:
@@ -51,7 +51,7 @@ def open_decompressed(file: SourceFile) -> Iterator[BinaryIO]:
     with open_file(file) as opened:
         if name.endswith((".gz", ".zst")):
             if not opened.read(1):
-                yield cast("BinaryIO", _CutToNothing())
+                yield cast("BinaryIO", _EmptyCompressedFile())
                 return
             opened.seek(0)
         if name.endswith(".gz"):

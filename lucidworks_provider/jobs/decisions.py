@@ -24,9 +24,9 @@ REFUSED (400 and the like)     poll ``REFUSALS`` times in all, then GONE
 UNREADABLE (a page of HTML,    wait: it is no information about the job; each wait in a row is
   429, or no response)         twice as long
 the deadline has passed        TIMEOUT, with the last message; the job may still be running
-none: it had to wait for its   TIMEOUT, as the rate limiter permits one request after the other while the service
-  turn for too long            refuses them. Polls may begin until ``LAST_POLLS`` seconds after the deadline, those
-                               after UNREADABLE until the deadline
+not sent: others were before   TIMEOUT, as the rate limiter permits one request after the other while the service
+  it for too long              refuses them. Polls wait for others until ``LAST_POLLS`` seconds after the deadline,
+                               those after UNREADABLE until the deadline
 =============================  ==============================================================
 
 No wait of a decision is shorter than the ``Retry-After`` of the last response, up to the deadline.
@@ -54,7 +54,7 @@ may be a gateway's.
 (2) If the deletion failed, and not an earlier one that the service may still show for ``YOUNG`` seconds. A deployment
 that failed before its deletion began still shows that failure.
 
-(3) As for a job that was seen: polled again for ``GONE_PATIENCE``, as it may be a gateway's.
+(3) Polled again for ``GONE_PATIENCE``, as it may be a gateway's, but after the deadline only with ``confirm``.
 
 :func:`event_decision`:
 
@@ -112,7 +112,7 @@ LAST_POLLS = 10.0
 NOT_NOW = frozenset({304, 403, 404, 409, 410})
 # Seconds for which a model or a deployment may be missing from a list.
 YOUNG = 30.0
-NO_TURN = "The last poll waited for other requests, or for the rate limit, and was not sent."
+NOT_POLLED = "The last poll waited for other requests, or for the rate limit, and was not sent."
 # Targets besides a state's own name.
 READY, GONE = "ready", "gone"
 # An event is a row in the database and a line in the log.
@@ -130,8 +130,8 @@ class Poll:
     """
     Command: GET. Reply: a PollResult, for models and deployments a ResourceState or an error.
 
-    :param begin_by: of a job, in the clock of the decision: a request that cannot begin by then is not sent, and the
-        reply is None.
+    :param begin_by: of a job, in the clock of the decision: a request that waits for others until then is not sent,
+        and the reply is None.
     """
 
     begin_by: float | None = None
@@ -271,7 +271,7 @@ def job_decision(
     while True:
         result = yield Poll(deadline if unread else max(deadline, now()) + LAST_POLLS)
         if result is None:
-            return PollOutcome(JobEnd.TIMEOUT, history.message or NO_TURN, asked)
+            return PollOutcome(JobEnd.TIMEOUT, history.message or NOT_POLLED, asked)
         assert isinstance(result, PollResult)  # noqa: S101  # for the type checker
         asked = result.retry_after
         if (outcome := history.add(result)) is not None:
@@ -512,6 +512,7 @@ def state_decision(
     deadline: float,
     now: Callable[[], float],
     started: float | None = None,
+    confirm: bool = False,
 ) -> Generator[Command, ResourceState | LucidworksError, StateOutcome]:
     """
     Poll a model or a deployment until it is in the target state or cannot get there; see the table above.
@@ -519,6 +520,7 @@ def state_decision(
     :param target: :data:`READY`, :data:`GONE`, or a state by name.
     :param deadline: in the same clock as ``now``.
     :param started: when waiting began, if before this call.
+    :param confirm: poll again after a refusal, also after the deadline.
     """
     last_seen = now() if started is None else started
     state, message = None, ""
@@ -531,8 +533,13 @@ def state_decision(
             if is_not_now(result):
                 refused_since = now() if refused_since is None else refused_since
                 if now() - refused_since < GONE_PATIENCE:
-                    yield Sleep(min(poll_interval, GONE_INTERVAL))
+                    left = GONE_PATIENCE if confirm else deadline - now()
+                    if left <= 0:
+                        return StateOutcome(StateEnd.TIMEOUT, state, message, retry_after=asked)
+                    yield Sleep(min(max(min(poll_interval, GONE_INTERVAL), asked_wait(asked)), left))
                     continue
+            else:
+                refused_since = None
             if not result.retryable:
                 return StateOutcome(StateEnd.ERROR, state, f"{type(result).__name__}: {result}")
             end = StateEnd.TIMEOUT if left <= 0 else None

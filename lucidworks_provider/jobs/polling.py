@@ -23,16 +23,16 @@ from typing import Any, Protocol, Self, TypeVar
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.http.messages import Call
-from lucidworks_provider.client.http.rate_limiter import in_turn
+from lucidworks_provider.client.http.rate_limiter import acquired_by
 from lucidworks_provider.client.jobs import SMALL_BODY, JobKind, JobState, PollResult, parse_poll, poll_job
 from lucidworks_provider.client.models import Deployment, Model, Progress
 from lucidworks_provider.errors import (
+    AcquireTimeoutError,
     AuthenticationError,
     ConfigurationError,
     ContentEncodingError,
     ForbiddenError,
     LucidworksError,
-    NoTurnError,
     RateLimitError,
     RequestRefusedError,
     ResponseError,
@@ -156,9 +156,9 @@ class JobPoller(Poller):
         if begin_by is not None:
             begin_by += time.monotonic() - time.time()
         try:
-            async with in_turn(self.slots, begin_by):
+            async with acquired_by(self.slots, begin_by):
                 return await shielded(self._poll(begin_by))
-        except NoTurnError:
+        except AcquireTimeoutError:
             return None
 
     async def _poll(self, begin_by: float | None) -> PollResult:
@@ -171,7 +171,7 @@ class JobPoller(Poller):
             err.kept(await self.store.quarantine(err.body, QuarantineReason.UNDECODED, err.encoding))
             raise
         except LucidworksError as err:
-            if not err.retryable or isinstance(err, NoTurnError):
+            if not err.retryable or isinstance(err, AcquireTimeoutError):
                 raise
             # A 429 is expected, and there may be many.
             level = logging.INFO if isinstance(err, RateLimitError) else logging.WARNING
@@ -402,6 +402,7 @@ async def wait_for_state(
     poll_interval: float,
     deadline: float,
     started: float | None = None,
+    confirm: bool = False,
     model_id: str | None = None,
 ) -> dict[str, Any]:
     """
@@ -411,13 +412,19 @@ async def wait_for_state(
     :param target: see :mod:`~lucidworks_provider.jobs.decisions`.
     :param deadline: seconds since the epoch.
     :param started: when waiting began, seconds since the epoch, if before this call.
+    :param confirm: poll again after a refusal, also after the deadline.
     :param model_id: of a deployment whose model is known.
     :return: the arguments that name the resource and the fields of a
         :class:`~lucidworks_provider.jobs.decisions.StateOutcome`: ``dag.test()`` gives a task the event and nothing
         else.
     """
     decision = state_decision(
-        target, poll_interval=poll_interval, deadline=deadline, now=time.time, started=started
+        target,
+        poll_interval=poll_interval,
+        deadline=deadline,
+        now=time.time,
+        started=started,
+        confirm=confirm,
     )
     async with ResourcePoller(hook, kind, resource_id, model_id, target) as poller:
         outcome = await perform(decision, poller)

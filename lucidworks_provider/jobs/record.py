@@ -335,7 +335,8 @@ class JobRecord:
     :param intents: the positions that are being submitted.
     :param resubmitted: positions whose result was gone and that this attempt submitted again.
     :param failed: the service's message by the position of a job that ended in ERROR; empty if it is not kept.
-    :param empty: as ``failed``, of a job that is ready without a result; another attempt polls it again.
+    :param empty: as ``failed``, of a job that is ready without a result; a retry polls it again, and an attempt
+        after clearing submits again.
     :param result: the manifest, once the result file is written.
     :param new: it was never stored, and the folder may have the bodies of another one.
     :param replaced: parts of that one, which the task state store may have.

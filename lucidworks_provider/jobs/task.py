@@ -248,7 +248,7 @@ class JobTask(ABC, Generic[File]):
 
     @abstractmethod
     def add(self, file: File, position: int, value: Any) -> None:
-        """Append a part's result to the file; raises MalformedResponseError."""
+        """Append a part's result to the file; raises MalformedResponseError or EmptyResultError."""
 
     def check_input(self) -> None:
         """:raises InputError: the input was changed while the results were written; retryable."""
@@ -472,10 +472,10 @@ class JobTask(ABC, Generic[File]):
         self, record: JobRecord, errors: Mapping[int, MalformedResponseError | EmptyResultError]
     ) -> MalformedResponseError | EmptyResultError:
         """
-        The error for results that are not in the file; another attempt submits their parts again.
+        The error for results that are not in the file.
 
-        Bodies that are not valid are quarantined, since they may be the only copies. Those without a result stay: an
-        attempt that does not submit their parts again, a retry, has no other ones.
+        Bodies that are not valid are quarantined, since they may be the only copies, and the next attempt submits
+        their parts again. Those without a result stay, for a retry: only clearing submits their parts again.
         """
         messages: list[str] = []
         malformed: dict[int, MalformedResponseError] = {}

@@ -69,9 +69,10 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
                 kind=self.kind,
                 resource_id=self._resource_id,
                 target=self._target,
-                poll_interval=1.0,
+                poll_interval=self._poll_seconds,
                 deadline=time.time(),
                 started=self._started(context),
+                confirm=True,
             )
         )
         if event["end"] == "timeout":

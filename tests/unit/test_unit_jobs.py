@@ -18,7 +18,7 @@ from lucidworks_provider.jobs.decisions import (
     GONE_PATIENCE,
     LAST_POLLS,
     NEVER_SEEN,
-    NO_TURN,
+    NOT_POLLED,
     REFUSALS,
     REREADS,
     CheckStorage,
@@ -62,10 +62,10 @@ class World:
         *script: PollResult,
         deadline: float = 1000.0,
         stored_at: float = inf,
-        turns_until: float = inf,
+        begins_until: float = inf,
     ) -> None:
         self.script, self.deadline, self.stored_at = list(script), deadline, stored_at
-        self.turns_until = turns_until
+        self.begins_until = begins_until
         self.now = 0.0
         self.times: list[float] = []
 
@@ -89,7 +89,7 @@ class World:
             match command:
                 case CheckStorage():
                     reply = self.now >= self.stored_at
-                case Poll(begin_by) if self.now >= self.turns_until:
+                case Poll(begin_by) if self.now >= self.begins_until:
                     assert begin_by is not None
                     self.now = max(self.now, begin_by)
                     reply = None
@@ -170,19 +170,19 @@ def test_how_long_a_job_is_waited_for(world: World, end: JobEnd, least: float, m
     ("world", "most", "outcome"),
     [
         # The service refuses everything: the rate limiter permits one request per pause.
-        (World(BUSY, turns_until=1.0, deadline=100.0), 100.0, (BUSY.message, 30.0)),
-        (World(PENDING, BUSY, turns_until=100.0, deadline=100.0), 100.0, (BUSY.message, 30.0)),
+        (World(BUSY, begins_until=1.0, deadline=100.0), 100.0, (BUSY.message, 30.0)),
+        (World(PENDING, BUSY, begins_until=100.0, deadline=100.0), 100.0, (BUSY.message, 30.0)),
         # Other last polls may have a turn a little later.
-        (World(PENDING, turns_until=1.0, deadline=100.0), 100.0 + LAST_POLLS, ("", None)),
-        (World(PENDING, turns_until=0.0, deadline=100.0), 100.0 + LAST_POLLS, (NO_TURN, None)),
-        (World(PENDING, turns_until=0.0, deadline=-100.0), LAST_POLLS, (NO_TURN, None)),
+        (World(PENDING, begins_until=1.0, deadline=100.0), 100.0 + LAST_POLLS, ("", None)),
+        (World(PENDING, begins_until=0.0, deadline=100.0), 100.0 + LAST_POLLS, (NOT_POLLED, None)),
+        (World(PENDING, begins_until=0.0, deadline=-100.0), LAST_POLLS, (NOT_POLLED, None)),
     ],
 )
-def test_a_poll_that_has_no_turn_ends_the_wait_at_its_deadline(
+def test_a_poll_that_cannot_begin_ends_the_wait_at_its_deadline(
     world: World, most: float, outcome: tuple[str, float | None]
 ) -> None:
     message, retry_after = outcome
-    assert world.run() == PollOutcome(JobEnd.TIMEOUT, message or NO_TURN, retry_after)
+    assert world.run() == PollOutcome(JobEnd.TIMEOUT, message or NOT_POLLED, retry_after)
     assert world.now == most
 
 

@@ -111,10 +111,12 @@ def test_a_poll_of_a_state_waits_for_the_retry_after_of_the_response_before(
         assert command.seconds <= 1.1 * max(LONGEST_SILENCE, deadline)
 
 
-def outcome_of(*script: ResourceState | LucidworksError, deadline: float = 1000.0) -> StateOutcome:
+def outcome_of(
+    *script: ResourceState | LucidworksError, deadline: float = 1000.0, confirm: bool = False
+) -> StateOutcome:
     """Of a wait for READY that polls the script's entries in turn, the last one for ever."""
     now, polls = 0.0, 0
-    decision = state_decision(READY, poll_interval=10.0, deadline=deadline, now=lambda: now)
+    decision = state_decision(READY, poll_interval=10.0, deadline=deadline, now=lambda: now, confirm=confirm)
     command = decision.send(None)
     while True:
         try:
@@ -141,11 +143,15 @@ def test_errors_and_the_deadline_of_a_wait_for_a_state() -> None:
     for refused in (ForbiddenError("no", status=403), RequestRefusedError("no", status=409)):
         assert outcome_of(running, refused, ready).end is StateEnd.REACHED
         assert outcome_of(running, *[refused, running, refused] * 9, ready).end is StateEnd.REACHED
-        for deadline in (0.0, 1000.0):
-            assert outcome_of(running, refused, deadline=deadline).end is (
-                StateEnd.ERROR if deadline else StateEnd.TIMEOUT
-            )
-            assert outcome_of(refused, deadline=deadline).end is StateEnd.ERROR
+        # Other errors in between are no refusals.
+        assert outcome_of(running, *[refused, *[away] * 9] * 5, ready).end is StateEnd.REACHED
+        for first in ((running,), ()):
+            assert outcome_of(*first, refused).end is StateEnd.ERROR
+            # Not after the deadline, except for a sensor that pokes.
+            assert outcome_of(*first, refused, deadline=5.0).end is StateEnd.TIMEOUT
+        assert outcome_of(refused, deadline=0.0, confirm=True).end is StateEnd.ERROR
+        assert outcome_of(refused, running, deadline=0.0, confirm=True).end is StateEnd.TIMEOUT
+        assert outcome_of(refused, ready, deadline=0.0, confirm=True).end is StateEnd.REACHED
     assert outcome_of(running, RequestRefusedError("no", status=422), ready).end is StateEnd.ERROR
     odd = ResourceState(Progress.RUNNING, "RESTING")
     assert outcome_of(odd).message == "RESTING is not a known state."

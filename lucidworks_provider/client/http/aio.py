@@ -25,7 +25,7 @@ from yarl import URL
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.http.messages import ACCEPT_ENCODING, Request, Response
-from lucidworks_provider.client.http.rate_limiter import in_turn, queue_for
+from lucidworks_provider.client.http.rate_limiter import acquired_by, queue_for
 from lucidworks_provider.client.http.transport import (
     LEAST_SPEED,
     AllowedHosts,
@@ -96,7 +96,7 @@ class AsyncTransport:
         queue = queue_for(request, self.settings)
         begin_by = request.begin_by
         # Most requests may wait for any time, and do without the generator.
-        async with self._connection if begin_by is None else in_turn(self._connection, begin_by):
+        async with self._connection if begin_by is None else acquired_by(self._connection, begin_by):
             # After the connection: a permit is for immediate use.
             permit = None if queue is None else await queue.aacquire(begin_by)
             response = update_pause = None

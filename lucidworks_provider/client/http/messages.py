@@ -96,7 +96,7 @@ class Request:
     :param scope: of its access token.
     :param basic: user name and password of Basic authentication (token request only).
     :param secrets: of third parties, in the body; blanked wherever a response quotes them.
-    :param begin_by: in the clock of ``time.monotonic``: the request is not sent later. Its response may come later.
+    :param begin_by: in the clock of ``time.monotonic``: waits for other requests, or for the rate limiter, end then.
     """
 
     name: str

@@ -59,7 +59,7 @@ from typing import Concatenate, ParamSpec, Protocol
 from lucidworks_provider import retrying
 from lucidworks_provider.client.http.messages import Request, Response, retry_after
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.errors import LucidworksError, NoTurnError
+from lucidworks_provider.errors import AcquireTimeoutError, LucidworksError
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -523,26 +523,26 @@ def _before(begin_by: float | None, seconds: float) -> float:
     if begin_by is None:
         return seconds
     if (left := begin_by - time.monotonic()) <= 0:
-        raise NoTurnError("The rate limiter has not permitted the request in time.")
+        raise AcquireTimeoutError("The rate limiter has not permitted the request in time.")
     return min(seconds, left)
 
 
 @asynccontextmanager
-async def in_turn(
+async def acquired_by(
     requests: AbstractAsyncContextManager[object], begin_by: float | None
 ) -> AsyncIterator[None]:
     """
     Hold one of a number of requests at once.
 
     :param begin_by: in the clock of ``time.monotonic``; limits only the wait.
-    :raises NoTurnError: the others did not end by then.
+    :raises AcquireTimeoutError: the others did not end by then.
     """
     async with AsyncExitStack() as held:
         try:
             async with asyncio.timeout(None if begin_by is None else begin_by - time.monotonic()):
                 await held.enter_async_context(requests)
         except TimeoutError:
-            raise NoTurnError("Other requests have not ended in time.") from None
+            raise AcquireTimeoutError("Other requests have not ended in time.") from None
         yield
 
 
@@ -586,7 +586,7 @@ class RequestQueue:
         Wait for the permit to send one request; pass it to :meth:`ended` afterwards.
 
         :param begin_by: in the clock of ``time.monotonic``.
-        :raises NoTurnError: there is no permit by then.
+        :raises AcquireTimeoutError: there is no permit by then.
         """
         permit, _ = self._try_acquire()
         if permit is not None:

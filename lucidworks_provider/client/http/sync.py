@@ -66,7 +66,7 @@ class SyncTransport:
         Send once, when the rate limiter of the application permits it.
 
         :raises NotSentError: no connection could be made.
-        :raises NoTurnError: the request could not begin in time.
+        :raises AcquireTimeoutError: the request could not begin in time.
         :raises TransportError: no complete response arrived.
         :raises ConfigurationError: the server's certificate is not trusted.
         """
@@ -297,6 +297,9 @@ class _TimedStream(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
 
     def readinto(self, buffer: Any) -> int | None:
         if self._deadline is None:

@@ -303,6 +303,26 @@ def test_rows_of_other_programs_are_kept(
     assert ("another program has removed version 1" in caplog.text) == (vacuumed and operation != "nothing")
 
 
+@pytest.mark.parametrize("gone", [False, True])
+@pytest.mark.parametrize("vectors", [False, True])
+def test_a_document_of_the_source_has_one_set_of_chunks(world: World, gone: bool, vectors: bool) -> None:
+    """Also if another program had added chunks with its id, or if its row and all earlier versions are gone."""
+    world.set(deletion_vectors=False)
+    world.write_all({"1.txt": "The first.", "2.txt": "The second."})
+    world.run()
+    if gone:
+        documents = delta_rs(world, "documents")
+        documents.delete("document_id = '2.txt'")
+        documents.vacuum(0, dry_run=False, enforce_retention_duration=False)
+    else:
+        _add_chunks(world, "3.txt")
+    world.set(deletion_vectors=vectors)
+    world.write("3.txt", "The third.")
+    for _ in range(2):
+        world.run()
+    world.check()
+
+
 def test_another_writer_sorts_the_chunks_of_a_document(world: World) -> None:
     """Consumers get them in their order, as it is what a document is."""
     world.service.chunk_size = len("0, 99: a sentence. ")

@@ -50,7 +50,7 @@ ERRORS = {
     "InputError": ("LucidworksError ValueError", False),
     "TransportError": ("LucidworksError", True),
     "NotSentError": ("TransportError", True),
-    "NoTurnError": ("NotSentError", True),
+    "AcquireTimeoutError": ("NotSentError", True),
     "ResponseError": ("LucidworksError", False),
     "RequestRefusedError": ("ResponseError", False),
     "TokenRefusedError": ("ResponseError", True),

@@ -33,7 +33,7 @@ from lucidworks_provider.client.jobs import CHUNKING, poll_job
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.emulator.server import RunningEmulator
-from lucidworks_provider.errors import NoTurnError, TransportError
+from lucidworks_provider.errors import AcquireTimeoutError, TransportError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.jobs.polling import wait_for_jobs
 from lucidworks_provider.jobs.record import JobRecord, JobStateStore, ResultDirectory
@@ -161,7 +161,7 @@ async def test_a_probe_that_is_cancelled_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("busy", ["refused", "connection"])
-def test_a_request_that_has_no_turn_in_time_is_not_sent(mode: Mode, busy: str) -> None:
+def test_a_request_that_cannot_begin_in_time_is_not_sent(mode: Mode, busy: str) -> None:
     """And one that has it is not cancelled."""
 
     def slowly(connection: socket.socket) -> None:
@@ -185,7 +185,7 @@ def test_a_request_that_has_no_turn_in_time_is_not_sent(mode: Mode, busy: str) -
         asking: Callable[[], object] = partial(send, mode, settings(server.url), request)
         if busy == "connection":
             asking = partial(asyncio.run, second(server.url, request))
-        with pytest.raises(NoTurnError):
+        with pytest.raises(AcquireTimeoutError):
             asking()
         assert time.monotonic() - began < 2
         assert len(server.heard) == (busy == "connection")
