@@ -44,6 +44,7 @@ class Weather:
     How store, network and service fare. Times in seconds, drawn between the bounds.
 
     :param store: one operation on the store.
+    :param store_busy: how long an operation occupies the store, which performs one after the other.
     :param store_down: how likely one fails.
     :param silent: how likely a read shows nothing though something is there.
     :param refresh: one request for a token.
@@ -53,6 +54,7 @@ class Weather:
     """
 
     store: tuple[float, float] = (0.002, 0.03)
+    store_busy: float = 0.0
     store_down: float = 0.0
     silent: float = 0.0
     refresh: tuple[float, float] = (0.05, 0.4)
@@ -130,6 +132,7 @@ class World:
         self.trace: deque[str] = deque(maxlen=60)
         self.well = False
         self.stored_at = -math.inf
+        self.store_free_at = -math.inf
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
 
@@ -486,7 +489,8 @@ class Process:
     def _operation(self, turn: Turn, effect: Callable[[], Any]) -> Steps:
         """One round trip to the store, which takes effect at some moment within it, if it does."""
         world = self.world
-        seconds = world.random.uniform(*(self.far or world.weather.store))
+        world.store_free_at = max(world.now, world.store_free_at) + world.weather.store_busy
+        seconds = world.store_free_at - world.now + world.random.uniform(*(self.far or world.weather.store))
         turn.slowest = max(turn.slowest, seconds)
         fails = world.random.random() < world.weather.store_down
         result: list[Any] = []

@@ -478,6 +478,20 @@ def test_a_slow_store_fails_no_call_of_a_cold_crowd(seed: int) -> None:
     assert_well(world, refreshes=1)
 
 
+@given(seed=seeds)
+@settings(max_examples=10)
+def test_many_new_processes_replace_an_expired_token_while_the_store_is_busy(seed: int) -> None:
+    """Each has a clock that was never compared; the claimant alone requests the time, and keeps its claim."""
+    world = World(seed, lifetime=30.0)
+    Process(world).call()
+    world.run(40)
+    world.weather = Weather(store=(0.01, 0.5), store_busy=0.02)
+    for process in fleet(world, 64):
+        process.call()
+    world.run(60)
+    assert_well(world, refreshes=2)
+
+
 def test_a_token_that_could_not_be_shared_is_published_later() -> None:
     world = World()
     earlier, held = token_of(world), token_of(world, issued_at=world.now + 1)

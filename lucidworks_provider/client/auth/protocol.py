@@ -25,8 +25,8 @@ no claim, or a dead one                 write a claim, wait ``settle``, read it 
   the write failed                      - start again if another claim is there, else as above
   another claim is there                - lost: start again
   ours; the token has changed           - release it, start again: another process has refreshed
-  ours; only a clock that was never     - release it, ask the service for the time, start again
-  compared says that it expired
+  ours; only a clock that was never     - request the time; release it and start again if the token is
+  compared says that it expired           usable, else as below
   ours; too many revocations                 - publish the pause, release the claim, fail with the reason
   ours; the token is the same           - renew the claim (read it again if that took ``CLAIM_TIMEOUT``), **refresh**,
                                           publish, release
@@ -216,6 +216,9 @@ HEARTBEAT = 0.5
 CLAIM_TIMEOUT = 2.0
 # Seconds between two reads of the store while waiting.
 POLL_INTERVAL = 0.5
+# With a slow store: the pause between two reads, in durations of a read, and its longest in seconds.
+READ_PAUSE = 4.0
+MAX_POLL_INTERVAL = 10.0
 # Failed reads in a row before a process without a token gives up.
 READ_RETRIES = 2
 # Seconds until the next try after a failed refresh while the old token still works.
@@ -317,6 +320,10 @@ class _Context:
         self.read_seconds = self.clocks.monotonic() - self.read_at
         return seen
 
+    def wait(self) -> Sleep:
+        """Wait for another process. Many that wait must not be what makes the store slow."""
+        return Sleep(max(POLL_INTERVAL, min(MAX_POLL_INTERVAL, READ_PAUSE * self.read_seconds)))
+
     def read_with_retries(self) -> Generator[Command, Reply, Reply]:
         """Read the store, again after a failure if there is no usable token."""
         for _ in range(READ_RETRIES):
@@ -383,7 +390,7 @@ def acquire(
         if context.monitor.alive(seen.claim, clocks.monotonic(), CLAIM_TIMEOUT + 6 * context.read_seconds):
             if good is not None and waited >= GRACE:
                 return Outcome(good, CHECK_AFTER)
-            yield Sleep(POLL_INTERVAL)
+            yield context.wait()
             continue
         if (reason := context.refresh_error(seen.token or held)) is not None:
             if good is None:
@@ -413,10 +420,12 @@ def _claim_and_refresh(
         return None
     if context.expiry_uncertain(seen.token):
         context.time_fetched = True
-        # The claim would not be renewed meanwhile.
-        yield ReleaseClaim(claim)
+        # With the claim: if each new process released it for this, many of them would refresh nothing for minutes.
+        # If it takes long, `_refresh` reads again whose claim it is.
         yield FetchTime()
-        return None
+        if context.usable(seen.token):
+            yield ReleaseClaim(claim)
+            return None
     revocations = context.revocations_after(last)
     if last is not None and revocations.pause_left(context.clocks.server()):
         published = yield Publish(replace(last, revocations=revocations))
@@ -451,7 +460,7 @@ def _claim(
     if not isinstance(seen, Snapshot):
         return _without_store(context, seen)
     if seen.claim != claim:
-        yield Sleep(POLL_INTERVAL)
+        yield context.wait()
         return None
     return seen
 
