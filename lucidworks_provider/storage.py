@@ -26,13 +26,16 @@ from datetime import datetime
 from functools import lru_cache, partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from tenacity import Retrying, wait_fixed
 
 from lucidworks_provider.client.http.messages import scrub
 from lucidworks_provider.errors import ConfigurationError, InputError, LucidworksError, StorageError
 from lucidworks_provider.retrying import retry_on
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 log = logging.getLogger(__name__)
 
@@ -220,6 +223,33 @@ def reading(uri: str) -> Iterator[BinaryIO]:
             else:
                 file = _StoredFile(*_pinned(store_path(uri), uri.partition("://")[0], stack))
         yield cast("BinaryIO", _NamedFile(file, uri))
+
+
+@contextmanager
+def reading_parquet(
+    uri: str, missing: Exception, damaged: Callable[[Exception], LucidworksError], **options: Any
+) -> Iterator[pq.ParquetFile]:
+    """
+    Open a Parquet file, and name what is wrong with it, also while its rows are read.
+
+    :param missing: raised if there is no such file.
+    :param damaged: the error to raise for one of pyarrow.
+    :param options: of ``pyarrow.parquet.ParquetFile``.
+    :raises StorageError: the storage cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with reading(uri) as opened, pq.ParquetFile(opened, **options) as file:
+            yield file
+    except StorageError as err:
+        if is_missing(err):
+            raise missing from None
+        raise
+    except (OSError, pa.ArrowException) as err:
+        # Errors of the storage are StorageError; pyarrow has both of these for damaged files.
+        raise damaged(err) from err
 
 
 def _pinned(path: StorePath, scheme: str, stack: ExitStack) -> tuple[int, _Fetch]:

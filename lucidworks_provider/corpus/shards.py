@@ -64,6 +64,7 @@ from lucidworks_provider.storage import (
     names_in,
     read_file,
     reading,
+    reading_parquet,
     write_file,
     writing,
 )
@@ -305,23 +306,17 @@ def load_facts(db: RunDatabase, shards: Sequence[StagedShard]) -> None:
 
 
 def _read_facts(uri: str, names: Sequence[str]) -> Iterator[Iterator[tuple[Any, ...]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     advice = "Run the tasks of the shards again."
-    try:
-        with reading(uri) as opened, pq.ParquetFile(opened, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=names):
-                if batch.schema.names != list(names):
-                    raise InputError(f"staged: {uri} is not of this version of the provider. {advice}")
-                yield zip(*(column.to_pylist() for column in batch.columns), strict=True)
-    except StorageError as err:
-        if is_missing(err):
-            raise InputError(f"staged: {uri} is gone. {advice}") from None
-        raise
-    except (OSError, pa.ArrowException) as err:
-        # Errors of the storage are StorageError; pyarrow has both of these for damaged files.
-        raise InputError(f"staged: {uri} is damaged ({type(err).__name__}). {advice}") from err
+    missing = InputError(f"staged: {uri} is gone. {advice}")
+
+    def damaged(err: Exception) -> InputError:
+        return InputError(f"staged: {uri} is damaged ({type(err).__name__}). {advice}")
+
+    with reading_parquet(uri, missing, damaged, page_checksum_verification=True) as file:
+        for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=names):
+            if batch.schema.names != list(names):
+                raise InputError(f"staged: {uri} is not of this version of the provider. {advice}")
+            yield zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 def _add_facts(db: RunDatabase, shard: str) -> None:

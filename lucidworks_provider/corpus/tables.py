@@ -158,16 +158,12 @@ class Tables:
         return self.chunks_run if self.chunks_run > self.run else None
 
     @property
-    def documents_changed(self) -> bool:
-        """Whether another program has committed to ``documents`` since the last run, e.g. OPTIMIZE or RESTORE."""
-        return self.documents is not None and self.documents.version != self.transactions.get(OWN)
-
-    @property
     def changed_by_others(self) -> bool:
-        """Whether another program has committed to one of the tables since the last run."""
+        """Whether another program has committed to one of the tables since the last run, e.g. OPTIMIZE or RESTORE."""
         if self.documents is None or self.chunks is None:
             return False
-        return self.documents_changed or self.transactions.get(DESCRIBES) != self.chunks.version
+        versions = (self.documents.version, self.chunks.version)
+        return versions != (self.transactions.get(OWN), self.transactions.get(DESCRIBES))
 
     def number(self, lease: int) -> int:
         """The number of a new run: that of its lease, but larger than the last one even if leases were removed."""

@@ -21,14 +21,13 @@ from urllib.parse import quote, unquote
 
 from lucidworks_provider import __version__
 from lucidworks_provider.delta.schema import check_schema, delta_schema
-from lucidworks_provider.errors import InputError, StorageError
+from lucidworks_provider.errors import InputError
 from lucidworks_provider.storage import (
     create_file,
-    is_missing,
     local_path,
     names_in,
     read_file,
-    reading,
+    reading_parquet,
     write_file,
     writing,
 )
@@ -456,8 +455,10 @@ class _Replay:
 def _check_single(kind: str, found: Mapping[str, Any]) -> None:
     """:raises KeyError, TypeError, ValueError, AttributeError: a field is missing, or of another type."""
     if kind == "protocol":
-        [int(found[name]) for name in ("minReaderVersion", "minWriterVersion")]
-        [iter(found.get(name) or ()) for name in ("readerFeatures", "writerFeatures")]
+        for name in ("minReaderVersion", "minWriterVersion"):
+            int(found[name])
+        for name in ("readerFeatures", "writerFeatures"):
+            iter(found.get(name) or ())
     elif kind == "metaData":
         check_schema(json.loads(found["schemaString"]))
         dict(found.get("configuration") or {})
@@ -533,21 +534,13 @@ def _read_checkpoint(uri: str, names: Sequence[str]) -> Iterator[dict[str, Any]]
 
 
 def _read_parquet(uri: str) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    def damaged(err: Exception) -> InputError:
+        return InputError(f"The log is corrupt: {uri} ({type(err).__name__}: {err})")
 
-    try:
-        with reading(uri) as opened, pq.ParquetFile(opened) as file:
-            for batch in file.iter_batches(columns=_CHECKPOINT_COLUMNS, batch_size=4096):
-                for row in batch.to_pylist():
-                    yield {kind: found for kind, found in row.items() if found is not None}
-    except StorageError as err:
-        if is_missing(err):
-            raise _LogChangedError(f"{uri} is missing.") from None
-        raise
-    except (OSError, pa.ArrowException) as err:
-        # Errors of the storage are StorageError; pyarrow has both of these for damaged files.
-        raise InputError(f"The log is corrupt: {uri} ({type(err).__name__}: {err})") from err
+    with reading_parquet(uri, _LogChangedError(f"{uri} is missing."), damaged) as file:
+        for batch in file.iter_batches(columns=_CHECKPOINT_COLUMNS, batch_size=4096):
+            for row in batch.to_pylist():
+                yield {kind: found for kind, found in row.items() if found is not None}
 
 
 def commit(

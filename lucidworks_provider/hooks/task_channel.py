@@ -75,19 +75,19 @@ def reading_connection(conn_id: str) -> Iterator[None]:
     try:
         yield
     except (AirflowNotFoundException, ImportError) as err:
-        if not is_child_of_task():
-            if isinstance(err, ImportError):
-                raise
-            # On Airflow 3, an unreachable API server raises the same error.
+        if is_child_of_task():
             raise ConfigurationError(
-                f"Connection {conn_id!r} does not exist, or Airflow cannot return it now."
-            ).as_retryable() from err
+                f"Connection {conn_id!r} cannot be read in a child process of a task (multiprocessing, "
+                "ProcessPoolExecutor, os.fork), which has no access to Airflow's API server. Call from the task "
+                "process (with threads for parallel calls), map tasks with .expand, or define the connection in the "
+                f"environment (AIRFLOW_CONN_{conn_id.upper()}) or a secrets backend."
+            ) from err
+        if isinstance(err, ImportError):
+            raise
+        # On Airflow 3, an unreachable API server raises the same error.
         raise ConfigurationError(
-            f"Connection {conn_id!r} cannot be read in a child process of a task (multiprocessing, "
-            "ProcessPoolExecutor, os.fork), which has no access to Airflow's API server. Call from the task process "
-            "(with threads for parallel calls), map tasks with .expand, or define the connection in the environment "
-            f"(AIRFLOW_CONN_{conn_id.upper()}) or a secrets backend."
-        ) from err
+            f"Connection {conn_id!r} does not exist, or Airflow cannot return it now."
+        ).as_retryable() from err
     finally:
         if hidden:
             setattr(_task_runner(), _NAME, channel)

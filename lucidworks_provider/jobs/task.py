@@ -481,9 +481,10 @@ class JobTask(ABC, Generic[File]):
         malformed: dict[int, MalformedResponseError] = {}
         empty: dict[int, str] = {}
         for position, err in errors.items():
-            message = f"{self._job(record, position)}: {self.redact(str(err))}"
+            reason = self.redact(str(err))
+            message = f"{self._job(record, position)}: {reason}"
             if isinstance(err, EmptyResultError):
-                empty[position] = self.redact(str(err))
+                empty[position] = reason
             else:
                 malformed[position] = err
                 kept = self.store.results.of(record.jobs[position]).reject()
