@@ -17,7 +17,13 @@ from airflow.providers.common.compat.sdk import (
 
 from lucidworks_provider.client.options import check_option
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
-from lucidworks_provider.errors import EmptyResultError, JobFailedError, JobTimeoutError, ResultGoneError
+from lucidworks_provider.errors import (
+    EmptyResultError,
+    JobFailedError,
+    JobTimeoutError,
+    LucidworksError,
+    ResultGoneError,
+)
 from lucidworks_provider.operators.base import DEFERRABLE, SECONDS, WaitMixin, as_fail_exception
 
 if TYPE_CHECKING:
@@ -74,6 +80,10 @@ class BaseLucidworksSensor(WaitMixin, BaseSensorOperator):
             return super()._resumption(context)
         return "Clear the task to resume the wait."
 
+    def _ends_by_execution_timeout(self, context: Context) -> bool:
+        """In reschedule mode, Airflow applies ``execution_timeout`` to each poke."""
+        return (self._in_triggerer or not self.reschedule) and super()._ends_by_execution_timeout(context)
+
     def _started(self, context: Context) -> float:
         """Time of the first poke, also where each poke is a process of its own."""
         if self.reschedule and hasattr(context["ti"], "get_first_reschedule_date"):
@@ -84,15 +94,21 @@ class BaseLucidworksSensor(WaitMixin, BaseSensorOperator):
 
     @contextmanager
     def _sensor_errors(self, context: Context) -> Iterator[None]:
-        """A timeout is Airflow's own, unless it is the execution_timeout; the end of a job fails without a retry."""
+        """
+        A timeout is Airflow's own, unless it is the execution_timeout; the end of a job fails without a retry.
+
+        With ``never_fail``, Airflow skips after any error of a poke, but after a deferral only after its own errors.
+        """
         try:
             yield
-        except JobTimeoutError as err:
-            if self._ends_by_execution_timeout(context):
-                raise
-            raise AirflowSensorTimeout(str(err)) from None
-        except (EmptyResultError, JobFailedError, ResultGoneError) as err:
-            raise as_fail_exception(err) from err
+        except LucidworksError as err:
+            if isinstance(err, JobTimeoutError) and not self._ends_by_execution_timeout(context):
+                raise AirflowSensorTimeout(str(err)) from None
+            if self.never_fail and self._in_triggerer:
+                raise AirflowSkipException(f"Skipping due to never_fail is set to True. {err}") from err
+            if isinstance(err, (EmptyResultError, JobFailedError, ResultGoneError)):
+                raise as_fail_exception(err) from err
+            raise
 
 
 def _text_as_seconds(value: float | timedelta | str, what: str) -> float | timedelta:

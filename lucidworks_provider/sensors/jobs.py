@@ -99,10 +99,10 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         self._checked()
         if not self._in_triggerer:
             return super().execute(context)
-        # A cleared sensor has its result, which the service may not return again.
-        if (found := self._found(context, self._task(context))) is not None:
-            return self._ended(context, found)
         with self._sensor_errors(context):
+            # A cleared sensor has its result, which the service may not return again.
+            if (found := self._found(context, self._task(context))) is not None:
+                return self._ended(context, found)
             return self._run(context)
 
     def execute_complete(

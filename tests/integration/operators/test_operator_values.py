@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowSensorTimeout, TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException, TaskDeferred
 
 from lucidworks_provider.client.options import check_option, number, whole
 from lucidworks_provider.emulator.server import RunningEmulator
-from lucidworks_provider.errors import InputError, JobTimeoutError
+from lucidworks_provider.errors import InputError, JobTimeoutError, LucidworksError
 from lucidworks_provider.operators.base import FLAG, SECONDS, execution_limit
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
 from lucidworks_provider.sensors.models import LucidworksDeploymentSensor
@@ -87,7 +87,7 @@ def test_a_wait_ends_a_little_before_execution_timeout(limit: timedelta | None, 
 
 
 def sensor(**arguments: Any) -> LucidworksDeploymentSensor:
-    return LucidworksDeploymentSensor(task_id="t", deployment_id="d", deferrable=True, **arguments)
+    return LucidworksDeploymentSensor(**{"task_id": "t", "deployment_id": "d", "deferrable": True} | arguments)
 
 
 def started(moment: datetime) -> Any:
@@ -128,3 +128,29 @@ def test_a_sensor_at_execution_timeout_is_retried(execution_timeout: timedelta |
     with pytest.raises(error, match="DEPLOYING, and was not 'DEPLOYED' within"):
         sensor(timeout=3600, execution_timeout=execution_timeout).execute_complete(began, TIMED_OUT)
     assert JobTimeoutError.retryable
+
+
+@pytest.mark.parametrize(
+    ("how", "named"),
+    [
+        ({"mode": "poke"}, "execution_timeout=20 s of the attempt's start. A retry resumes the wait."),
+        ({"mode": "reschedule"}, "timeout=3600 s. Clear the task to resume the wait."),
+        ({"mode": "reschedule", "deferrable": True}, "execution_timeout=20 s"),
+    ],
+)
+def test_execution_timeout_does_not_end_a_wait_of_several_processes(how: dict[str, Any], named: str) -> None:
+    """Airflow applies it to each poke of a sensor in reschedule mode."""
+    one = sensor(**{"deferrable": False, "timeout": 3600, "execution_timeout": timedelta(seconds=20)} | how)
+    began = started(datetime.now(UTC) - timedelta(seconds=19))
+    with pytest.raises((AirflowSensorTimeout, JobTimeoutError), match=f"'DEPLOYED' within {named}"):
+        one.execute_complete(began, TIMED_OUT)
+
+
+@pytest.mark.parametrize(("never_fail", "error"), [(True, AirflowSkipException), (False, LucidworksError)])
+def test_never_fail_covers_errors_after_a_deferral(never_fail: bool, error: type) -> None:
+    """As of a poke, also those that a retry can resolve."""
+    broken = TIMED_OUT | {"end": "error", "message": "HTTP 403"}
+    one = sensor(never_fail=never_fail, timeout=3600, execution_timeout=timedelta(seconds=20))
+    for event in (broken, TIMED_OUT):
+        with pytest.raises(error):
+            one.resume_execution("execute_complete", {"event": event}, started(datetime.now(UTC)))
