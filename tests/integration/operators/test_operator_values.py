@@ -87,7 +87,9 @@ def test_a_wait_ends_a_little_before_execution_timeout(limit: timedelta | None, 
 
 
 def sensor(**arguments: Any) -> LucidworksDeploymentSensor:
-    return LucidworksDeploymentSensor(**{"task_id": "t", "deployment_id": "d", "deferrable": True} | arguments)
+    return LucidworksDeploymentSensor(
+        **{"task_id": "t", "deployment_id": "d", "deferrable": True} | arguments
+    )
 
 
 def started(moment: datetime) -> Any:
