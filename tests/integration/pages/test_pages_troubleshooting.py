@@ -78,6 +78,34 @@ def test_it_is_printed_so(message: str) -> None:
     assert any(in_order.search(text) for text in printed()), parts
 
 
+END = r"[.;:] |[.;:]$"
+
+
+def invalid_input() -> list[str]:
+    """Clauses of the messages in the sections about invalid input, which are quoted with their values."""
+    found: list[str] = []
+    for page in DOCS.rglob("*.md"):
+        section = page.read_text().partition("## Invalid input\n")[2].partition("\n## ")[0]
+        for pair in re.findall(r"``(.+?)``|(?<!`)`([^`]+)`(?!`)", section.replace("\\|", "|")):
+            found += re.split(END, "".join(pair))
+    return found
+
+
+def test_errors_about_invalid_input_are_printed_so() -> None:
+    """A good part of each clause is one of the source's."""
+    literals = {part.strip() for text in printed() for part in re.split(rf"{HOLE}|{END}", text)}
+    odd, checked = [], 0
+    for clause in invalid_input():
+        # Without the values.
+        words = re.sub(r"'[^']*'|\{.*?\}|\S*\d\S*|\(.*?\)|…", "", clause).strip()
+        if len(words.split()) >= 3:
+            checked += 1
+            longest = max(len(part) for part in literals if part in clause)
+            odd += [clause] if longest < 0.3 * len(words) else []
+    assert odd == []
+    assert checked > 40
+
+
 def test_the_example_is_an_error_that_a_task_raises() -> None:
     """One of those that a test of common mistakes gets."""
     [example] = re.findall(r"^```text\n(.*)\n```$", PAGE, re.M)
