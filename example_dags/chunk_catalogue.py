@@ -80,7 +80,7 @@ def chunk_catalogue() -> None:
         chunker="dynamic-sentence",
         chunker_config={"maxChunkSize": 256, "overlapSize": 1},
         model_id=MODEL,
-        # Documents that the source does not have any more leave the tables.
+        # Remove documents that are no longer in the source.
         prune=True,
     ).expand(listing=cut())
     publish = LucidworksPublishShardsOperator(task_id="publish", staged=chunk.output, output_uri=OUTPUT)

@@ -3,7 +3,8 @@
 ### Chunk documents every night
 
 Reads the text files of a folder, has Lucidworks AI chunk and vectorise them, writes one Parquet file, and
-prints what is in it and which chunks are nearest to a question.
+prints what is in it and which chunks are nearest to a question. The texts pass through XCom; for more than a few
+documents give the URI of a table, or use a catalogue.
 
 Set `LUCIDWORKS_DOCUMENTS` and `LUCIDWORKS_OUTPUT` in the environment of the workers (folders, as URIs of any
 storage that Airflow reaches, e.g. `s3://aws_default@bucket/catalogue`), or edit the two constants.

@@ -3,7 +3,7 @@
 ### Enrich a product catalogue
 
 Reads products (JSON Lines with `sku` and `description`), has Lucidworks AI extract keywords and write summaries by
-asynchronous predictions, both at a time, and writes the products back with both.
+two asynchronous tasks in parallel, and writes the products with both results.
 
 Set `LUCIDWORKS_CATALOGUE` (the file) and `LUCIDWORKS_OUTPUT` (a folder) in the environment of the workers, as URIs
 of any storage that Airflow reaches, or edit the two constants.

@@ -3,8 +3,8 @@
 ### One task for each customer
 
 Finds a file of reviews for each customer in a folder (`acme.csv`, `globex.csv`, …; columns `id` and `text`), and maps
-one operator over them. Each customer has a task of its own, which succeeds, fails and is retried alone. The list of
-mapped tasks in the UI shows the customers instead of numbers, by `map_index_template`.
+one operator over them. Each customer has its own task, which succeeds, fails and is retried independently. The list
+of mapped tasks in the UI shows the customers instead of numbers, by `map_index_template`.
 
 Set `LUCIDWORKS_REVIEWS` and `LUCIDWORKS_OUTPUT` (folders, as URIs of any storage that all workers reach) in the
 environment of the workers, or edit the two constants.

@@ -3,7 +3,8 @@
 ### Train, deploy, embed, undeploy
 
 Trains an embedding model on a catalogue and its signals, deploys it, computes vectors with it, and undeploys it
-even if the vectors fail. A retry finds the model and the deployment of an earlier try.
+even if the vectors fail. A retry finds the model and the deployment of an earlier try. If `deploy` itself fails, e.g.
+by its timeout, the teardown is skipped: the deployment may exist and must be deleted.
 
 The connection needs a Customer ID. `training_data` is read by Lucidworks with the service account of the connection
 `google_cloud_training_data` (any connection with a `keyfile_dict`, or with the key as its password).

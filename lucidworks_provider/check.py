@@ -93,7 +93,7 @@ def verdict_of(status: int, body: object, expected: tuple[type, ...] = (Mapping,
     What a response proves.
 
     :param status: of HTTP.
-    :param body: decoded JSON; None if it is no JSON.
+    :param body: decoded JSON; None if it is not JSON.
     :param expected: types of the body of a success.
     """
     if 200 <= status < 300 and isinstance(body, expected):
@@ -142,7 +142,7 @@ class _Response(Response):
         if isinstance(self.json, Mapping):
             names = sorted(f"`{name}`" for name in map(str, self.json) if _FIELD_NAME.fullmatch(name))
             return f"HTTP {self.status}, a JSON object with {', '.join(names) or 'no known fields'}"
-        kind = {list: "a JSON array", type(None): "no JSON"}.get(type(self.json), "another JSON value")
+        kind = {list: "a JSON array", type(None): "not JSON"}.get(type(self.json), "another JSON value")
         return f"HTTP {self.status}, {kind}"
 
     @property
@@ -456,7 +456,7 @@ def _error(tested: str, response: _Response) -> Finding:
         shape = "The shape of OAuth 2.0 (RFC 6749)."
     else:
         shape = "A shape that no page documents." if names else ""
-    return response.finding(tested, answers="It is no error.", accepted=shape, no_permission=shape)
+    return response.finding(tested, answers="This is not an error response.", accepted=shape, no_permission=shape)
 
 
 def _first_path(paths: Sequence[str], send: Callable[[str], _Response]) -> tuple[list[str], _Response]:
@@ -645,7 +645,7 @@ def _unit_of(text: str, chunks: Sequence[Any], spans: Sequence[Any]) -> str:
     for unit, part in units.items():
         if pairs and all(part(start, end).strip() == chunk for chunk, start, end in pairs):
             return unit
-    return "something else than characters, bytes of UTF-8 or units of UTF-16"
+    return "something other than characters, bytes of UTF-8 or units of UTF-16"
 
 
 def _fails_too(service: _Service, job: _Job, path: str, **config: object) -> str:

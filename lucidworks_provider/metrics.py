@@ -52,7 +52,7 @@ class Waiting:
     """
     A job that is waited for.
 
-    :param ending: assigned when it has ended; a wait that was broken off has none.
+    :param ending: assigned when it has ended; None if the wait was cancelled.
     """
 
     ending: str | None = None

@@ -120,12 +120,12 @@ async def _shared_hook(lucidworks_conn_id: str) -> LucidworksHook:
 
 
 async def _hook_of(lucidworks_conn_id: str) -> LucidworksHook:
-    """:func:`_shared_hook`, or one that raises at its first call what is wrong with the connection."""
+    """Like :func:`_shared_hook`; if the connection cannot be loaded, a hook whose first call raises the error."""
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
     try:
         return await _shared_hook(lucidworks_conn_id)
-    except Exception:  # noqa: BLE001  # as the hook raises it at its first call
+    except Exception:  # noqa: BLE001  # raised again by the first call
         return LucidworksHook(lucidworks_conn_id)
 
 

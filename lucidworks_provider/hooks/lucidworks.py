@@ -196,9 +196,9 @@ class LucidworksAuthHook(BaseHook):
         """
         Test the identity server, the application, and the Models API if there is a Customer ID.
 
-        Each is tested with a token of its scope: the shared one if there is one, since only the secret decrypts it
-        and a new one would invalidate it. If the store cannot be read, no token is requested. Each request is sent
-        once.
+        Each is tested with a token of its scope: the shared token if there is one, since decrypting it proves the
+        secret, and a new token would invalidate it. If the store cannot be read, no token is requested. Each request
+        is sent once.
 
         :return: whether all of them work, and a sentence for each.
         """
@@ -362,7 +362,7 @@ def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:
 
 
 def misspelt_fields(extra: Mapping[str, Any]) -> str:
-    """A sentence for each name that is none of a field of the connection, but near one."""
+    """A sentence for each unknown name that resembles a field of the connection."""
     hints = {name: did_you_mean(name, CONN_FIELDS, 0.8) for name in extra if name not in CONN_FIELDS}
     return " ".join(f"extra has the unknown field {name!r}.{hint}" for name, hint in hints.items() if hint)
 

@@ -481,7 +481,7 @@ class WaitMixin(HookMixin):
         return "A retry resumes the wait."
 
     def _ends_by_execution_timeout(self, context: Context) -> bool:
-        """Whether ``execution_timeout`` is the smaller limit. A retry has a new one, also of a sensor."""
+        """Whether ``execution_timeout`` is the smaller limit. A retry gets a new one, even for a sensor."""
         ti = context["ti"]
         limit = execution_limit(ti, self.execution_timeout)
         return limit is not None and limit - ti.start_date.timestamp() < self._timeout_seconds

@@ -67,7 +67,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
     :param deferrable: wait in the triggerer, without holding a worker slot. (templated)
     :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a new job is polled
         more often. (templated)
-    :param timeout: seconds, or a timedelta, to wait for the jobs of 1,000 documents, which are submitted at a time. A
+    :param timeout: seconds, or a timedelta, to wait for each group of up to 1,000 jobs that are submitted together. A
         retry resumes the wait. (templated)
     :param on_unknown_submission: what to do when a submission got no response, so that a job with an
         unknown id may exist: ``resubmit`` (and log the possible orphan), or ``fail``. (templated)
@@ -81,7 +81,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
     :param on_invalid: what to do with a text that is NULL, blank, too long or not Unicode: ``reject`` it, so
         that the result has no chunks of it and a warning names it, or ``fail`` the task before anything is
         sent. (templated)
-    :param on_empty: what to do where there are no rows: ``succeed`` with an empty result, ``skip``, or
+    :param on_empty: what to do if there are no rows: ``succeed`` with an empty result, ``skip``, or
         ``fail``. (templated)
     :raises InputError: before anything is sent.
     :raises JobFailedError: the service reports ERROR; names the documents, the jobs and the reasons.

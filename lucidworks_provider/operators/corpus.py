@@ -59,7 +59,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
     :param source: a file, a folder or a glob, as a URI or a path (``Path``, ``ObjectStoragePath``): ``.txt``,
         ``.md``, ``.html``, ``.jsonl``, ``.csv``, ``.tsv`` and ``.parquet``; a Delta table; or a list of
         ``{"id": …, "text": …}``. The id of a file that is one document is its path below ``source``. (templated)
-    :param output_uri: URI of the folder of the tables, for one operator alone. (templated)
+    :param output_uri: URI of the folder of the tables; only one operator may write to it. (templated)
     :param chunker: ``dynamic-newline``, ``dynamic-sentence``, ``regex-splitter``, ``semantic`` or ``sentence``.
         (templated)
     :param model_id: an embedding model such as ``gte-small``, or the deployment id of a custom model. (templated)

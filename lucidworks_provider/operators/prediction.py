@@ -172,7 +172,9 @@ class LucidworksPredictionOperator(_Predicting):
 
     Returns one row for each input, in their order: the response, with ``index`` and, where the input had
     one, its ``id``. With ``result_path`` the rows are written to that file, and a manifest is returned:
-    ``{"uri", "predictions", "tokens", "memory_uuid", "dimension", "warnings"}``.
+    ``{"uri", "predictions", "tokens", "memory_uuid", "dimension", "errors", "rejected", "warnings"}``. ``errors``
+    counts rows without a prediction, ``rejected`` those of them that were not sent. These two, ``memory_uuid`` and
+    ``dimension`` are left out if there are none.
 
     .. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-prediction-api/overview
 
@@ -184,7 +186,7 @@ class LucidworksPredictionOperator(_Predicting):
         ``id``, which is not sent and comes back in the row; the URI of ``.parquet``, ``.csv`` or ``.jsonl`` files, a
         folder or a glob of them; a DataFrame or another Arrow table; or an iterable of rows. A text that begins with
         ``[`` is JSON, any other one a URI. (templated)
-    :param id_column: the column, or key, of the rows' ids; None for none. (templated)
+    :param id_column: the column, or key, with the ids; None if the rows have no ids. (templated)
     :param text_column: the column, or key, of the texts. (templated)
     :param columns: other columns that are passed through to the result. A row that is a tuple has the id, the text
         and these, in this order. (templated)
@@ -200,7 +202,7 @@ class LucidworksPredictionOperator(_Predicting):
     :param on_invalid: what to do with a text that is NULL, blank, longer than 1 MB or not Unicode: ``reject``
         it, so that its row has the ``status`` ``rejected``, or ``fail`` the task before anything is sent.
         (templated)
-    :param on_empty: what to do where there are no rows: ``succeed`` with an empty result, ``skip``, or
+    :param on_empty: what to do if there are no rows: ``succeed`` with an empty result, ``skip``, or
         ``fail``. (templated)
     :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and accept it; see
         :doc:`/checks`. (templated)
@@ -365,39 +367,29 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
     """
     Get predictions for any number of inputs by asynchronous jobs, and write one row for each input to a file.
 
-    Each batch of 32 inputs is a job; one trigger waits for all jobs of the task. Returns a manifest:
-    ``{"uri", "predictions", "tokens", "memory_uuid", "warnings"}``. A retry resumes the jobs that an earlier attempt
-    submitted and uses the results that it stored; clearing a task that succeeded submits everything again.
+    Each batch of 32 inputs is a job; one trigger waits for all jobs of the task. Returns a manifest as that of
+    :class:`LucidworksPredictionOperator`. A retry resumes the jobs that an earlier attempt submitted and uses the
+    results that it stored; clearing a task that succeeded submits everything again.
 
     .. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-async-prediction-api
 
     :param use_case: as for :class:`LucidworksPredictionOperator`, without ``embedding`` and ``classification``,
         which the service does not offer asynchronously. (templated)
     :param model_id: a model that serves it. (templated)
-    :param inputs: a list of texts, or of ``{"text": …}``, for RAG with ``documents``, and optionally with an
-        ``id``, which is not sent and comes back in the row; the URI of ``.parquet``, ``.csv`` or ``.jsonl`` files, a
-        folder or a glob of them; a DataFrame or another Arrow table; or an iterable of rows. A text that begins with
-        ``[`` is JSON, any other one a URI. (templated)
-    :param id_column: the column, or key, of the rows' ids; None for none. (templated)
-    :param text_column: the column, or key, of the texts. (templated)
-    :param columns: other columns that are passed through to the result. A row that is a tuple has the id, the text
-        and these, in this order. (templated)
+    :param inputs: as for :class:`LucidworksPredictionOperator`. (templated)
+    :param id_column: as for :class:`LucidworksPredictionOperator`. (templated)
+    :param text_column: as for :class:`LucidworksPredictionOperator`. (templated)
+    :param columns: as for :class:`LucidworksPredictionOperator`. (templated)
     :param result_path: URI of a file for the rows, ``.jsonl`` or (with the ``documents`` extra) ``.parquet``.
         Worker and triggerer must see the same storage. (templated)
-    :param use_case_config: the use case's options under the vendor's names. (templated)
-    :param model_config: the model's options under the vendor's names. (templated)
-    :param api_key_conn_id: a connection, of any type, with the key of the third party that runs the model.
-        (templated)
+    :param use_case_config: as for :class:`LucidworksPredictionOperator`. (templated)
+    :param model_config: as for :class:`LucidworksPredictionOperator`. (templated)
+    :param api_key_conn_id: as for :class:`LucidworksPredictionOperator`. (templated)
     :param batch_size: inputs of a job, 32 at most. (templated)
-    :param max_reject_ratio: share of the inputs, 0 to 1, that may be rejected or get no prediction; their rows have
-        the reason in ``error``. If more are, the task fails and nothing is written. (templated)
-    :param on_invalid: what to do with a text that is NULL, blank, longer than 1 MB or not Unicode: ``reject``
-        it, so that its row has the ``status`` ``rejected``, or ``fail`` the task before anything is sent.
-        (templated)
-    :param on_empty: what to do where there are no rows: ``succeed`` with an empty result, ``skip``, or
-        ``fail``. (templated)
-    :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and accept it; see
-        :doc:`/checks`. (templated)
+    :param max_reject_ratio: as for :class:`LucidworksPredictionOperator`. (templated)
+    :param on_invalid: as for :class:`LucidworksPredictionOperator`. (templated)
+    :param on_empty: as for :class:`LucidworksPredictionOperator`. (templated)
+    :param on_mismatch: as for :class:`LucidworksPredictionOperator`. (templated)
     :param lucidworks_conn_id: the connection. (templated)
     :param deferrable: wait in the triggerer, without holding a worker slot. (templated)
     :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a new job is polled
