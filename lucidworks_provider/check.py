@@ -456,7 +456,9 @@ def _error(tested: str, response: _Response) -> Finding:
         shape = "The shape of OAuth 2.0 (RFC 6749)."
     else:
         shape = "A shape that no page documents." if names else ""
-    return response.finding(tested, answers="This is not an error response.", accepted=shape, no_permission=shape)
+    return response.finding(
+        tested, answers="This is not an error response.", accepted=shape, no_permission=shape
+    )
 
 
 def _first_path(paths: Sequence[str], send: Callable[[str], _Response]) -> tuple[list[str], _Response]:

@@ -92,18 +92,15 @@ class LucidworksReportLink(PushedLink):
     xcom_key = "lucidworks_report"
 
 
-def push_report(context: Context, output: str, report_url: str | None, report: str = REPORT) -> str:
+def push_report(context: Context, output: str, report_url: str | None, report: str = REPORT) -> None:
     """
-    Push the URL of a report that has been written.
+    Push the URL of a report that has been written; nothing where a browser cannot open it.
 
     :param context: of the running task.
     :param report: as for :func:`report_address`.
-    :return: the URL, or an empty string where a browser cannot open it; then nothing is pushed.
     :raises InputError: as :func:`report_address`.
     """
-    address = report_address(output, report_url, report)
-    LucidworksReportLink.push(context, address)
-    return address
+    LucidworksReportLink.push(context, report_address(output, report_url, report))
 
 
 def report_address(output: str, report_url: str | None, report: str = REPORT) -> str:

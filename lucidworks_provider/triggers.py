@@ -268,7 +268,8 @@ class _StateEventTrigger(BaseEventTrigger):
 
     async def _load_notified(self) -> bool:
         try:
-            store = self._asset_state_store()
+            # None before Airflow 3.3, and where the trigger watches no asset.
+            store = getattr(self, "asset_state_store", None)
             return store is not None and bool(await store.aget(self._key, default=False))
         except Exception as err:  # noqa: BLE001 - an error of the store must not end the trigger
             log.warning("%s: the asset's state store cannot be read (%s).", self, type(err).__name__)
@@ -277,17 +278,13 @@ class _StateEventTrigger(BaseEventTrigger):
     async def _save_notified(self, notified: bool) -> bool:
         """Return whether it is saved, or there is no store."""
         try:
-            store = self._asset_state_store()
+            store = getattr(self, "asset_state_store", None)
             if store is not None:
                 await store.aset(self._key, notified)
         except Exception as err:  # noqa: BLE001 - as above
             log.warning("%s: the asset's state store cannot be written (%s).", self, type(err).__name__)
             return False
         return True
-
-    def _asset_state_store(self) -> Any:
-        """None before Airflow 3.3, and where the trigger watches no asset."""
-        return getattr(self, "asset_state_store", None)
 
 
 class LucidworksModelEventTrigger(_StateEventTrigger):

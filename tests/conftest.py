@@ -88,6 +88,17 @@ def short_corpus_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Airflow's Variables, of which this process sees a copy of its own otherwise."""
+    from lucidworks_provider.hooks.stores import variables as stores
+
+    kept: dict[str, str] = {}
+    monkeypatch.setattr(stores, "get_variable", kept.get)
+    monkeypatch.setattr(stores, "set_variable", lambda key, value, description: kept.update({key: value}))
+    return kept
+
+
+@pytest.fixture
 def forgotten_tokens() -> Iterator[None]:
     """No token of an earlier test, and none left for a later one."""
     from lucidworks_provider.client.auth.source import forget_sources

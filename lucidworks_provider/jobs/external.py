@@ -71,10 +71,13 @@ class ExternalJob(JobTask[BodyFile]):
 
     def resubmit(self, record: JobRecord, position: int, message: str) -> None:
         """:raises ResultGoneError: its input is unknown."""
-        raise ResultGoneError(
-            f"The result of {self.kind.name} job {self.job_id} has been returned before, or is no longer "
-            f"kept, and it is not on storage. {message} Submit it again."
-        )
+        raise gone(self.kind, self.job_id, message)
+
+
+def gone(kind: JobKind, job_id: str, message: str | None) -> ResultGoneError:
+    """The error for a result that the service does not return any more."""
+    returned = f"The result of {kind.name} job {job_id} has been returned before, or is no longer kept."
+    return ResultGoneError(" ".join(filter(None, (returned, message, "Submit it again."))))
 
 
 def read_body(body: bytes, kind: JobKind, job_id: str) -> ParsedBody:

@@ -127,11 +127,10 @@ def of_chunks(
     if output is not None:
         from lucidworks_provider.jobs.columns import chunk_schema
 
-        try:
+        # JSON Lines are written without Arrow.
+        with suppress(ImportError):
             dimension = manifest.get("dimension") or 0
             columns = _columns(chunk_schema(options, dimension, with_hash=with_hash, kept=kept))
-        except ImportError:
-            columns = {}  # JSON Lines are written without Arrow
     return Lineage(
         inputs=inputs,
         output=output,
@@ -183,12 +182,10 @@ def _parameters(options: Mapping[str, Any], public: Mapping[str, Any] | None = N
 
     flat: dict[str, str] = {}
     for name, value in (options if public is None else public).items():
-        within = value if isinstance(value, Mapping) else None
-        flat |= (
-            {name: str(value)}
-            if within is None
-            else {f"{name}.{key}": str(each) for key, each in within.items()}
-        )
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{key}": str(each) for key, each in value.items()}
+        else:
+            flat[name] = str(value)
     return flat | {"fingerprint": fingerprint_of(options, [])}
 
 

@@ -20,7 +20,6 @@ from lucidworks_provider.errors import (
     InputError,
     JobFailedError,
     MalformedResponseError,
-    ResultGoneError,
 )
 from lucidworks_provider.operators.base import (
     DEFERRABLE,
@@ -121,7 +120,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
     def _poke(self, context: Context) -> bool | PokeReturnValue:
         from lucidworks_provider.client.http.messages import parse_json
         from lucidworks_provider.jobs.decisions import JobEnd
-        from lucidworks_provider.jobs.external import read_body
+        from lucidworks_provider.jobs.external import gone, read_body
 
         kind = self._checked()
         name = f"{kind.name.capitalize()} job {self._job_id}"
@@ -140,10 +139,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
             case JobEnd.EMPTY:
                 raise EmptyResultError(f"{name}: {outcome.message}")
             case JobEnd.GONE:
-                raise ResultGoneError(
-                    f"The result of {kind.name} job {self._job_id} has been returned before, or is no longer kept. "
-                    f"{f'{outcome.message} ' if outcome.message else ''}Submit it again."
-                )
+                raise gone(kind, self._job_id, outcome.message)
             case JobEnd.COLLECTED if task is not None:
                 return PokeReturnValue(True, self._ended(context, self._found(context, task) or {}))
             case JobEnd.COLLECTED:

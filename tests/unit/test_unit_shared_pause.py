@@ -21,7 +21,6 @@ from lucidworks_provider.client.http.rate_limiter import (
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import TokenStoreError
 from lucidworks_provider.hooks.stores import AirflowStores
-from lucidworks_provider.hooks.stores import variables as variable_stores
 from lucidworks_provider.hooks.stores.redis import RedisPauseStore
 from lucidworks_provider.hooks.stores.variables import VariablePauseStore
 
@@ -167,13 +166,9 @@ def new_store() -> VariablePauseStore:
     return VariablePauseStore("name")
 
 
-@pytest.fixture
-def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    found: dict[str, str] = {}
-    monkeypatch.setattr(variable_stores, "get_variable", found.get)
-    monkeypatch.setattr(variable_stores, "set_variable", lambda key, value, _: found.__setitem__(key, value))
+@pytest.fixture(autouse=True)
+def no_settling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(VariablePauseStore, "SETTLE", 0.0)
-    return found
 
 
 def test_a_variable_shows_the_pause_to_other_processes(variables: dict[str, str]) -> None:

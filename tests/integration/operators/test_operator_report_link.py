@@ -109,7 +109,7 @@ def test_what_others_push_makes_no_script(xcoms: dict[tuple[Any, ...], Any], pus
 
 def test_nothing_is_pushed_where_no_browser_gets_to(xcoms: dict[tuple[Any, ...], Any]) -> None:
     ti = instance(Chunking(task_id="chunk"), xcoms)
-    assert push_report({"ti": ti}, "s3://bucket/chunks", None) == ""
+    push_report({"ti": ti}, "s3://bucket/chunks", None)
     assert xcoms == {}
 
 

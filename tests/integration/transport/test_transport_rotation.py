@@ -11,18 +11,6 @@ from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import AuthenticationError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-from lucidworks_provider.hooks.stores import variables as variable_stores
-
-
-@pytest.fixture
-def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Airflow's Variables, of which this process sees a copy of its own otherwise."""
-    kept: dict[str, str] = {}
-    monkeypatch.setattr(variable_stores, "get_variable", kept.get)
-    monkeypatch.setattr(
-        variable_stores, "set_variable", lambda key, value, description: kept.update({key: value})
-    )
-    return kept
 
 
 def hook_with(secret: str, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> LucidworksHook:
