@@ -375,7 +375,7 @@ class _Service:
         return _Job(response, path, payload, response, [])
 
     def poll(self, job: _Job) -> None:
-        """Poll until there is a result, an error or no job any more."""
+        """Poll until there is a result or an error, or the job no longer exists."""
         for attempt in range(_POLLS if job.path else 0):
             self.sleep(min(2.0**attempt, _LONGEST_POLL_WAIT))
             job.last = self.call("GET", job.path)

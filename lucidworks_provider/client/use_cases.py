@@ -286,7 +286,7 @@ def read_items(inputs: object, options: PredictionOptions[Any]) -> Items:
             inputs = json.loads(inputs)
         except (ValueError, RecursionError):
             raise InputError(
-                "inputs is a text that is no JSON; give a list of texts, in a template by `| tojson`."
+                "inputs is a text that is not JSON; give a list of texts, in a template by `| tojson`."
             ) from None
     # A text is a sequence, too: of characters.
     if isinstance(inputs, Mapping | str | bytes) or not isinstance(inputs, Sequence) or not inputs:
@@ -341,7 +341,7 @@ def _check_documents(wire: Mapping[str, Any], what: str, options: PredictionOpti
         where = f"{what}: documents[{number_}]"
         if not isinstance(document, Mapping):
             raise InputError(
-                f"{where} is no dictionary; give 'body' and 'source', and if known 'title', 'date'."
+                f"{where} is not a dictionary; give 'body' and 'source', and if known 'title', 'date'."
             )
         for name in ("body", "source"):
             value = document.get(name)

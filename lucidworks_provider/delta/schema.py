@@ -81,7 +81,7 @@ def _delta_type(field: pa.Field) -> Any:
 
 def check_schema(kind: Any) -> None:
     """
-    Check the structure of a schema, or of a type that is no text.
+    Check the structure of a schema, or of a type that is not a string.
 
     :param kind: a struct, an array or a map, parsed from JSON.
     :raises KeyError: something is missing.

@@ -153,7 +153,7 @@ class CsvRecords:
         return decode(data, self._encoding or ("utf-8" if wide_codec(data, None) else None))
 
     def names(self, record: list[str]) -> list[str]:
-        """The fields of a header; of one that is no text, its bytes as in Python."""
+        """The fields of a header; of one that is not text, its bytes as in Python."""
         decoded = [(raw, self.decode(raw)) for raw in record]
         return [repr(raw.encode("latin-1")) if isinstance(name, Rejection) else name for raw, name in decoded]
 

@@ -166,7 +166,7 @@ def too_large(size: int, max_bytes: int) -> Rejection:
 
 def binary_rejection(data: bytes) -> Rejection | None:
     """
-    Reject bytes that are no text.
+    Reject bytes that are not text.
 
     :param data: in an encoding that extends ASCII.
     """

@@ -144,7 +144,7 @@ def _document(place: str, record: Any, options: ReadOptions) -> Document | Rejec
 
 def _parsed(line: bytes, encoding: str, loads: Callable[[bytes], Any] | None) -> Any:
     """
-    The value of a line; a rejection if it is no JSON.
+    The value of a line; a rejection if it is not JSON.
 
     :param loads: parses UTF-8, before the line is decoded.
     """

@@ -118,7 +118,7 @@ def _failed(file: SourceFile, err: StorageError) -> RejectedDocument:
 
 
 def _not_there(file: SourceFile) -> RejectedDocument:
-    what = "was listed, and is not there any more" if file.size >= 0 else "is a link whose target is gone"
+    what = "was listed, and no longer exists" if file.size >= 0 else "is a link whose target is gone"
     return RejectedDocument(file.path, Reason.MISSING, f"{file.uri} {what}.")
 
 

@@ -236,7 +236,7 @@ def source_folder(source: str) -> str:
     """
     The file or folder of a source; for a glob, the last folder before its first wildcard.
 
-    Names with ``[``, ``]``, ``?`` or ``*`` are no wildcards while folders, or at the end a file, of that name exist.
+    Names with ``[``, ``]``, ``?`` or ``*`` are not wildcards while folders, or at the end a file, of that name exist.
 
     :param source: as for :func:`list_source`.
     :raises StorageError: the storage cannot be read.

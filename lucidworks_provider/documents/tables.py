@@ -340,7 +340,7 @@ def python_batch(rows: Sequence[dict[str, Any]], columns: TableColumns, where: s
                 or not isinstance(err.__cause__, UnicodeEncodeError)
             ):
                 raise
-        # As bytes, of which those that are no text are rejected.
+        # As bytes, of which those that are not text are rejected.
         encoded = [None if one is None else one.encode(errors="surrogatepass") for one in values]
         return python_array(encoded, name, where)
 

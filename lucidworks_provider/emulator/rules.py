@@ -82,7 +82,7 @@ def text(name: str, value: Any) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InvalidValue(f"{name}: half of a surrogate pair is no text.") from None
+        raise InvalidValue(f"{name}: half of a surrogate pair is not text.") from None
     return value
 
 

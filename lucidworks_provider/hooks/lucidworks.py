@@ -120,7 +120,7 @@ class LucidworksAuthHook(BaseHook):
         """
         Report that a call with this token got a 401.
 
-        A token that is not in use any more is ignored. The next :meth:`get_token` reads the shared store before it
+        A token that is no longer in use is ignored. The next :meth:`get_token` reads the shared store before it
         requests a new token.
 
         :param token: what :meth:`get_token` returned for the call.

@@ -21,7 +21,7 @@ EMPTY                          poll until it was returned ``EMPTY_POLLS`` times,
 GONE, or 404 of a job that     for ``GONE_PATIENCE`` check storage (another reader may be about
   was seen                     to write) and poll again (the 404 may be a gateway's), then GONE
 REFUSED (400 and the like)     poll ``REFUSALS`` times in all, then GONE
-UNREADABLE (a page of HTML,    wait: it is no information about the job; each wait in a row is
+UNREADABLE (a page of HTML,    wait: it has no information about the job; each wait in a row is
   429, or no response)         twice as long
 the deadline has passed        TIMEOUT, with the last message; the job may still be running
 not sent: others were before   TIMEOUT, as the rate limiter permits one request after the other while the service
@@ -108,7 +108,7 @@ AGE_SHARE = 0.25
 UNANSWERED_WAIT = 1.0
 # Seconds after the deadline: a thousand jobs have their last poll then, and share eight requests at once.
 LAST_POLLS = 10.0
-# Responses that are no information about a job, model or deployment: a gateway's, or a cache's.
+# Responses without information about a job, model or deployment: a gateway's, or a cache's.
 NOT_NOW = frozenset({304, 403, 404, 409, 410})
 # Seconds for which a model or a deployment may be missing from a list.
 YOUNG = 30.0

@@ -75,7 +75,7 @@ class ExternalJob(JobTask[BodyFile]):
 
 
 def gone(kind: JobKind, job_id: str, message: str | None) -> ResultGoneError:
-    """The error for a result that the service does not return any more."""
+    """The error for a result that the service no longer returns."""
     returned = f"The result of {kind.name} job {job_id} has been returned before, or is no longer kept."
     return ResultGoneError(" ".join(filter(None, (returned, message, "Submit it again."))))
 

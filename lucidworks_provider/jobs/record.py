@@ -540,7 +540,7 @@ class JobStateStore:
         Save the record of a task whose result is written, and delete the bodies.
 
         The record beside the result stays where no state store has it: without it, or with an older copy because
-        Airflow's API server was away, a retry would repeat everything. A failed deletion is no error.
+        Airflow's API server was away, a retry would repeat everything. A failed deletion is not an error.
 
         :raises StorageError: neither has the result.
         """

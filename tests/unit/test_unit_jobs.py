@@ -129,7 +129,7 @@ class World:
         ([REFUSED], JobEnd.GONE, REFUSALS),
         # A gateway that restarts says 404 of an old job too.
         ([*[PENDING] * 8, UNKNOWN_ID, RESULT], JobEnd.COLLECTED, 10),
-        # A 429 is no information about the job, however long it is waited for.
+        # A 429 has no information about the job, however long it is waited for.
         (
             [PENDING, UNKNOWN_ID, replace(UNREADABLE, retry_after=60.0), UNKNOWN_ID, RESULT],
             JobEnd.COLLECTED,

@@ -424,7 +424,7 @@ class TokenSource:
         _ = flight.cancelled() or flight.exception()
 
     def invalidate(self, value: str) -> None:
-        """Record a 401. A token that is not in use any more is ignored."""
+        """Record a 401. A token that is no longer in use is ignored."""
         with self._lock:
             self._cache.refuse(value, self._monotonic())
 

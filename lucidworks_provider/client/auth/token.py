@@ -190,7 +190,7 @@ class AccessToken:
                         tuple(map(float, lost)), float(warned_at), pauses, float(until)
                     )
                 except (TypeError, OverflowError) as err:
-                    raise ValueError("a stored time is no number") from err
+                    raise ValueError("a stored time is not a number") from err
                 return cls(TokenText(value), issued, refresh, end, revocations, after_403 == [True])
         raise ValueError("not a stored token of this version")
 

@@ -313,7 +313,7 @@ def parse_json(body: bytes, *, packed: bool = False) -> Any:
 
     :param packed: return the vectors of a large body as arrays instead of lists, where all values are numbers; see
         :class:`~lucidworks_provider.client.http.large_json.WithoutVectors`.
-    :return: None for what is no JSON.
+    :return: None if it is not JSON.
     """
     body = body.removeprefix(_BYTE_ORDER_MARK)
     loads: Callable[[bytes], Any]

@@ -180,7 +180,7 @@ class AdaptiveRateLimiter:
         """
         Return the seconds of a stop in which the service refused one probe after the other; else 0.
 
-        A few refused probes are no outage: other processes may have been faster, or nothing was sent for a while.
+        A few refused probes are not an outage: other processes may have been faster, or nothing was sent for a while.
         """
         return now - self._stopped_at if self.stopped and self._refused_probes >= REFUSED_PROBES else 0.0
 
