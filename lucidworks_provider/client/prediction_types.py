@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from lucidworks_provider.client.http.messages import parse_json, unusable_result
-from lucidworks_provider.client.jobs import PREDICTION, reason_in
+from lucidworks_provider.client.http.messages import parse_json, reason_in, unusable_result
+from lucidworks_provider.client.jobs import PREDICTION
 from lucidworks_provider.client.options import is_count, is_number
 from lucidworks_provider.errors import MalformedResponseError
 

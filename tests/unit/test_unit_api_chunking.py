@@ -114,6 +114,14 @@ def test_the_request_is_the_documented_one() -> None:
     [
         (200, b'{"status": "SUBMITTED"}', MalformedResponseError, "chunkingId"),
         (200, b'{"status": "ERROR", "message": "no capacity"}', RequestRefusedError, "no capacity"),
+        # An error may have an id of its own.
+        (
+            200,
+            b'{"status": "ERROR", "message": "quota", "errorId": "e"}',
+            RequestRefusedError,
+            "ERROR: quota",
+        ),
+        (200, b'{"error": {"message": "quota", "id": "e"}}', RequestRefusedError, "HTTP 200: quota"),
         (200, b'{"chunkingId": true}', MalformedResponseError, "chunkingId"),
         (200, b"<html>login</html>", MalformedResponseError, "<html>login"),
         (200, b'{"chunkingId": "1', MalformedResponseError, "HTTP 200"),
