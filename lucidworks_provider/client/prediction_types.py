@@ -288,7 +288,8 @@ def _error(sent: Mapping[str, Any]) -> str | None:
     if any(map(sent.get, _ERRORS)) or "ERROR" in status or "FAIL" in status:
         return reason_in(sent) or "the service gave no reason"
     if all(value is None for name, value in sent.items() if name not in _ASIDE):
-        return "the service sent nothing for this input"
+        reason = reason_in(sent)
+        return "the service sent nothing for this input" + (f": {reason}" if reason else "")
     return None
 
 

@@ -202,6 +202,7 @@ def test_labels_come_in_other_shapes(labels: object, read: dict[str, Any]) -> No
     [
         ({}, "sent nothing"),
         ({"tokensUsed": {}, "response": None}, "sent nothing"),
+        ({"message": "too long", "tokensUsed": {}}, "sent nothing for this input: too long"),
         ({"error": "no capacity", "response": None}, "no capacity"),
         ({"error": {"message": "too long"}}, "too long"),
         ({"status": "FAILED", "message": "m"}, "m"),

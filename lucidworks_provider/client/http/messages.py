@@ -20,6 +20,7 @@ from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
 from lucidworks_provider.client.http.large_json import LARGE_BODY, WithoutVectors
+from lucidworks_provider.client.options import json_body
 from lucidworks_provider.client.secrets import MASK, blank, is_secret_name
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
@@ -242,11 +243,6 @@ def path_segment(value: str, what: str) -> str:
         return quote(value, safe="")
     except UnicodeEncodeError:
         raise InputError(f"{what} is {value!r}, which is not text.") from None
-
-
-def json_body(value: object) -> bytes:
-    """Encode a request body; not ASCII-escaped, since the service limits bytes."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def check_json(value: object, what: str) -> None:
