@@ -108,6 +108,6 @@ def test_hostile_texts_take_no_time(part: str, max_bytes: int) -> None:
     text = part * (4_000_000 // len(part))
     begin = time.process_time()
     segments = split(text, max_bytes=max_bytes)
-    # 20 MB take less than a second; quadratic work would take hours.
-    assert time.process_time() - begin < 3
+    # A second on an idle machine; quadratic work would take hours.
+    assert time.process_time() - begin < 30
     assert sum(len(segment.text) for segment in segments) == len(text)
