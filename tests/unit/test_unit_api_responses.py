@@ -226,6 +226,7 @@ ODD_CLAIMS: tuple[Any, ...] = ({"exp": "soon"}, {"exp": 1e999}, [])
     ("fields", "headers", "lifetime", "server_time"),
     [
         ({"expires_in": 3600}, DATED, 3600, 1792567680),
+        ({"expires_in": 3600}, {**DATED, "age": "40"}, 3600, None),  # a cache's
         ({"expires_in": "120"}, {}, 120, None),
         ({"access_token": _jwt({"iat": 100, "exp": 160})}, DATED, 60, 1792567680),
         ({"access_token": "opaque"}, {}, 3600, None),
