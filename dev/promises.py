@@ -88,8 +88,8 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "A new token is published even if the task that requested it is stopped.",
             "unit/test_unit_source.py::test_a_refresh_whose_caller_is_stopped_is_published_all_the_same",
             "client/auth/source.py",
-            "if requested.exception() is None:",
-            "if False:",
+            "and requested.exception() is None:",
+            "and False:",
         ),
         Promise(
             "Another system with the same client id causes an error that names it, not a race for tokens.",

@@ -274,7 +274,7 @@ def submit_chunking(
 
     Do not call it in a trigger: a restarted trigger would submit again.
 
-    :param text: at most 1,000,000 bytes of UTF-8.
+    :param text: at most 990,000 bytes of UTF-8, with the escapes of JSON.
     :param chunker: ``dynamic-newline``, ``dynamic-sentence``, ``regex-splitter``, ``semantic`` or ``sentence``.
     :param model_id: an embedding model, or the deployment id of a custom one.
     :param data_type: ``passage`` for documents, ``query`` for search queries.

@@ -8,8 +8,9 @@ status                       with its payload                     without
 READY, or a word of success  RESULT: maybe the only copy          EMPTY: polled again, a few times
 RETRIEVED                    RESULT                               GONE: it was read before
 ERROR, or a word of failure  FAILED                               FAILED
-(no status)                  RESULT                               FAILED with an `error`, else PENDING
-SUBMITTED, RUNNING, …        PENDING; the payload is set aside    PENDING
+(no status)                  RESULT                               FAILED with a field of errors, else PENDING
+SUBMITTED, RUNNING, …        PENDING; the payload is kept         PENDING
+                             and is the result if it is gone
 anything else                PENDING; the payload is set aside    PENDING, until the deadline
                              and is the result if it comes twice
 ===========================  ===================================  =========================================
@@ -43,7 +44,8 @@ from lucidworks_provider.client.http.messages import (
     parse_object,
     path_segment,
     printable,
-    scrub,
+    reason_in,
+    reports_failure,
 )
 from lucidworks_provider.errors import NoJobIdError, RequestRefusedError
 
@@ -56,7 +58,6 @@ _FIELD = re.compile(r'\s*"((?:[^"\\]|\\.)*)"\s*:\s*')
 _COMMA = re.compile(r"\s*,")
 _OBJECTS = re.compile(r"\[\s*\{")
 _AFTER_A_LIST = re.compile(r'\]\s*,(?=\s*")')
-_LONGEST_MESSAGE = 500
 # Ids are UUIDs in all examples; the words of a status are short.
 _LONGEST_ID = 256
 _LONGEST_STATUS = 80
@@ -76,7 +77,6 @@ _FAILED = frozenset(
         "TIMEOUT", "TIMEDOUT", "DEAD", "DELETED", "INVALID",
     }
 )  # fmt: skip
-_REASONS = ("message", "error", "errorMessage", "errors", "detail", "details", "reason")
 # Names of fields with ids of something else.
 _OTHER_IDS = (
     "request", "trace", "correlation", "span", "session", "transaction", "customer", "application", "app",
@@ -175,16 +175,15 @@ def read_submission(response: Response, kind: JobKind) -> str:
     body = parse_object(response.body, kind.submitting, status=response.status)
     if named := _usable_id(body.get(kind.id_field)):
         return named
+    seen = state_of(body, kind)
+    if seen.state is JobState.FAILED:
+        # Before the search: an error may have an id of its own.
+        raise refused(kind.submitting, seen, response.status)
     found = {named for name, value in _fields(body) if (named := _job_id(name, value, kind))}
     if len(found) == 1:
         [named] = found
         log.warning("%s: no `%s`; the id %s is in another field.", kind.submitting, kind.id_field, named)
         return named
-    seen = state_of(body, kind)
-    if seen.state is JobState.FAILED:
-        raise RequestRefusedError(
-            f"{kind.submitting}: status {seen.status}: {seen.message}", status=response.status
-        )
     said = f"without a usable `{kind.id_field}`; it starts: {excerpt(response.body)!r}"
     raise NoJobIdError(f"{kind.submitting}: HTTP {response.status} {said}", status=response.status)
 
@@ -284,7 +283,8 @@ def top_level(decoded: Mapping[str, Any], kind: JobKind) -> Mapping[str, Any]:
         for one in decoded.values()
         if isinstance(one, Mapping) and (kind.payload_field in one or kind.id_field in one)
     ]
-    return {**inner[0], **decoded} if len(inner) == 1 else decoded
+    # Its own status is the job's; that beside it may be the request's.
+    return {**decoded, **inner[0]} if len(inner) == 1 else decoded
 
 
 def is_other_job(decoded: Mapping[str, Any], kind: JobKind, job_id: str) -> str:
@@ -309,7 +309,7 @@ def state_of(decoded: Mapping[str, Any], kind: JobKind, job_id: str | None = Non
         "FAIL" in word
         or "ERROR" in word
         or word in _FAILED
-        or (not word and not has_payload and decoded.get("error"))
+        or (not word and not has_payload and reports_failure(decoded))
     ):
         state, message = JobState.FAILED, reason_in(decoded) or "the service gave no reason"
         has_payload = False
@@ -329,25 +329,15 @@ def _word(status: object) -> str:
     return printable(str(status or ""))[:_LONGEST_STATUS]
 
 
-def reason_in(decoded: Mapping[str, Any]) -> str | None:
-    """The reason of a failure, without what looks like a credential."""
-    for name in _REASONS:
-        if text := _text_of(decoded.get(name)):
-            return scrub(text)[:_LONGEST_MESSAGE]
-    return None
+def refused(name: str, seen: PollResult, status: int) -> RequestRefusedError:
+    """
+    The error for a response that reports a failure.
 
-
-def _text_of(value: object) -> str:
-    """A reason, in any of the shapes that services give it."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        return "; ".join(filter(None, map(_text_of, value)))
-    if isinstance(value, Mapping):
-        return next(filter(None, (_text_of(value.get(name)) for name in _REASONS)), "") or json.dumps(
-            value, ensure_ascii=False
-        )
-    return ""
+    :param name: of the request.
+    :param status: of the response, a success.
+    """
+    reported = f"status {seen.status}: " if seen.status else ""
+    return RequestRefusedError(f"{name}: HTTP {status}: {reported}{seen.message}", status=status)
 
 
 def poll_job(kind: JobKind, job_id: str, begin_by: float | None = None) -> Call[bytes]:

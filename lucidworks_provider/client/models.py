@@ -55,6 +55,8 @@ from lucidworks_provider.client.http.messages import (
     parse_json,
     path_segment,
     post,
+    reports_failure,
+    vendor_message,
 )
 from lucidworks_provider.client.options import did_you_mean, is_int
 from lucidworks_provider.client.secrets import without_secrets
@@ -249,9 +251,13 @@ def read_models(response: Response) -> tuple[Model, ...]:
     return tuple(_model(one) for one in _list(response, "List models"))
 
 
-def read_model(response: Response) -> Model:
-    """One model."""
-    return _read(response, "Model", _model)
+def read_model(response: Response, refusal: type[ResponseError] = MalformedResponseError) -> Model:
+    """
+    One model.
+
+    :param refusal: raised if the body is that of an error, whatever its status.
+    """
+    return _read(response, "Model", _model, refusal)
 
 
 def read_deployments(response: Response) -> tuple[Deployment, ...]:
@@ -259,9 +265,9 @@ def read_deployments(response: Response) -> tuple[Deployment, ...]:
     return tuple(_deployment(one) for one in _list(response, "List deployments"))
 
 
-def read_deployment(response: Response) -> Deployment:
-    """One deployment."""
-    return _read(response, "Deployment", _deployment)
+def read_deployment(response: Response, refusal: type[ResponseError] = MalformedResponseError) -> Deployment:
+    """One deployment; ``refusal`` as in :func:`read_model`."""
+    return _read(response, "Deployment", _deployment, refusal)
 
 
 def read_undeployment(response: Response) -> str | None:
@@ -269,24 +275,36 @@ def read_undeployment(response: Response) -> str | None:
     The state in the response to a deletion; the body may be empty.
 
     :raises MalformedResponseError: a page, which is a gateway's.
+    :raises RequestRefusedError: the body is that of an error.
     """
-    check_status(response, "Delete deployment")
+    name = "Delete deployment"
+    check_status(response, name)
     if response.body.lstrip().startswith(b"<"):
-        raise _malformed(response, "Delete deployment", "a page")
+        raise _malformed(response, name, "a page")
     decoded = parse_json(response.body)
-    state = decoded.get("state") if isinstance(decoded, Mapping) else None
-    return state if isinstance(state, str) else None
+    if not isinstance(decoded, Mapping):
+        return None
+    state = decoded.get("state")
+    if isinstance(state, str):
+        return state
+    _check_accepted(response, decoded, name, RequestRefusedError)
+    return None
 
 
-def _read(response: Response, what: str, read: Callable[[Mapping[str, Any]], T]) -> T:
+def _read(
+    response: Response, what: str, read: Callable[[Mapping[str, Any]], T], refusal: type[ResponseError]
+) -> T:
     check_status(response, what)
     body = parse_json(response.body)
-    if isinstance(body, Mapping) and len(body) == 1:
-        # One page of another generation may wrap it. Beside other fields an object with an id is another's.
-        [inner] = body.values()
-        body = inner if isinstance(inner, Mapping) and "id" in inner else body
     if not isinstance(body, Mapping):
         raise _malformed(response, what, "not a JSON object")
+    if "id" not in body:
+        # An error may have an id of its own.
+        _check_accepted(response, body, what, refusal)
+        if len(body) == 1:
+            # One page of another generation may wrap it. Beside other fields an object with an id is another's.
+            [inner] = body.values()
+            body = inner if isinstance(inner, Mapping) and "id" in inner else body
     return read(body)
 
 
@@ -294,11 +312,25 @@ def _list(response: Response, what: str) -> list[Mapping[str, Any]]:
     check_status(response, what)
     decoded = parse_json(response.body)
     if isinstance(decoded, Mapping):
-        lists = [one for one in decoded.values() if isinstance(one, list)]
-        decoded = lists[0] if len(lists) == 1 else None
+        _check_accepted(response, decoded, what, MalformedResponseError)
+        lists = {name: one for name, one in decoded.items() if isinstance(one, list)}
+        name, listed = next(iter(lists.items())) if len(lists) == 1 else ("", None)
+        # An empty list of something else, such as causes, does not mean that there are none.
+        decoded = listed if listed or name in _LISTS else None
     if not isinstance(decoded, list) or not all(isinstance(one, Mapping) for one in decoded):
         raise _malformed(response, what, "not a list of objects")
     return decoded
+
+
+def _check_accepted(
+    response: Response, body: Mapping[str, Any], what: str, refusal: type[ResponseError]
+) -> None:
+    """:raises ResponseError: the body is that of an error, in spite of its status."""
+    if reports_failure(body):
+        raise refusal(
+            f"{what}: HTTP {response.status} with an error: {vendor_message(response.body)}",
+            status=response.status,
+        )
 
 
 def _malformed(response: Response, what: str, holds: str) -> MalformedResponseError:
@@ -371,6 +403,8 @@ def _mapping(sent: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     return value if isinstance(value, Mapping) else None
 
 
+# Fields whose list is the response.
+_LISTS = frozenset({"models", "deployments", "items", "data", "results", "content", "values"})
 # Statuses of a path or a deployment that does not exist.
 _NOT_THERE = frozenset({404, 405, 410})
 _get = partial(get, scope=MODEL_SCOPE)
@@ -422,7 +456,7 @@ def create_model(training: TrainingSpec, credentials: Mapping[str, str] | None =
             endpoint="create_model",
             secrets=tuple((credentials or {}).values()),
         ),
-        read_model,
+        partial(read_model, refusal=RequestRefusedError),
     )
 
 
@@ -467,7 +501,7 @@ def create_deployment(placement: DeploymentSpec) -> Call[Deployment]:
     name, body = f"Deploy model {placement.model_id}", placement.as_json()
     return endpoint_with_hint(
         lambda settings: _post(name, _deployments_url(settings), body, endpoint="create_deployment"),
-        read_deployment,
+        partial(read_deployment, refusal=RequestRefusedError),
         list_models,
         lambda models: nearest_models(models, placement.model_id),
         refusals=(UnknownResourceError, RequestRefusedError),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -16,8 +17,11 @@ N = TypeVar("N", bound=float)
 Option = tuple[str, Callable[[object], T]]
 Options = Mapping[str, Option[Any]]
 
-# "Approximately 1 MB" of text. Whether per item or per request is not said, so it bounds the request.
-MAX_TEXT_BYTES = 1_000_000
+# Of a text as JSON. The limit is "approximately 1 MB" of text. What counts is not said, so it bounds the whole
+# request: 10,000 bytes are for its options, mostly a `regex`.
+MAX_TEXT_BYTES = 1_000_000 - 10_000
+# Of a character as JSON: \u001f.
+MAX_CHARACTER_BYTES = 6
 
 # As JSON writes numbers: no NaN, no infinity, no hexadecimal digits, no underscores.
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
@@ -69,38 +73,60 @@ def check_text(text: object, what: str, *, max_bytes: float = math.inf) -> None:
     Refuse a text that the service would refuse.
 
     :param what: names the text in the message, e.g. ``document 'a.txt'``.
-    :param max_bytes: limit of its bytes in UTF-8.
+    :param max_bytes: limit of its bytes in a request; see :func:`json_beyond`.
     :raises InputError: names the problem.
     """
     if text is not None and not isinstance(text, str):
         raise no_text(text, what)
-    if problem := text_problem(text or "", max_bytes):
+    if problem := text_problem(text or "", max_bytes, in_request=True):
         raise InputError(f"{what} {problem[1]}.")
 
 
 def text_problem(
-    text: str, max_bytes: float = math.inf, limit_name: str = "the limit of "
+    text: str, max_bytes: float = math.inf, limit_name: str = "the limit of ", *, in_request: bool = False
 ) -> tuple[str, str] | None:
     """
     Find out why the service would refuse a text.
 
     :param max_bytes: limit of its bytes in UTF-8.
     :param limit_name: names ``max_bytes`` in messages.
+    :param in_request: limit its bytes in a request instead; see :func:`json_beyond`.
     :return: ``empty``, ``invalid``, ``too_large`` or ``binary``, and the predicate of a sentence about the text; None
         for a valid text.
     """
     if not text or text.isspace():
         return "empty", "has no text"
     try:
-        size = len(text.encode())
+        data: bytes | None = text.encode()
     except UnicodeEncodeError as err:
         at = f"{err.start:,}"
         return "invalid", f"has half of a surrogate pair at character {at}, which cannot be sent as UTF-8"
-    if size > max_bytes:
-        return "too_large", f"has {size:,} bytes, over {limit_name}{max_bytes:,}; split it"
+    if in_request:
+        data = json_beyond(text, max_bytes)
+    if data and len(data) > max_bytes:
+        what = f"{len(data):,} bytes{' as JSON' if in_request else ''}"
+        return "too_large", f"has {what}, over {limit_name}{max_bytes:,}; split it"
     if (nul := text.find("\0")) >= 0:
         return "binary", f"contains a NUL character at position {nul:,}"
     return None
+
+
+def json_body(value: object) -> bytes:
+    """Encode a request body; not ASCII-escaped, since the service limits bytes."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def json_beyond(text: str, max_bytes: float) -> bytes | None:
+    """
+    A text as a request has it, in UTF-8 with the escapes of JSON, if that is longer than a limit.
+
+    :return: without the quotes; None for a text within the limit.
+    """
+    # Most texts are not encoded for this.
+    if MAX_CHARACTER_BYTES * len(text) <= max_bytes:
+        return None
+    data = json_body(text)[1:-1]
+    return data if len(data) > max_bytes else None
 
 
 def did_you_mean(given: object, known: Iterable[str], cutoff: float = 0.6) -> str:

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from lucidworks_provider.client.http.messages import parse_json, unusable_result
-from lucidworks_provider.client.jobs import PREDICTION, reason_in
+from lucidworks_provider.client.http.messages import parse_json, reason_in, unusable_result
+from lucidworks_provider.client.jobs import PREDICTION
 from lucidworks_provider.client.options import is_count, is_number
 from lucidworks_provider.errors import MalformedResponseError
 
@@ -288,7 +288,8 @@ def _error(sent: Mapping[str, Any]) -> str | None:
     if any(map(sent.get, _ERRORS)) or "ERROR" in status or "FAIL" in status:
         return reason_in(sent) or "the service gave no reason"
     if all(value is None for name, value in sent.items() if name not in _ASIDE):
-        return "the service sent nothing for this input"
+        reason = reason_in(sent)
+        return "the service sent nothing for this input" + (f": {reason}" if reason else "")
     return None
 
 

@@ -35,6 +35,7 @@ from lucidworks_provider.client.jobs import (
     JobState,
     poll_job,
     read_submission,
+    refused,
     state_of,
     top_level,
 )
@@ -49,7 +50,7 @@ from lucidworks_provider.client.use_cases import (
     nearest,
     read_items,
 )
-from lucidworks_provider.errors import InputError, MalformedResponseError, RequestRefusedError
+from lucidworks_provider.errors import InputError, MalformedResponseError
 
 Inputs = Sequence[str | Mapping[str, Any]]
 T = TypeVar("T")
@@ -213,7 +214,7 @@ def read_response(response: Response, options: PredictionOptions[P], inputs: int
     # The status of a job is not documented here; a service that fails with a 200 may use it.
     seen = state_of(body, PREDICTION)
     if seen.state is JobState.FAILED and not body.get(PREDICTION.payload_field):
-        raise RequestRefusedError(f"{name}: status {seen.status}: {seen.message}", status=response.status)
+        raise refused(name, seen, response.status)
     if PREDICTION.payload_field not in body:
         name = f"{name} (HTTP {response.status}: {vendor_message(response.body)})"
     return read_predictions(body, options.known.prediction, name, inputs=inputs)

@@ -353,7 +353,7 @@ class JournalResultStore:
         self._polled: float | None = None
         self._unfinished: float | None = None
         self._quarantined: dict[QuarantineReason, BodyLocation] = {}
-        self._quarantined_size = -1
+        self._quarantined_sizes: dict[QuarantineReason, int] = {}
         self._result: BodyLocation | None = None
         self._body: bytes | None = None
 
@@ -390,10 +390,9 @@ class JournalResultStore:
 
     async def quarantine(self, body: bytes, reason: QuarantineReason, encoding: str = "") -> str:
         """Write it to the journal, once if it has the size of the one before; a resumed run polls the job again."""
-        if reason is not QuarantineReason.UNKNOWN_STATUS or len(body) != self._quarantined_size:
+        if self._quarantined_sizes.get(reason) != len(body):
             self._quarantined[reason] = await self._write(body, unconfirmed=True)
-        if reason is QuarantineReason.UNKNOWN_STATUS:
-            self._quarantined_size = len(body)
+            self._quarantined_sizes[reason] = len(body)
         return "the journal"
 
     async def restore(self, reason: QuarantineReason) -> bool:

@@ -89,7 +89,7 @@ class Plan:
 
     :param read: returns the documents of a file; thread-safe.
     :param reuse: skip unchanged documents.
-    :param max_text_bytes: of one request.
+    :param max_text_bytes: of the text of one request, with the escapes of JSON.
     :param add_from_other_shards: for a shard, loads the rows of its documents that were in files of other shards.
     """
 

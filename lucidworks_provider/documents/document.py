@@ -146,14 +146,17 @@ def check_id(document_id: str) -> str | None:
     return None
 
 
-def text_rejection(text: str, max_bytes: int, limit_name: str = "max_document_bytes=") -> Rejection | None:
+def text_rejection(
+    text: str, max_bytes: int, limit_name: str = "max_document_bytes=", *, in_request: bool = False
+) -> Rejection | None:
     """
     Check a decoded text.
 
     :param max_bytes: limit of its bytes in UTF-8.
     :param limit_name: names ``max_bytes`` in messages.
+    :param in_request: limit its bytes in a request instead, which have the escapes of JSON.
     """
-    if problem := text_problem(text, max_bytes, limit_name):
+    if problem := text_problem(text, max_bytes, limit_name, in_request=in_request):
         reason, what = problem
         return Rejection(Reason(reason), f"It {what}.")
     return binary_rejection(text.encode())

@@ -9,14 +9,14 @@ bounded by the length of the segment.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from dataclasses import dataclass
 
+from lucidworks_provider.client.options import MAX_CHARACTER_BYTES, json_beyond
 from lucidworks_provider.errors import InputError
 
-# Bytes of the longest character in UTF-8.
-_SMALLEST = 4
 # Boundaries, the best first. None begins with a repetition, which would make a failing search quadratic.
 _BORDERS = (
     re.compile(r"\n[ \t]*\r?\n\s*|\u2029"),
@@ -46,11 +46,11 @@ def split(text: str, *, max_bytes: int) -> list[Segment]:
     """
     Split a text into segments whose concatenation is the text. A segment may be white space only.
 
-    :param max_bytes: limit of a segment in UTF-8; at least 4.
-    :raises InputError: the limit is below 4.
+    :param max_bytes: limit of a segment in a request, in UTF-8 with the escapes of JSON; at least 6.
+    :raises InputError: the limit is below 6.
     """
-    if max_bytes < _SMALLEST:
-        raise InputError(f"max_bytes is {max_bytes}; a character may take {_SMALLEST}.")
+    if max_bytes < MAX_CHARACTER_BYTES:
+        raise InputError(f"max_bytes is {max_bytes}; a character may take {MAX_CHARACTER_BYTES}.")
     segments: list[Segment] = []
     start = 0
     while not segments or start < len(text):
@@ -65,13 +65,15 @@ def split(text: str, *, max_bytes: int) -> list[Segment]:
 def _fitting(text: str, start: int, max_bytes: int) -> int:
     """The end of the longest part that fits."""
     part = text[start : start + max_bytes]  # no character has less than a byte
-    data = part.encode(errors="surrogatepass")
-    if len(data) <= max_bytes:
+    data = json_beyond(part, max_bytes)
+    if data is None:
         return start + len(part)
     cut = max_bytes
-    while data[cut] & 0b1100_0000 == 0b1000_0000:
-        cut -= 1  # within a character
-    return start + len(data[:cut].decode(errors="surrogatepass"))
+    while True:
+        try:
+            return start + len(json.loads(b'"%b"' % data[:cut]))
+        except ValueError:
+            cut -= 1  # within a character or its escape
 
 
 def _border(text: str, start: int, end: int) -> int:

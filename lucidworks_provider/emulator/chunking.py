@@ -138,9 +138,9 @@ async def submit(call: Call) -> Response:
     if "chunkSize" in config and config["overlapSize"] >= config["chunkSize"]:
         raise InvalidValue("chunkerConfig.overlapSize: less than chunkSize is required.")
     texts = [item["text"] for item in call.batch(body)]
-    # The UTF-8 size of all texts is what the limit of about 1 MB is read to mean [A].
-    if (call.record.text_bytes or 0) > call.settings.max_text_bytes:
-        too_large = f"The text of the request is larger than {call.settings.max_text_bytes} bytes."
+    # The limit is about 1 MB of text. That the whole body counts is the strictest reading [A].
+    if len(await call.request.body()) > call.settings.max_body_bytes:
+        too_large = f"The request is larger than {call.settings.max_body_bytes} bytes."
         if call.settings.oversize != "error-job":
             raise ApiError(int(call.settings.oversize), too_large)
         return accept(call, JobKind.CHUNKING, None, error=too_large)

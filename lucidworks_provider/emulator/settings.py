@@ -107,7 +107,7 @@ class EmulatorSettings:
     )
     oversize: str = _setting("413", one_of("413", "400", "error-job"), "too much text: 413, 400 or error-job")
     # About 1 MB is documented.
-    max_text_bytes: int = _setting(1_000_000, integer(1))
+    max_body_bytes: int = _setting(1_000_000, integer(1))
     rate_limit: int | None = _setting(None, nullable(integer(1)))
     rate_window: float = _setting(1.0, number(1e-6))
     rate_mode: str = _setting(

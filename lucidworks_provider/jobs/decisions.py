@@ -19,7 +19,8 @@ EMPTY                          poll until it was returned ``EMPTY_POLLS`` times,
 404 and the like, and the job  wait: it may not be known everywhere yet; for the longer of
   was never seen               ``NEVER_SEEN`` and what almost all jobs before took
 GONE, or 404 of a job that     for ``GONE_PATIENCE`` check storage (another reader may be about
-  was seen                     to write) and poll again (the 404 may be a gateway's), then GONE
+  was seen                     to write) and poll again (the 404 may be a gateway's), then GONE, or
+                               FAILED or EMPTY if the service had reported that
 REFUSED (400 and the like)     poll ``REFUSALS`` times in all, then GONE
 UNREADABLE (a page of HTML,    wait: it has no information about the job; each wait in a row is
   429, or no response)         twice as long
@@ -290,7 +291,7 @@ def job_decision(
         if gone_since is not None and not unread:
             patience = gone_patience if reported and gone_patience is not None else GONE_PATIENCE
             if now() - gone_since >= patience:
-                return PollOutcome(JobEnd.GONE, history.message)
+                return history.gone()
             yield Sleep(min(poll_interval, GONE_INTERVAL))
             continue
         left = deadline - now()
@@ -317,6 +318,7 @@ class _History:
     was_seen: bool = False
     unconfirmed: bool = False
     message: str = ""
+    failure: str = ""
 
     def add(self, result: PollResult) -> PollOutcome | None:
         """Count a poll; the outcome, if it decides."""
@@ -334,6 +336,7 @@ class _History:
                 self.failed = 0
             case JobState.FAILED:
                 self.failed += 1
+                self.failure = result.message
                 if self.failed > REREADS:
                     return PollOutcome(JobEnd.FAILED, result.message)
             case JobState.REFUSED:
@@ -346,6 +349,16 @@ class _History:
         if self.empty >= EMPTY_POLLS or (self.empty and handed_out):
             return PollOutcome(JobEnd.EMPTY, f"The service reports {result.status!r} but returns no result.")
         return None
+
+    def gone(self) -> PollOutcome:
+        """The outcome where the service has no result: an end that it reported before is the reason."""
+        if self.failed:
+            return PollOutcome(JobEnd.FAILED, self.failure)
+        if self.empty:
+            return PollOutcome(
+                JobEnd.EMPTY, f"The service reported success but no result. {self.message}".strip()
+            )
+        return PollOutcome(JobEnd.GONE, self.message)
 
     def wait(self, seconds: float, poll_interval: float) -> float:
         """

@@ -211,9 +211,12 @@ class JobPoller(Poller):
         match result.state:
             case JobState.RESULT:
                 await self.store.save(body)
+            case JobState.PENDING if result.has_payload and result.in_progress:
+                await self.store.quarantine(body, QuarantineReason.PARTIAL)
+                await self._warn("a payload with status %r, which may be incomplete, is kept.", result.status)
             case JobState.PENDING if result.has_payload:
-                digest = b"" if result.in_progress else hashlib.sha256(body).digest()
-                same, self.quarantined = bool(digest) and digest == self.quarantined, digest
+                digest = hashlib.sha256(body).digest()
+                same, self.quarantined = digest == self.quarantined, digest
                 if same:
                     await self._warn(
                         "received the same payload twice with status %r; accepted it as the result.",
@@ -229,6 +232,9 @@ class JobPoller(Poller):
                 return PollResult(JobState.RESULT, result.status)
             case JobState.GONE | JobState.EMPTY if await self.store.restore(QuarantineReason.UNKNOWN_STATUS):
                 await self._warn("gone; the quarantined payload is the result.")
+                return PollResult(JobState.RESULT)
+            case JobState.GONE if result.status and await self.store.restore(QuarantineReason.PARTIAL):
+                await self._warn("gone; the payload that was kept while the job ran is the result.")
                 return PollResult(JobState.RESULT)
             case JobState.UNREADABLE:
                 await self._warn("the response is not a JSON object; it starts: %r", result.message)
@@ -265,16 +271,17 @@ async def wait_for_job(
     """
     poller = JobPoller(job_id, kind, store, fetch, slots, redact)
     outcome = await perform(decision, poller)
-    if outcome.end is JobEnd.GONE and poller.forbidden is not None:
-        raise poller.forbidden from None
-    if (
-        outcome.end is JobEnd.TIMEOUT
-        and restore_at_timeout
-        and poller.quarantined
-        and await store.restore(QuarantineReason.UNKNOWN_STATUS)
+    gone = outcome.end is JobEnd.GONE
+    # An earlier process may have stored it, and the service may return it only once.
+    if (gone or (outcome.end is JobEnd.TIMEOUT and restore_at_timeout)) and (
+        await store.restore(QuarantineReason.UNKNOWN_STATUS)
+        or (gone and await store.restore(QuarantineReason.PARTIAL))
     ):
-        await in_thread(log.warning, "Job %s: timed out; the quarantined payload is the result.", job_id)
+        ended = "gone" if gone else "timed out"
+        await in_thread(log.warning, "Job %s: %s; the quarantined payload is the result.", job_id, ended)
         return PollOutcome(JobEnd.COLLECTED)
+    if gone and poller.forbidden is not None:
+        raise poller.forbidden from None
     return outcome
 
 

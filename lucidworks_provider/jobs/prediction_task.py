@@ -7,7 +7,8 @@ A row of JSON Lines is the service's response for one input, under the vendor's 
 documentation shows two, beside ``index`` (the input's position, from 0), the key, the columns that are passed
 through, and ``status``. A field of the response with one of these names is in ``more``.
 
-In Parquet there are columns by use case; all other fields are JSON in ``more``:
+In Parquet there are columns by use case; all other fields, values of another shape than their column, and those of a
+failed input are JSON in ``more``:
 
 ===========================  ========================================================================
 column                       meaning
@@ -320,13 +321,27 @@ _OWN: Mapping[str, frozenset[str]] = {
     "ner": frozenset({"entities"}),
     "faq-enrichment": frozenset({"pairs"}),
 }
-# Columns whose values are not parsed.
-_TYPES: Mapping[str, type] = {
-    "response": str,
-    "answer": str,
-    "answerFound": bool,
-    "error": str,
-    "memoryUuid": str,
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+# Whether a column holds all of a value. Those that are not in here are always read.
+_FITS: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("response", "answer", "error", "memoryUuid"), _is_text),
+    **dict.fromkeys(("sources", "keywords"), _are_texts),
+    "answerFound": lambda value: isinstance(value, bool),
+    "entities": lambda value: isinstance(value, Mapping) and all(map(_are_texts, value.values())),
+    "pairs": lambda value: (
+        isinstance(value, list)
+        and all(isinstance(one, Mapping) and one.keys() == {"question", "answer"} for one in value)
+        and all(_is_text(text) for one in value for text in one.values())
+    ),
 }
 
 
@@ -343,7 +358,12 @@ def _table(
     for n, (given, prediction) in enumerate(_pairs(batch, predictions)):
         row, more = _row(batch.start + n, {}, given, prediction)
         row.pop("tokensUsed", None)
-        more |= {name: row.pop(name) for name in list(row) if name not in columns or _misfit(name, row)}
+        failed = prediction is not None and prediction.error is not None
+        more |= {
+            name: row.pop(name)
+            for name in list(row)
+            if name not in columns or _misfit(name, row[name], failed=failed)
+        }
         row["tokens_used"] = None if prediction is None else prediction.tokens_used.sum
         row["more"] = json.dumps(more, ensure_ascii=False, sort_keys=True) if more else None
         rows.append(_shaped(row))
@@ -403,10 +423,11 @@ def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(numbers, type=kind)
 
 
-def _misfit(name: str, row: Mapping[str, Any]) -> bool:
-    """Whether the type of a value is not the documented one."""
-    kind = _TYPES.get(name)
-    return kind is not None and row[name] is not None and not isinstance(row[name], kind)
+def _misfit(name: str, value: object, *, failed: bool) -> bool:
+    """Whether a value has another shape than its column, or is of a failed input, whose values are not read."""
+    if value is None:
+        return False
+    return (failed and name not in _RESULT) or (name in _FITS and not _FITS[name](value))
 
 
 def _shaped(row: dict[str, Any]) -> dict[str, Any]:

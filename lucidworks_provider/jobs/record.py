@@ -93,6 +93,8 @@ class QuarantineReason(Enum):
 
     UNKNOWN_STATUS = "aside"
     """A payload with a status that is not documented."""
+    PARTIAL = "partial"
+    """A payload of a job that has not ended."""
     OTHER_JOB = "other.json"
     """It names another job than the one that was polled."""
     UNDECODED = "undecoded"
@@ -300,7 +302,7 @@ class FileResultStore:
 
     def _quarantine_uri(self, reason: QuarantineReason) -> str:
         match reason:
-            case QuarantineReason.UNKNOWN_STATUS | QuarantineReason.UNUSABLE:
+            case QuarantineReason.UNKNOWN_STATUS | QuarantineReason.PARTIAL | QuarantineReason.UNUSABLE:
                 return f"{self.uri}.{reason.value}"
             case QuarantineReason.OTHER_JOB:
                 return f"{self.results.folder}.{self._stem}.{reason.value}"

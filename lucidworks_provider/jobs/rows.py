@@ -22,8 +22,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from lucidworks_provider.client.http.messages import json_body
-from lucidworks_provider.client.options import MAX_TEXT_BYTES, as_json, no_text
+from lucidworks_provider.client.options import MAX_TEXT_BYTES, as_json, json_body, no_text
 from lucidworks_provider.documents.document import NO_TEXT, TableColumns, text_rejection
 from lucidworks_provider.documents.parquet_rows import is_textual
 from lucidworks_provider.documents.tables import (
@@ -61,7 +60,7 @@ class RowRules:
     :param check: raises InputError for a row that a request cannot have; gets what is sent, and a name of the row.
     :param options: that the check depends on, as JSON. Rows that were stored for other options are read again.
     :param beyond_text: whether a row with a valid text and nothing else may fail the check.
-    :param max_bytes: of a text in UTF-8.
+    :param max_bytes: of a text in a request; see :func:`~lucidworks_provider.client.options.json_beyond`.
     :param limit_name: names ``max_bytes`` in messages.
     :param add: called with rows and the position of the first of them; raises InputError.
     :param row: what a list has, for messages.
@@ -577,7 +576,7 @@ def _table_input(text: bytes | None, others: Mapping[str, Any], rules: RowRules)
         decoded = text.decode()
     except UnicodeDecodeError as err:
         return Rejected(f"It cannot be decoded as UTF-8: byte {err.start:,}, {err.reason}.")
-    if rejection := text_rejection(decoded, rules.max_bytes, rules.limit_name):
+    if rejection := text_rejection(decoded, rules.max_bytes, rules.limit_name, in_request=True):
         return Rejected(rejection.detail)
     wire = {"text": decoded, **as_json(others)}
     if rules.beyond_text:
@@ -780,7 +779,7 @@ def _input(wire: Mapping[str, Any], what: str, rules: RowRules) -> Input:
         return Rejected(NO_TEXT.detail)
     if not isinstance(text, str):
         raise not_rendered(text, what)
-    if rejection := text_rejection(text, rules.max_bytes, rules.limit_name):
+    if rejection := text_rejection(text, rules.max_bytes, rules.limit_name, in_request=True):
         return Rejected(rejection.detail)
     plain: Mapping[str, Any] = as_json(wire)
     rules.check(plain, what)

@@ -74,8 +74,8 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
     :param max_requests: fail before the first submission if the task has more documents. (templated)
     :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and accept it; see
         :doc:`/checks`. (templated)
-    :param max_text_bytes: reject a text with more bytes of UTF-8; the vendor says "approximately 1 MB".
-        (templated)
+    :param max_text_bytes: reject a text with more bytes of UTF-8, with the escapes of JSON; the vendor says
+        "approximately 1 MB". (templated)
     :param max_reject_ratio: share of the documents, 0 to 1, that may be rejected. If more are, the task fails before
         anything is sent. (templated)
     :param on_invalid: what to do with a text that is NULL, blank, too long or not Unicode: ``reject`` it, so

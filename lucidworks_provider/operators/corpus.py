@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from lucidworks_provider.client.options import MAX_TEXT_BYTES, check_choice, check_option, number, whole
+from lucidworks_provider.client.options import (
+    MAX_CHARACTER_BYTES,
+    MAX_TEXT_BYTES,
+    check_choice,
+    check_option,
+    number,
+    whole,
+)
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.links import LucidworksReportLink, push_report, report_address
@@ -108,8 +115,8 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
     :param timeout: seconds, or a timedelta, to wait for each job. The next run polls a job that was not
         ready. (templated)
     :param poll_interval: the longest time between two polls of a job, seconds or a timedelta. (templated)
-    :param max_text_bytes: UTF-8 bytes of one request; longer documents are split. The vendor says "approximately
-        1 MB". (templated)
+    :param max_text_bytes: bytes of the text of one request, in UTF-8 with the escapes of JSON; longer documents are
+        split. The vendor says "approximately 1 MB". (templated)
     :param max_document_bytes: reject a document, or a line, with more. (templated)
     :param lucidworks_conn_id: the connection. (templated)
     :raises InputError: before anything is sent.
@@ -288,8 +295,8 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
             prune=check_option(self.prune, "prune", FLAG),
             max_requests=check_option(self.max_requests, "max_requests", LIMIT),
             max_reject_ratio=check_option(self.max_reject_ratio, "max_reject_ratio", number(0, 1)),
-            # A character takes four bytes at most, and each piece has one.
-            max_text_bytes=check_option(self.max_text_bytes, "max_text_bytes", whole(4)),
+            # Each piece has a character.
+            max_text_bytes=check_option(self.max_text_bytes, "max_text_bytes", whole(MAX_CHARACTER_BYTES)),
             keep_raw=check_option(self.keep_raw, "keep_raw", FLAG),
             on_missing_chunks=check_choice(self.on_missing_chunks, "on_missing_chunks", ("resend", "drop")),  # type: ignore[arg-type]
             deletion_vectors=check_option(self.deletion_vectors, "deletion_vectors", FLAG),

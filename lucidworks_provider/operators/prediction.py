@@ -199,8 +199,8 @@ class LucidworksPredictionOperator(_Predicting):
     :param batch_size: inputs of a request, 32 at most. (templated)
     :param max_reject_ratio: share of the inputs, 0 to 1, that may be rejected or get no prediction; their rows have
         the reason in ``error``. If more are, the task fails and nothing is written. (templated)
-    :param on_invalid: what to do with a text that is NULL, blank, longer than 1 MB or not Unicode: ``reject``
-        it, so that its row has the ``status`` ``rejected``, or ``fail`` the task before anything is sent.
+    :param on_invalid: what to do with a text that is NULL, blank, longer than 990,000 bytes or not Unicode:
+        ``reject`` it, so that its row has the ``status`` ``rejected``, or ``fail`` the task before anything is sent.
         (templated)
     :param on_empty: what to do if there are no rows: ``succeed`` with an empty result, ``skip``, or
         ``fail``. (templated)

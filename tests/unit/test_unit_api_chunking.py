@@ -4,6 +4,7 @@
 import json
 import re
 import time
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -20,7 +21,7 @@ from lucidworks_provider.client.chunking import (
 )
 from lucidworks_provider.client.http.messages import Response
 from lucidworks_provider.client.jobs import CHUNKING, JobState, poll_request, read_submission
-from lucidworks_provider.client.options import check_text
+from lucidworks_provider.client.options import MAX_TEXT_BYTES, check_text
 from lucidworks_provider.client.settings import parse_settings
 from lucidworks_provider.errors import InputError, MalformedResponseError, NoJobIdError, RequestRefusedError
 
@@ -73,7 +74,8 @@ def test_options_that_cannot_work_are_refused(options: dict[str, Any], words: li
         (" \n\t", "no text"),
         (None, "no text"),
         (7, "not text"),
-        ("ä" * 500_001, "1,000,002 bytes"),
+        ("ä" * 495_001, "990,002 bytes as JSON"),
+        ("\n" * 495_001 + "a", "990,003 bytes as JSON"),
         ("half \ud800 a pair", "surrogate"),
         ("a\0", "NUL"),
     ],
@@ -84,9 +86,22 @@ def test_texts_that_the_service_would_refuse_are_refused_here(text: object, word
 
 
 def test_a_text_of_exactly_the_limit_passes() -> None:
-    check_text("ä" * 5, "it", max_bytes=10)
-    with pytest.raises(InputError, match="it has 11 bytes, over the limit of 10"):
-        check_text("12345678901", "it", max_bytes=10)
+    for text in ("ä" * 5, 'a\n"\\\tb', "\x1babcd"):
+        check_text(text, "it", max_bytes=10)
+        with pytest.raises(InputError, match="it has 11 bytes as JSON, over the limit of 10"):
+            check_text(f"{text}1", "it", max_bytes=10)
+
+
+@pytest.mark.parametrize("part", ["a", "ä", '"', "\\", "\n", "\x1b", "日", "🐄"])
+def test_a_request_with_the_longest_text_is_within_the_limit(part: str) -> None:
+    each = len(json.dumps(part, ensure_ascii=False).encode()) - 2
+    text = "a" * (MAX_TEXT_BYTES % each or each) + part * ((MAX_TEXT_BYTES - 1) // each)
+    config = {"regex": "\n(?=Chapter )|" * 500 + "\n"}
+    submit = partial(submit_chunking, chunker="regex-splitter", model_id="m", chunker_config=config)
+    body = submit(text).first(SETTINGS).request.body or b""
+    assert MAX_TEXT_BYTES < len(body) <= 1_000_000
+    with pytest.raises(InputError, match="990,001 bytes as JSON, over the limit of 990,000"):
+        submit(f"{text}a")
 
 
 def test_the_request_is_the_documented_one() -> None:
@@ -114,6 +129,14 @@ def test_the_request_is_the_documented_one() -> None:
     [
         (200, b'{"status": "SUBMITTED"}', MalformedResponseError, "chunkingId"),
         (200, b'{"status": "ERROR", "message": "no capacity"}', RequestRefusedError, "no capacity"),
+        # An error may have an id of its own.
+        (
+            200,
+            b'{"status": "ERROR", "message": "quota", "errorId": "e"}',
+            RequestRefusedError,
+            "ERROR: quota",
+        ),
+        (200, b'{"error": {"message": "quota", "id": "e"}}', RequestRefusedError, "HTTP 200: quota"),
         (200, b'{"chunkingId": true}', MalformedResponseError, "chunkingId"),
         (200, b"<html>login</html>", MalformedResponseError, "<html>login"),
         (200, b'{"chunkingId": "1', MalformedResponseError, "HTTP 200"),

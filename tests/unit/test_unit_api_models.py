@@ -237,8 +237,16 @@ def test_lists(wrap: Any) -> None:
     assert models.read_models(answer(wrap([]))) == ()
 
 
+ERRORS = [
+    {"errorCode": "E7", "errorSummary": "no capacity", "errorCauses": []},
+    {"status": "ERROR", "message": "no capacity", "models": []},
+    {"error": {"id": "e-1", "message": "no capacity"}},
+]
 NO_LIST = [b"<html>", b'"text"', b"{}", b"null", [1], {"a": [], "b": []}, [{"name": "no id"}], b"[{", b""]
+# Only a list of models says that there are none.
+NO_LIST += [{"message": "no", "details": []}, {"warnings": []}, *ERRORS]
 NO_RECORD = [b"", b"[", b"<html>", [], {}, {"id": None}, {"id": " "}, {"id": True}, {"by": {"id": 1}, "a": 2}]
+NO_RECORD += ERRORS
 
 
 @pytest.mark.parametrize(
@@ -265,6 +273,24 @@ def test_statuses(status: int, error: type[Exception]) -> None:
     for read in (*readers, models.read_undeployment):
         with pytest.raises(error):
             read(answer({"message": "no"}, status))
+
+
+@pytest.mark.parametrize("body", ERRORS)
+@pytest.mark.parametrize(
+    "call",
+    [
+        models.create_model(training()),
+        models.create_deployment(DeploymentSpec("m")),
+        models.delete_deployment("d"),
+    ],
+)
+def test_an_error_with_a_status_of_success_is_a_refusal(call: Call[Any], body: dict[str, Any]) -> None:
+    with pytest.raises(errors.RequestRefusedError, match=r"HTTP 200 with an error: .*no capacity"):
+        call.first(settings(customer_id="CUST")).parse(answer(body))
+
+
+def test_a_model_may_have_an_error() -> None:
+    assert models.read_model(answer({"id": "m", "state": "FAILED", "error": "no data"})).state == "FAILED"
 
 
 def test_a_deletion_needs_no_response_but_no_page_either() -> None:

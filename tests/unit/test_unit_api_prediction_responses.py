@@ -202,6 +202,7 @@ def test_labels_come_in_other_shapes(labels: object, read: dict[str, Any]) -> No
     [
         ({}, "sent nothing"),
         ({"tokensUsed": {}, "response": None}, "sent nothing"),
+        ({"message": "too long", "tokensUsed": {}}, "sent nothing for this input: too long"),
         ({"error": "no capacity", "response": None}, "no capacity"),
         ({"error": {"message": "too long"}}, "too long"),
         ({"status": "FAILED", "message": "m"}, "m"),
@@ -484,6 +485,6 @@ def test_the_nearest_names(use_case: str, model: str, words: str) -> None:
 
 
 def test_a_failure_with_a_success_status_has_the_services_message() -> None:
-    words = f"Predict passthrough with {MODEL}: status ERROR: the model is asleep"
+    words = f"Predict passthrough with {MODEL}: HTTP 200: status ERROR: the model is asleep"
     with pytest.raises(RequestRefusedError, match=words):
         read_response(answer({"status": "ERROR", "message": "the model is asleep"}), PASS, 1)

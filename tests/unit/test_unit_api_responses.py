@@ -46,9 +46,13 @@ PAYLOAD = [{"chunks": ["x"]}]
         (JobState.FAILED, [{"status": one} for one in ("Failure", "TIMED_OUT", "cancelled", "EXPIRED")]),
         (JobState.FAILED, [{"status": "ERROR", "message": "m"}, {"status": "ERROR", "chunkedData": PAYLOAD}]),
         (JobState.FAILED, [{"error": "no capacity"}, {"status": "FAILED"}]),
+        (JobState.FAILED, [{"errorCode": "E7", "errorSummary": "no capacity", "errorCauses": []}]),
         (JobState.PENDING, [{}, {"error": None}, {"status": "SUBMITTED"}, {"status": "RUNNING"}]),
         (JobState.PENDING, [{"status": "SUBMITTED", "chunkedData": []}]),
         (JobState.PENDING, [{"status": "SUBMITTED", "error": "of somebody else"}]),
+        # The status of the request is not that of the job.
+        (JobState.PENDING, [{"status": "success", "data": {"chunkingId": "j", "status": "SUBMITTED"}}]),
+        (JobState.FAILED, [{"status": 200, "data": {"chunkingId": "j", "status": "ERROR"}}]),
         (JobState.PENDING, [{"status": one, "chunkedData": PAYLOAD} for one in ("RUNNING", "ARCHIVED")]),
         (JobState.UNREADABLE, [[], "text"]),
     ],
@@ -115,12 +119,21 @@ def test_a_cut_body_and_a_page_are_unreadable_and_show_their_start(body: bytes) 
     assert (seen.state, seen.message[:18]) == (JobState.UNREADABLE, body[:18].decode())
 
 
+def nested(value: object, levels: int) -> object:
+    for _ in range(levels):
+        value = {"error": value}
+    return value
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
         ({"status": "ERROR", "message": "too long"}, "too long"),
         ({"status": "ERROR", "error": {"code": 7}}, '{"code": 7}'),
         ({"status": "ERROR"}, "no reason"),
+        ({"status": "ERROR", "errorSummary": "too long"}, "too long"),
+        ({"status": "ERROR", "error": {"error_description": "too long"}}, "too long"),
+        ({"status": "ERROR", "error": nested("too long", 900)}, ""),
         ({"status": "ERROR", "errors": [{"message": "a"}, "b", {"code": 1}]}, 'a; b; {"code": 1}'),
         ({"status": "ERROR", "error": {"message": "deep"}}, "deep"),
         ({"status": "ERROR", "message": "Bearer abcdefghijklmnop"}, "***"),
@@ -213,6 +226,7 @@ ODD_CLAIMS: tuple[Any, ...] = ({"exp": "soon"}, {"exp": 1e999}, [])
     ("fields", "headers", "lifetime", "server_time"),
     [
         ({"expires_in": 3600}, DATED, 3600, 1792567680),
+        ({"expires_in": 3600}, {**DATED, "age": "40"}, 3600, None),  # a cache's
         ({"expires_in": "120"}, {}, 120, None),
         ({"access_token": _jwt({"iat": 100, "exp": 160})}, DATED, 60, 1792567680),
         ({"access_token": "opaque"}, {}, 3600, None),

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The job protocol by values: the record across attempts, and waiting for one job."""
 
+import asyncio
+import json
+import time
+from contextlib import nullcontext
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -10,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucidworks_provider.client.jobs import JobState, PollResult
-from lucidworks_provider.errors import StorageError
+from lucidworks_provider.client.jobs import PREDICTION, JobState, PollResult
+from lucidworks_provider.errors import StorageError, UnknownResourceError
 from lucidworks_provider.jobs.decisions import (
     EMPTY_POLLS,
     FIRST_WAIT,
@@ -31,10 +35,13 @@ from lucidworks_provider.jobs.decisions import (
     next_wait,
     unseen_patience,
 )
+from lucidworks_provider.jobs.polling import wait_for_job
 from lucidworks_provider.jobs.record import (
     PART,
     JobRecord,
     JobStateStore,
+    MemoryResultStore,
+    QuarantineReason,
     ResultDirectory,
     fingerprint_of,
     read_job_record,
@@ -143,6 +150,42 @@ def test_the_table_of_waiting(script: list[PollResult], end: JobEnd, polls: int)
 
 
 @pytest.mark.parametrize(
+    ("script", "kept", "payload"),
+    [
+        # A response without a result, which may be a slip, does not make a part of it the result.
+        (["RUNNING 1", "READY", "READY 12"], None, "12"),
+        (["RUNNING 1", "RETRIEVED"], None, "1"),
+        (["RUNNING 1", "404"], None, "1"),
+        (["ARCHIVED 12", "404"], None, "12"),
+        (["ARCHIVED 12", "READY"], None, "12"),
+        # An earlier process has stored it, and the service returns it only once.
+        (["ARCHIVED"], QuarantineReason.UNKNOWN_STATUS, "kept"),
+        (["SUBMITTED"], QuarantineReason.PARTIAL, None),
+        (["READY"], QuarantineReason.PARTIAL, None),
+    ],
+)
+def test_a_payload_that_is_not_the_result_yet(
+    script: list[str], kept: QuarantineReason | None, payload: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lucidworks_provider.jobs.decisions.GONE_PATIENCE", 0.0)
+    store = MemoryResultStore(quarantined={kept: b'{"predictions": "kept"}'} if kept else {})
+    responses = list(script)
+
+    async def fetch(job_id: str, begin_by: float | None) -> bytes:
+        response = responses.pop(0) if responses[1:] else responses[0]
+        if response == "404":
+            raise UnknownResourceError("no such job", status=404)
+        status, _, payload = response.partition(" ")
+        return json.dumps({"status": status, "predictions": payload or None}).encode()
+
+    decision = job_decision(poll_interval=0.01, deadline=time.time() + 0.5, now=time.time)
+    slots = nullcontext()
+    outcome = asyncio.run(wait_for_job("j", decision, store=store, fetch=fetch, slots=slots, kind=PREDICTION))
+    assert (outcome.end is JobEnd.COLLECTED) is (payload is not None)
+    assert payload is None or json.loads(store.body or b"")["predictions"] == payload
+
+
+@pytest.mark.parametrize(
     ("world", "end", "least", "most"),
     [
         # The deadline ends the wait with a last poll.
@@ -153,6 +196,11 @@ def test_the_table_of_waiting(script: list[PollResult], end: JobEnd, polls: int)
         # Another reader has taken the result, and stores it or does not.
         (World(RETRIEVED, stored_at=GONE_PATIENCE / 2), JobEnd.COLLECTED, 0, GONE_PATIENCE),
         (World(RETRIEVED), JobEnd.GONE, GONE_PATIENCE, GONE_PATIENCE + 10),
+        # What it reported before is the reason, and is not submitted again.
+        (World(FAILED, RETRIEVED), JobEnd.FAILED, GONE_PATIENCE, GONE_PATIENCE + 10),
+        (World(FAILED, UNKNOWN_ID), JobEnd.FAILED, GONE_PATIENCE, GONE_PATIENCE + 10),
+        (World(FAILED, PENDING, RETRIEVED), JobEnd.GONE, GONE_PATIENCE, GONE_PATIENCE + 20),
+        (World(EMPTY, UNKNOWN_ID), JobEnd.EMPTY, GONE_PATIENCE, GONE_PATIENCE + 10),
         (World(RETRIEVED, UNREADABLE, stored_at=30.0), JobEnd.COLLECTED, 30, 60),
         # An id may be unknown while the job is young.
         (World(UNKNOWN_ID), JobEnd.GONE, NEVER_SEEN + GONE_PATIENCE, 1000),
@@ -162,6 +210,7 @@ def test_how_long_a_job_is_waited_for(world: World, end: JobEnd, least: float, m
     outcome = world.run()
     assert outcome is not None
     assert outcome.end is end
+    assert end is not JobEnd.FAILED or outcome.message == FAILED.message
     assert least - 0.001 <= world.now <= most + 0.001
     assert outcome.message == ("<html>" if world.script == [UNREADABLE] else outcome.message)
 

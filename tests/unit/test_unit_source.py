@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,9 +24,12 @@ from lucidworks_provider.client.auth.source import (
     TokenService,
     TokenSource,
     forget_sources,
+    token_source,
 )
 from lucidworks_provider.client.auth.token import AccessToken, RevocationHistory, TokenCipher, TokenIdentity
-from lucidworks_provider.errors import AuthenticationError, TokenError, TokenStoreError
+from lucidworks_provider.client.http.messages import PREDICT_SCOPE
+from lucidworks_provider.client.settings import LucidworksSettings
+from lucidworks_provider.errors import AuthenticationError, ServiceError, TokenError, TokenStoreError
 from tests.identity_server import IdentityServer
 
 
@@ -242,6 +246,52 @@ def test_a_refresh_whose_caller_is_stopped_is_published_all_the_same(
         source_of(store, service).get()
     assert source_of(store, service).get() == "token-1"
     assert service.asked == 1
+
+
+def test_a_task_that_is_stopped_does_not_wait_for_all_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEARTBEAT", 0.05)
+    monkeypatch.setattr("lucidworks_provider.client.auth.source._LAST_WAIT", 0.1)
+    store, release = Store(), threading.Event()
+
+    def stop(claim: Claim) -> None:
+        if claim.heartbeat == 2:
+            raise Stopped
+
+    store.before_claim = stop
+    source = TokenSource(store, TokenService(lambda _: release.wait(20), time.time))
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        source.get()
+    assert time.monotonic() - began < 10
+    release.set()
+    assert store.read() == protocol.Snapshot(None, protocol.RELEASED)
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "times"), [(None, [0, 5, 15, 35, 75, 135]), (50.0, [0, 50, 100, 150])]
+)
+def test_a_failed_renewal_is_repeated_less_and_less_often(
+    retry_after: float | None, times: list[int]
+) -> None:
+    store, service, clock, now = MemoryStore(), IdentityServer(), Later(), time.time()
+    store.publish(AccessToken("shared", now - 60, now - 1, now + 3600))
+    service.error = ServiceError("down", status=503, retry_after=retry_after)
+    source, asked = source_of(store, service, clock), []
+    for second in range(180):
+        before, clock.seconds = service.asked, second
+        assert source.get() == "shared"
+        asked += [second] * (service.asked - before)
+    assert asked == times
+
+
+def test_a_changed_connection_is_used_for_the_next_token() -> None:
+    forget_sources()
+    given = LucidworksSettings("lw", "i", "s", share_via="memory", ca_bundle="/missing.pem")
+    source = token_source(given, PREDICT_SCOPE)
+    corrected = replace(given, ca_bundle="/there.pem")
+    assert token_source(corrected, PREDICT_SCOPE) is source
+    assert source.service.token.args[0] == source.service.time.args[0] == corrected  # type: ignore[attr-defined]
+    forget_sources()
 
 
 async def test_a_cancelled_coroutine_does_not_cancel_the_refresh() -> None:

@@ -195,12 +195,14 @@ class Outcome:
     :param check_after: seconds until the store is read again; None for the token's refresh time.
     :param warning: to be logged.
     :param refreshed: whether the identity server has returned it just now, which may be the token that was refused.
+    :param renewal_failed: whether the identity server has just refused to replace it.
     """
 
     token: AccessToken
     check_after: float | None = None
     warning: str | None = None
     refreshed: bool = False
+    renewal_failed: bool = False
 
 
 Command = Read | WriteClaim | ReleaseClaim | Sleep | FetchTime | Refresh | Publish
@@ -223,6 +225,8 @@ MAX_POLL_INTERVAL = 10.0
 READ_RETRIES = 2
 # Seconds until the next try after a failed refresh while the old token still works.
 CHECK_AFTER = 5.0
+# The longest time until a failed renewal is tried again, in seconds.
+LONGEST_CHECK_AFTER = 60.0
 # Read again up to SLOW_READS times if a read took longer than `settle`. A slow store delays a claim by at most
 # MAX_SETTLE.
 SLOW_READS = 3
@@ -524,11 +528,15 @@ def _refresh(
     yield ReleaseClaim(claim)
     error = refreshed.error if isinstance(refreshed, Failed) else TokenError("no token was issued")
     if good := context.usable(seen.token):
-        return Outcome(good, CHECK_AFTER, f"renewal failed, the old token still works: {error}")
+        check_after = max(CHECK_AFTER, min(error.retry_after or 0.0, LONGEST_CHECK_AFTER))
+        warning = f"renewal failed, the old token still works: {error}"
+        return Outcome(good, check_after, warning, renewal_failed=True)
     if not error.retryable or isinstance(error, TokenError):
         raise error
     # The caller's own request has not been sent.
-    raise TokenError(f"No access token: {error}")
+    failure = TokenError(f"No access token: {error}")
+    failure.retry_after = error.retry_after
+    raise failure
 
 
 def _without_store(context: _Context, reply: Reply) -> Outcome:

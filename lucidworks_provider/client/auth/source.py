@@ -16,7 +16,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import closing
 from copy import copy
@@ -60,6 +60,8 @@ _WARNING_INTERVAL = 60.0
 _CLOCK_TIMEOUT = 2.0
 # Timeout of a refresh while the old token still works, in seconds.
 _SINGLE_ATTEMPT_TIMEOUT = 10.0
+# A task that is being stopped waits so long for a token that was requested, in seconds.
+_LAST_WAIT = 10.0
 # Seconds until refused credentials are tried again; doubling.
 _FIRST_FAILURE_BACKOFF = 5.0
 _MAX_FAILURE_BACKOFF = 60.0
@@ -185,6 +187,8 @@ class TokenCache:
     endpoints: set[str] = field(default_factory=set)
     backoff: RefreshBackoff = field(default_factory=RefreshBackoff)
     monitor: HeartbeatMonitor = field(default_factory=HeartbeatMonitor)
+    # Renewals of the token in use that failed.
+    renewals_failed: int = 0
 
     def fresh(self, now: float) -> str | None:
         """The token, if it can be used without reading the store."""
@@ -265,9 +269,15 @@ class TokenCache:
         if server_now < token.issued_at < token.refresh_at:
             server_now = token.issued_at
         expires_at, reread_at = now + (token.expires_at - server_now), now + (token.refresh_at - server_now)
-        if outcome.check_after is not None:
-            reread_at = min(now + outcome.check_after, expires_at)
         same = self.held is not None and self.held.token.value == token.value
+        if outcome.refreshed or not same:
+            self.renewals_failed = 0
+        if (check_after := outcome.check_after) is not None:
+            if outcome.renewal_failed:
+                backoff = protocol.CHECK_AFTER * 2.0 ** min(self.renewals_failed, 10)
+                check_after = max(check_after, min(backoff, protocol.LONGEST_CHECK_AFTER))
+                self.renewals_failed += 1
+            reread_at = min(now + check_after, expires_at)
         if outcome.refreshed and token.value in self.refused:
             # An identity server may return its last token again. Then a call is repeated with it, and may be refused.
             self.refused = tuple(value for value in self.refused if value != token.value)
@@ -347,7 +357,8 @@ class TokenSource:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._service = service
+        # Replaced when the connection was changed, e.g. its `ca_bundle`.
+        self.service = service
         self._clock = clock or ServerClock()
         self._monotonic = monotonic
         self._clocks = Clocks(monotonic, self._clock.now, lambda: self._clock.synchronized)
@@ -526,7 +537,7 @@ class TokenSource:
                     time.sleep(seconds)
                 case protocol.FetchTime():
                     before = time.time()
-                    self._clock.observe(self._service.time(), before, time.time())
+                    self._clock.observe(self.service.time(), before, time.time())
                 case protocol.Refresh(claim, single_attempt):
                     return self._refresh(claim, single_attempt=single_attempt)
                 case protocol.Publish(token):
@@ -539,26 +550,33 @@ class TokenSource:
         """Request a token, and renew the claim meanwhile."""
 
         def request() -> AccessToken:
-            response = self._service.token(single_attempt)
+            response = self.service.token(single_attempt)
             now = time.time()
             self._clock.observe(response.server_time, now - response.seconds, now)
             return AccessToken.from_response(response, self._clock.now() - response.seconds)
 
-        with ThreadPoolExecutor(1, "lucidworks-refresh") as pool:
-            requested = pool.submit(request)
+        requested: Future[AccessToken] = Future()
+
+        def run() -> None:
             try:
-                while not wait_for([requested], timeout=protocol.HEARTBEAT).done:
-                    claim = claim.next_heartbeat()
-                    if isinstance(reply := self.perform(protocol.WriteClaim(claim)), Failed):
-                        log.debug("The claim could not be renewed: %s", reply.error)
-            except BaseException:
-                # The task is being stopped; other processes need the new token.
-                wait_for([requested])
-                if requested.exception() is None:
-                    self.perform(protocol.Publish(requested.result()))
-                self.perform(protocol.ReleaseClaim(claim))
-                raise
-            return requested.result()
+                requested.set_result(request())
+            except BaseException as err:  # noqa: BLE001  # raised by `result`
+                requested.set_exception(err)
+
+        # A daemon: the end of the process does not wait for an identity server that does not respond.
+        threading.Thread(target=run, name="lucidworks-refresh", daemon=True).start()
+        try:
+            while not wait_for([requested], timeout=protocol.HEARTBEAT).done:
+                claim = claim.next_heartbeat()
+                if isinstance(reply := self.perform(protocol.WriteClaim(claim)), Failed):
+                    log.debug("The claim could not be renewed: %s", reply.error)
+        except BaseException:
+            # The task is being stopped; other processes need the new token.
+            if wait_for([requested], timeout=_LAST_WAIT).done and requested.exception() is None:
+                self.perform(protocol.Publish(requested.result()))
+            self.perform(protocol.ReleaseClaim(claim))
+            raise
+        return requested.result()
 
     def _warn(self, text: str) -> None:
         last_text, when = self._warned
@@ -588,10 +606,12 @@ def token_source(settings: LucidworksSettings, scope: str) -> TokenSource:
     # The secret is part of the key, so that a wrong or rotated one never gets the token of the right one.
     secret = hashlib.sha256(settings.client_secret.encode()).hexdigest()
     key = (*identity, secret, settings.share_via, settings.redis_conn_id or "")
+    service = TokenService(partial(request_token, settings, scope), partial(request_time, settings))
     with _sources_lock:
         source = _sources.get(key)
-        if source is None:
-            service = TokenService(partial(request_token, settings, scope), partial(request_time, settings))
+        if source is not None:
+            source.service = service
+        else:
             clock = _server_clocks.setdefault(settings.auth_url, ServerClock())
             store: TokenStore = MemoryStore()
             if settings.share_via != "memory":
@@ -639,7 +659,8 @@ def request_time(settings: LucidworksSettings) -> float | None:
     """
     from lucidworks_provider.client.http.sync import SyncTransport
 
-    request = Request("Time", "HEAD", f"{settings.auth_url}/", replayable=True, endpoint="clock")
+    address, uncached = f"{settings.auth_url}/", {"Cache-Control": "no-cache"}
+    request = Request("Time", "HEAD", address, replayable=True, endpoint="clock", headers=uncached)
     with closing(
         SyncTransport(replace(settings, timeout=min(settings.timeout, _CLOCK_TIMEOUT)))
     ) as transport:

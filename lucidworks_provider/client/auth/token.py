@@ -372,7 +372,9 @@ def _claims(access_token: str) -> dict[str, Any]:
 
 
 def server_time(response: Response) -> float | None:
-    """The response's ``Date`` in seconds since the epoch; None where there is none."""
+    """The response's ``Date`` in seconds since the epoch; None where there is none, or a cache's."""
+    if response.headers.get("age", "0").strip() != "0":
+        return None
     try:
         return parsedate_to_datetime(response.headers["date"]).timestamp()
     except (KeyError, TypeError, ValueError, OverflowError):

@@ -294,15 +294,17 @@ def _ssl_context(settings: LucidworksSettings) -> ssl.SSLContext | bool:
         return bundle
     try:
         changed = Path(bundle).stat().st_mtime_ns
-        if (bundle, changed) not in _contexts:
+        # Of several threads.
+        context = _contexts.get((bundle, changed))
+        if context is None:
             # Like requests, accept a folder of hashed certificates.
             folder = Path(bundle).is_dir()
-            made = ssl.create_default_context(
+            context = ssl.create_default_context(
                 capath=bundle if folder else None, cafile=None if folder else bundle
             )
             _contexts.clear()  # of a bundle that was replaced
-            _contexts[bundle, changed] = made
-        return _contexts[bundle, changed]
+            _contexts[bundle, changed] = context
+        return context
     except (OSError, ssl.SSLError) as err:
         raise ConfigurationError(
             f"Connection {settings.conn_id!r}: {bundle} is not a usable CA bundle ({type(err).__name__})."

@@ -20,6 +20,7 @@ from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
 from lucidworks_provider.client.http.large_json import LARGE_BODY, WithoutVectors
+from lucidworks_provider.client.options import json_body
 from lucidworks_provider.client.secrets import MASK, blank, is_secret_name
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
@@ -55,8 +56,16 @@ _DECODED = frozenset({"gzip", "x-gzip", "deflate"})
 # A year; longer times cannot be slept.
 _LONGEST_RETRY_AFTER = 31_536_000.0
 
-# No error body is documented; servers use these fields.
-_MESSAGE_FIELDS = ("message", "error_description", "errorSummary", "detail", "error", "title")
+# No error body is documented; servers use these fields, the most specific first.
+_REASONS = (
+    "message", "error_description", "errorSummary", "errorMessage", "detail", "details", "reason", "error", "errors",
+    "title",
+)  # fmt: skip
+# Those that no other body has.
+_ERRORS = ("error", "errors", "errorCode", "errorMessage", "errorSummary", "error_description")
+_LONGEST_REASON = 500
+# Levels of a body that are searched for a reason.
+_DEPTH = 4
 # Credentials that a server may quote: JWTs, bearer and basic credentials, keys.
 _CREDENTIALS = re.compile(
     r"eyJ[\w-]{5,}(?:\.[\w-]*){0,2}"
@@ -234,11 +243,6 @@ def path_segment(value: str, what: str) -> str:
         return quote(value, safe="")
     except UnicodeEncodeError:
         raise InputError(f"{what} is {value!r}, which is not text.") from None
-
-
-def json_body(value: object) -> bytes:
-    """Encode a request body; not ASCII-escaped, since the service limits bytes."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def check_json(value: object, what: str) -> None:
@@ -435,16 +439,42 @@ def vendor_message(body: bytes) -> str:
         decoded = json.loads(body)
     except (ValueError, RecursionError):
         return excerpt(body) or "(no body)"
-    if isinstance(decoded, dict):
-        for name in _MESSAGE_FIELDS:
-            value = decoded.get(name)
-            if isinstance(value, dict):
-                value = next((value[n] for n in _MESSAGE_FIELDS if n in value), None)
-            if isinstance(value, str) and value.strip():
-                kind = decoded.get("error")
-                prefix = f"{kind}: " if isinstance(kind, str) and kind != value else ""
-                return scrub((prefix + value)[: 8 * EXCERPT_CHARACTERS])[:EXCERPT_CHARACTERS]
+    if isinstance(decoded, dict) and (reason := _reason(decoded)):
+        kind = decoded.get("error")
+        prefix = f"{kind}: " if isinstance(kind, str) and kind != reason else ""
+        return scrub((prefix + reason)[: 8 * EXCERPT_CHARACTERS])[:EXCERPT_CHARACTERS]
     return excerpt(body) or "(no body)"
+
+
+def reports_failure(body: Mapping[str, Any]) -> bool:
+    """Whether a body is that of an error, whatever its HTTP status (section 11 of the reference)."""
+    status = str(body.get("status") or "").upper()
+    return any(map(body.get, _ERRORS)) or "ERROR" in status or "FAIL" in status
+
+
+def reason_in(body: Mapping[str, Any]) -> str | None:
+    """The reason of a failure, without what looks like a credential."""
+    return scrub(_reason(body))[:_LONGEST_REASON] or None
+
+
+def _reason(body: Mapping[str, Any], depth: int = 0) -> str:
+    return next(filter(None, (_text_of(body.get(name), depth) for name in _REASONS)), "")
+
+
+def _text_of(value: object, depth: int) -> str:
+    """A reason, in any of the shapes that services give it."""
+    if isinstance(value, str):
+        return value.strip()
+    if depth == _DEPTH:
+        return ""
+    if isinstance(value, list):
+        return "; ".join(filter(None, (_text_of(one, depth + 1) for one in value)))
+    if isinstance(value, Mapping) and value:
+        if reason := _reason(value, depth + 1):
+            return reason
+        with suppress(RecursionError):
+            return json.dumps(value, ensure_ascii=False)
+    return ""
 
 
 def excerpt(body: bytes) -> str:

@@ -85,7 +85,7 @@ class Vendor:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[tuple[RunningEmulator, Recorders]]:
-    with running(EmulatorSettings(max_text_bytes=SMALL)) as emulator, recording(emulator.url) as wire:
+    with running(EmulatorSettings(max_body_bytes=SMALL)) as emulator, recording(emulator.url) as wire:
         yield emulator, wire
 
 

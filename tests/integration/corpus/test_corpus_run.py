@@ -285,7 +285,7 @@ class TestLongDocuments:
         world.check()
 
     def test_pieces_without_a_word_are_not_sent(self, world: World) -> None:
-        world.write("long.txt", "x" * 100 + "\n" * 250 + "y" * 100)
+        world.write("long.txt", "x" * 100 + "\n" * 125 + "y" * 100)
         world.set(max_text_bytes=100)
         world.run()
         assert all(text.strip() for text in world.service.posted)

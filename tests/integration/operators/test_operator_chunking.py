@@ -167,6 +167,16 @@ def test_unquantised_values_instead_of_bytes_are_an_error(
     assert not task.path.exists()
 
 
+@pytest.mark.parametrize("quotes", [4_900, 5_000])
+def test_a_text_whose_escapes_are_over_the_limit_is_not_sent(
+    service: Service, task: Attempts, quotes: int
+) -> None:
+    service.settings(max_body_bytes=10_200)
+    documents = [*DOCUMENTS, {"id": "long", "text": '"\n' * (quotes // 2) + "A \\."}]
+    found = task.run(documents=documents, max_text_bytes=9_990, max_reject_ratio=0.5)
+    assert (found["documents"], found.get("rejected")) == ((4, None) if quotes == 4_900 else (3, 1))
+
+
 # Refused before anything is sent or written; ``mistakes.txt`` has more
 
 
@@ -180,7 +190,8 @@ def test_unquantised_values_instead_of_bytes_are_an_error(
         ({"documents": None}, ["text", "documents"]),
         ({"text": "a", "documents": DOCUMENTS}, ["either"]),
         ({"documents": DOCUMENTS + DOCUMENTS}, ["documents[3]", "spider"]),
-        ({"documents": [{"id": "big", "text": "x" * (options.MAX_TEXT_BYTES + 1)}]}, ["'big'", "1,000,000"]),
+        ({"documents": [{"id": "big", "text": "x" * (options.MAX_TEXT_BYTES + 1)}]}, ["'big'", "990,000"]),
+        ({"text": "x\n" * 400_000}, ["'text'", "1,200,000 bytes as JSON", "990,000"]),
         ({"documents": TOO_MANY}, ["10,001", "10,000", "LucidworksChunkCorpusOperator"]),
         ({"documents": [{"id": "\ud800", "text": "x"}]}, ["documents[0]", "id"]),
         ({"result_path": ""}, ["result_path"]),

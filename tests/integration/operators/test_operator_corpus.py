@@ -110,6 +110,18 @@ def test_quantised_vectors_are_bytes(corpus: Run) -> None:
     assert str(vectors) == "fixed_size_list<item: int8>[32]"
 
 
+def test_the_escapes_of_a_long_document_count(corpus: Run) -> None:
+    corpus.service.settings(max_body_bytes=12_000)
+    text = 'A "quoted\\path".\n\t"Größe"\r\n' * 1_000
+    (corpus.root / "source" / "a.txt").write_text(text, newline="")
+    assert corpus.execute(max_text_bytes=12_000 - 200)["rejected"] == 0
+    rows = open_dataset(str(corpus.root / "dataset")).to_table().to_pylist()
+    long = [row for row in rows if row["document_id"] == "a.txt"]
+    assert all(text[row["start"] : row["end"]] == row["text"] for row in long)
+    assert "".join("".join(row["text"] for row in long).split()) == "".join(text.split())
+    assert 3 < corpus.posts() - len(IDS) < 7, "segments are not much shorter than they may be"
+
+
 def test_documents_of_an_upstream_task(corpus: Run) -> None:
     documents = [{"id": 1, "text": "One."}, {"id": "b", "text": ""}]
     delta = corpus.execute(source=json.dumps(documents), max_reject_ratio=0.5)
@@ -258,7 +270,7 @@ def test_secrets_are_in_no_file(corpus: Run) -> None:
         ({"retention": -1}, "retention is -1"),
         ({"plan_only": "perhaps"}, "plan_only is 'perhaps'"),
         ({"max_in_flight": 0}, "max_in_flight is 0"),
-        ({"max_text_bytes": 3}, "max_text_bytes is 3"),
+        ({"max_text_bytes": 5}, "max_text_bytes is 5"),
         ({"timeout": -1}, "timeout is -1"),
         ({"full_refresh": "perhaps"}, "full_refresh is 'perhaps'"),
         ({"report_url": "ftp://x"}, "report_url"),

@@ -710,6 +710,38 @@ def test_fields_of_another_type_than_documented_cost_no_prediction(service: Serv
     assert sync.rows()[1] == ODD | {"index": 1, "status": "predicted", "sources": ["http://example.com/1"]}
 
 
+PEOPLE = [{"type": "PERSON", "text": "Bob"}]
+# Of each use case: the column, what its responses have there that cannot be read, and what can.
+UNREAD: dict[str, tuple[str, list[Any], Any]] = {
+    "rag": ("sources", [[{"url": "http://a/1"}], {"url": "http://a/1"}], ["http://a/1"]),
+    "keyword-extraction": ("keywords", [{"a": 0.9}, [{"keyword": "a", "score": 0.9}], 7], ["a"]),
+    "ner": ("entities", [{"PERSON": [{"text": "Bob"}]}, PEOPLE, "Bob"], {"PERSON": ["Bob"]}),
+    "faq-enrichment": (
+        *("pairs", [[{"frage": "Who?", "antwort": "Ann."}], [{"question": "Who?"}], {"Who?": "Ann."}]),
+        [{"question": "Who?", "answer": "Ann."}],
+    ),
+    "classification": ("labels", [], {"a": 0.9}),
+    "embedding": ("vector", [], [0.5, 1]),
+}
+
+
+@pytest.mark.parametrize("use_case", UNREAD)
+def test_what_a_column_cannot_hold_is_in_more(service: Service, sync: Attempts, use_case: str) -> None:
+    name, unread, read = UNREAD[use_case]
+    failed = [[], "text", {"a": []}, [{"b": 1}], read]
+    sent = [{name: read}, *({name: one} for one in unread), *({name: one, "error": "no"} for one in failed)]
+    service.answers(lambda path, body: (200, {"predictions": sent}))
+    arguments = asked(service, use_case)[0]
+    arguments |= {"inputs": arguments["inputs"][:1] * len(sent), "max_reject_ratio": 1, "batch_size": 32}
+    path = sync.path.with_suffix(".parquet")
+    assert sync.run(**arguments, result_path=str(path))["errors"] == len(failed)
+    rows = rows_of(path)
+    assert [row["status"] for row in rows] == ["predicted"] * (1 + len(unread)) + ["failed"] * len(failed)
+    assert (len(rows[0][name]), rows[0]["more"]) == (len(read), None)
+    assert [row[name] for row in rows[1:]] == [None] * (len(sent) - 1)
+    assert [json.loads(row["more"])[name] for row in rows[1:]] == unread + failed
+
+
 def test_whole_numbers_as_floats_fit_into_bytes(service: Service, sync: Attempts) -> None:
     path = sync.path.with_suffix(".parquet")
     service.answers(predictions(*[{"embedding": [-127.0, 127]}] * 3))

@@ -62,7 +62,7 @@ WAIT = {**WAITING, "poll_interval": 15.0, "wait_for_completion": True}
 CHUNKED = {
     **required("chunker", "model_id", "result_path"),
     **absent("chunker_config", "model_config"),
-    **{"data_type": "passage", "max_text_bytes": 1_000_000},
+    **{"data_type": "passage", "max_text_bytes": 990_000},
     **TABLE,
     **JOBS,
 }
@@ -94,7 +94,7 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
             **{"max_reject_ratio": 0.05, "on_truncated": "warn", "on_mismatch": "reject"},
             **{"on_missing_chunks": "resend", "deletion_vectors": True},
             **{"max_in_flight": 512, "timeout": 3600.0, "poll_interval": 30.0},
-            **{"max_text_bytes": 1_000_000, "max_document_bytes": 20_000_000},
+            **{"max_text_bytes": 990_000, "max_document_bytes": 20_000_000},
             **DATASET,
         },
     ),
