@@ -155,8 +155,8 @@ def publish(
     number, keep_old = tables.number(lease.number), tables.options == settings.options.as_json()
     for _ in range(COMMITS):
         counts = build_upserts(db, keep_old=keep_old, prune=settings.prune)
-        if (before := find_returned_before_clear(last, task, parts, counts)) is not None:
-            return before, False
+        if (found := find_returned_before_clear(last, task, parts, counts)) is not None:
+            return found, False
         _check_files(output, parts)
         chunks = _Commit(below(output, CHUNKS), tables.chunks, deletion_vectors=settings.deletion_vectors)
         _write_chunks(chunks, db, parts, settings)
@@ -190,12 +190,14 @@ def publish(
                 deletion_vectors=settings.deletion_vectors,
             )
             return result, True
-        before_run, tables = tables.chunks_run, read_tables(output, tables)
-        if tables.chunks is None or tables.chunks_run != before_run:
+        before, tables = tables, read_tables(output, tables)
+        if tables.chunks is None or tables.chunks_run != before.chunks_run:
             raise OutputBusyError(
                 f"{output}: another run has committed. Nothing more is written; a retry resumes from the journal."
             )
         log.info("%s: another writer has committed; its files are read again.", output)
+        if (table := tables.documents) is not None and table is not before.documents:
+            _find_document_rows(db, table)
         reconcile(db, tables, settings.on_missing_chunks)
     raise _concurrent_commits_error(below(output, CHUNKS))
 
@@ -514,9 +516,14 @@ def _commit_documents(
             if table.transactions.get(RUN, 0) >= transactions[RUN]:
                 # Another run has completed this one.
                 return table.version
-            db.run("UPDATE documents SET doc_row = NULL")
-            db.many("UPDATE documents SET doc_file = ?, doc_row = ? WHERE id = ?", row_places(table))
+            _find_document_rows(db, table)
     raise _concurrent_commits_error(uri)
+
+
+def _find_document_rows(db: RunDatabase, documents: Table) -> None:
+    """Load the positions of the rows of ``documents`` again, after a commit of another writer."""
+    db.run("UPDATE documents SET doc_row = NULL")
+    db.many("UPDATE documents SET doc_file = ?, doc_row = ? WHERE id = ?", row_places(documents))
 
 
 def _copy_file(source: str, target: str, size: int) -> None:

@@ -477,9 +477,12 @@ def test_another_writer_restores_what_was_pruned(world: World) -> None:
     world.run(version=delta["version"])
 
 
-@pytest.mark.parametrize("table", ["chunks", "documents"])
+@pytest.mark.parametrize(
+    ("table", "others"),
+    [("chunks", ["chunks"]), ("documents", ["documents"]), ("chunks", ["chunks", "documents"])],
+)
 def test_another_writer_commits_between_reading_and_committing(
-    world: World, monkeypatch: pytest.MonkeyPatch, table: str
+    world: World, monkeypatch: pytest.MonkeyPatch, table: str, others: list[str]
 ) -> None:
     world.write_all(several(5))
     world.run()
@@ -491,10 +494,11 @@ def test_another_writer_commits_between_reading_and_committing(
         nonlocal left
         if uri.endswith(table) and left:
             left -= 1
-            deltalake.DeltaTable(uri).optimize.z_order(["document_id"])
-            if table == "documents":
+            for other in others:
+                delta_rs(world, other).optimize.z_order(["document_id"])
+            if "documents" in others:
                 # Its row is replaced.
-                deltalake.DeltaTable(uri).delete("document_id = '2.txt'")
+                delta_rs(world, "documents").delete("document_id = '2.txt'")
         return commit(uri, version, *args, **kwargs)
 
     monkeypatch.setattr(publish, "commit", late)
