@@ -147,7 +147,8 @@ def publish(
     :param last: the last run in the tables.
     :param returned: what the task returns, without the versions.
     :param report: writes the report.
-    :param transactions: transaction identifiers of ``documents`` in addition to those of every run.
+    :param transactions: of a publication of shards, the transaction identifiers of ``documents`` in addition to those
+        of every run.
     :return: what the task returns, and whether anything was committed.
     :raises InputError: data files were removed before their commit.
     :raises OutputBusyError: another run has committed, or another writer before each attempt.
@@ -157,7 +158,7 @@ def publish(
         counts = build_upserts(db, keep_old=keep_old, prune=settings.prune)
         if (found := find_returned_before_clear(last, task, parts, counts)) is not None:
             return found, False
-        _check_files(output, parts)
+        _check_files(output, parts, of_shards=transactions is not None)
         chunks = _Commit(below(output, CHUNKS), tables.chunks, deletion_vectors=settings.deletion_vectors)
         _write_chunks(chunks, db, parts, settings)
         version = chunks.version if chunks.actions else chunks.version - 1
@@ -202,16 +203,17 @@ def publish(
     raise _concurrent_commits_error(below(output, CHUNKS))
 
 
-def _check_files(output: str, parts: Sequence[Part]) -> None:
+def _check_files(output: str, parts: Sequence[Part], *, of_shards: bool) -> None:
     """:raises InputError: data files were removed before their commit, e.g. after the retention."""
     names = set(names_in(below(output, CHUNKS)))
     for part in parts:
         if part.path and part.path not in names:
-            raise InputError(
+            cure = "Run the tasks of the shards again, which send" if of_shards else "A retry sends"
+            gone = InputError(
                 f"{output}: {CHUNKS}/{part.path} is gone. It was written longer ago than the retention, or another "
-                "program removed it, e.g. by VACUUM. Try again, or run the tasks of the shards again; its documents "
-                "are sent again."
+                f"program removed it, e.g. by VACUUM. {cure} its documents again."
             )
+            raise gone if of_shards else gone.as_retryable()
 
 
 class _Commit:

@@ -274,8 +274,9 @@ def test_no_permission_to_delete(world: World, texts: dict[str, str]) -> None:
 def test_files_that_are_gone_are_no_part_of_a_version(world: World, texts: dict[str, str]) -> None:
     staged = stage(world, 2)
     next((world.output / "chunks").glob("*.parquet")).unlink()
-    with pytest.raises(InputError, match=r"parquet is gone\. .*run the tasks of the shards again"):
+    with pytest.raises(InputError, match=r"parquet is gone\. .*Run the tasks of the shards again") as caught:
         commit(world, staged)
+    assert not caught.value.retryable
     night(world, 2, added=14)
     world.check()
 

@@ -743,8 +743,9 @@ def test_a_file_that_goes_before_the_commit_is_no_part_of_a_version(
 
     with monkeypatch.context() as patch:
         patch.setattr(publish, "build_upserts", vacuumed)
-        with pytest.raises(InputError, match=r"parquet is gone\."):
+        with pytest.raises(InputError, match=r"parquet is gone\. .* A retry sends its documents again") as caught:
             world.run(run_id="night")
+    assert caught.value.retryable
     world.run(run_id="night", try_number=2)
     world.check()
 
