@@ -160,6 +160,14 @@ class Journal:
         self._documents_by_file: dict[str, set[str]] = {}
         self._files_by_document: dict[str, tuple[str, ...]] = {}
 
+    @property
+    def advice(self) -> str:
+        """How to continue if a file of the journal is missing or damaged."""
+        return (
+            f"Restore it, or remove the folder {below(self.output, JOURNAL)} to submit again what the unfinished run "
+            "had submitted."
+        )
+
     # -- reading; blocks ------------------------------------------------------------------------------
 
     def head(self) -> dict[str, Any] | None:
@@ -176,10 +184,7 @@ class Journal:
             head = dict(json.loads(data))
             self.run = str(head["run"])
         except (ValueError, TypeError, KeyError):
-            raise InputError(
-                f"{uri} is not a journal of this version of the provider. Restore it, or remove the folder "
-                f"{below(self.output, JOURNAL)} to submit again what the unfinished run had submitted."
-            ) from None
+            raise InputError(f"{uri} is not a journal of this version of the provider. {self.advice}") from None
         return None if head.get("ended") else head
 
     def begin(self, options: Mapping[str, Any]) -> None:

@@ -688,17 +688,18 @@ def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> list[P
     :param files: names in the folder of ``chunks``; a part without its file is skipped. None to skip none.
     """
     parts: list[Part] = []
+    advice = journal.advice
     for record in journal.load():
         match record.kind:
             case "part":
                 part = _part(record.value, journal)
                 if files is not None and part.path and part.path not in files:
                     log.warning("%s of an unfinished run is gone; its documents are sent again.", part.path)
-                    again = ((row.id, row.hash, 0, 0, "", None, None, None) for row in read_index(part.index))
+                    again = ((row.id, row.hash, 0, 0, "", None, None, None) for row in read_index(part.index, advice))
                     db.many(_SET_SEGMENT, again)
                     continue
                 parts.append(part)
-                db.add_new(read_index(part.index))
+                db.add_new(read_index(part.index, advice))
             case "failed":
                 db.run("INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?)", *record.value)
                 # The next attempt submits it again.
@@ -721,6 +722,5 @@ def _part(value: Any, journal: Journal) -> Part:
         return Part(**value)
     except TypeError:
         raise InputError(
-            f"The journal in {journal.output} is of another version of the provider. Remove its folder to submit "
-            "again what the unfinished run had submitted."
+            f"The journal {below(journal.output, journal.run)} is of another version of the provider. {journal.advice}"
         ) from None

@@ -321,8 +321,30 @@ def test_an_index_that_is_damaged(world: World, damage: Callable[[bytes], bytes]
         world.run(run_id="night")
     (index,) = (path for path in world.output.rglob("*.parquet") if path.parent.name != "chunks")
     index.write_bytes(damage(index.read_bytes()))
-    with pytest.raises(InputError, match=r"parquet cannot be read .*Restore it, or remove the folder"):
+    with pytest.raises(InputError, match=r"parquet cannot be read .*Restore it, or remove the folder \S*/journal to"):
         world.run(run_id="night", try_number=2)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [("*/*-kept.log", lambda found: found.replace(b'"truncated"', b'"other"')), ("head.json", lambda found: b"{}")],
+)
+def test_a_journal_of_another_version(world: World, file: str, damage: Callable[[bytes], bytes]) -> None:
+    """The message names exactly the folder that may be removed."""
+    world.write("1.txt", "A text.")
+    world.run()
+    world.write("2.txt", "Another text.")
+    with killed("publish"):
+        world.run(run_id="night")
+    journal = world.output / "journal"
+    (path,) = journal.glob(file)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match="version of the provider") as caught:
+        world.run(run_id="night", try_number=2)
+    assert f"remove the folder {journal} to submit again" in str(caught.value)
+    shutil.rmtree(journal)
+    world.run(run_id="night", try_number=3, posted=["Another text."], added=1)
+    world.check()
 
 
 @pytest.mark.parametrize("table", ["chunks", "documents"])
