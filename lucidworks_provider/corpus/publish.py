@@ -160,6 +160,7 @@ def publish(
             return found, False
         _check_files(output, parts, of_shards=transactions is not None)
         chunks = _Commit(below(output, CHUNKS), tables.chunks, deletion_vectors=settings.deletion_vectors)
+        chunks.actions += [file.remove(_now()) for file in tables.lost.values()]
         _write_chunks(chunks, db, parts, settings)
         version = chunks.version if chunks.actions else chunks.version - 1
         documents = -1 if tables.documents is None else tables.documents.version
@@ -191,7 +192,7 @@ def publish(
                 deletion_vectors=settings.deletion_vectors,
             )
             return result, True
-        before, tables = tables, read_tables(output, tables)
+        before, tables = tables, read_tables(output, tables).without(tables.lost)
         if tables.chunks is None or tables.chunks_run != before.chunks_run:
             raise OutputBusyError(
                 f"{output}: another run has committed. Nothing more is written; a retry resumes from the journal."

@@ -52,6 +52,7 @@ from lucidworks_provider.corpus.tables import (
     add_documents_of_other_shards,
     build_upserts,
     check_empty,
+    check_files,
     count_after,
     load_documents,
     load_empty_results,
@@ -123,8 +124,9 @@ def plan_run(corpus: Corpus) -> dict[str, Any]:
 
     :return: ``{"documents", "would_submit", "requests", "bytes", "skipped"}``.
     :raises InputError: a run would fail with it before it sends anything.
+    :raises StorageError: as for ``InputError``, e.g. if a data file is gone.
     """
-    tables = _checked_tables(corpus)
+    tables = check_files(_checked_tables(corpus), full_refresh=corpus.full_refresh)
     shard = read_shard(corpus.listing) if corpus.listing else None
     with RunDatabase() as db:
         _load(db, tables, shard, corpus)
@@ -166,6 +168,7 @@ def run(
         published = tables.run if shard is None else None
         if (found := find_returned(folder, task, published, all_runs=holder.try_number > 1)) is not None:
             return found
+        tables = check_files(tables, full_refresh=corpus.full_refresh)
         with RunDatabase() as db:
             return _Run(corpus, service, db, tables, lease, task, shard, folder).execute()
     finally:
@@ -388,6 +391,7 @@ class _Run:
             deletion_vectors=settings.deletion_vectors,
             on_missing_chunks=settings.on_missing_chunks,
             prune=settings.prune,
+            full_refresh=self.corpus.full_refresh,
             parts=[asdict(part) for part in self.parts],
             facts="",
             returned=returned,

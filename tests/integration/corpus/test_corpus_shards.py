@@ -262,6 +262,19 @@ def test_a_full_refresh_of_all_shards(world: World, texts: dict[str, str]) -> No
     world.check()
 
 
+def test_a_full_refresh_of_all_shards_repairs_a_table_whose_files_are_gone(
+    world: World, texts: dict[str, str]
+) -> None:
+    night(world)
+    world.remove("003.txt")
+    next((world.output / "chunks").glob("*.parquet")).unlink()
+    with pytest.raises(StorageError, match="is missing, .* with full_refresh=True"):
+        night(world)
+    night(world, changes={"full_refresh": True}, posted=sorted(world.expected.values()))
+    world.check()
+    night(world, changes={"full_refresh": False}, posted=[])
+
+
 @pytest.mark.usefixtures("undeletable")
 def test_no_permission_to_delete(world: World, texts: dict[str, str]) -> None:
     night(world)

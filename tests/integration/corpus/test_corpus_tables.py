@@ -30,7 +30,7 @@ from lucidworks_provider.corpus.inspect import inspect
 from lucidworks_provider.corpus.pipeline import PipelineSettings
 from lucidworks_provider.delta import log as delta_log
 from lucidworks_provider.delta.log import Table, read_table
-from lucidworks_provider.errors import InputError, OutputBusyError
+from lucidworks_provider.errors import InputError, OutputBusyError, StorageError
 
 COLUMNS = ["document_id", "chunk_index", "text", "start", "end", "vector", "input_tokens", "content_hash"]
 Chunks = list[tuple[Any, ...]]
@@ -533,6 +533,80 @@ def test_a_zombie_that_commits_is_noticed(world: World, monkeypatch: pytest.Monk
         world.run(run_id="night")
     world.run(run_id="night", try_number=2, posted=[], changed=1)
     world.check()
+
+
+@pytest.mark.parametrize("how", ["resend", "drop"])
+@pytest.mark.parametrize("suffix", ["parquet", "bin"])
+@pytest.mark.parametrize("others", [False, True])
+def test_a_full_refresh_repairs_a_table_whose_files_are_gone(
+    world: World, suffix: str, others: bool, how: Any
+) -> None:
+    """As by a lifecycle rule of the bucket, or a VACUUM that removes deletion vectors; a run before it sends nothing."""
+    world.set(on_missing_chunks=how)
+    world.write_all(several(9))
+    world.run()
+    world.write("1.txt", "Another one. " * 30)
+    world.run()
+    if others:
+        OTHERS["compact documents"](world)
+    masked = next(path for path, file in table_of(world).files.items() if file.vector)
+    lost = world.output / "chunks" / masked if suffix == "parquet" else next(world.output.rglob("*.bin"))
+    lost.unlink()
+    world.write("2.txt", "Changed. " * 30)
+    world.remove("3.txt")
+    posted = len(world.service.posted)
+    for fails in (world.run, lambda: run.plan_run(world.corpus)):
+        with pytest.raises(StorageError, match=rf"{lost.name} is missing, .* with full_refresh=True, which removes"):
+            fails()
+    assert len(world.service.posted) == posted
+
+    world.set(full_refresh=True)
+    delta = world.run(posted=world.expected.values())
+
+    # Its chunks were in that file.
+    assert world.statuses()["3.txt"] == ("vanished" if how == "resend" else "deleted")
+    agree(world)
+    world.set(full_refresh=False)
+    world.run(posted=[], version=delta["version"])
+    world.write("3.txt", "The third is back.")
+    world.run(posted=["The third is back."])
+    agree(world)
+
+
+def test_another_writer_removes_a_file_that_is_gone(world: World) -> None:
+    """Only its documents are sent again."""
+    world.write_all(several(9))
+    world.run()
+    world.write("1.txt", "Another one. " * 30)
+    world.run()
+    (masked,) = (path for path, file in table_of(world).files.items() if file.vector)
+    (world.output / "chunks" / masked).unlink()
+    assert delta_rs(world).repair()["files_removed"] == [masked]
+    world.run(posted=[text for one, text in world.expected.items() if one != "1.txt"])
+    agree(world)
+
+
+def test_another_writer_commits_while_a_run_removes_files_that_are_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.write_all(several(5))
+    world.run()
+    (path,) = table_of(world).files
+    (world.output / "chunks" / path).unlink()
+    commit, left = publish.commit, 1
+
+    def late(uri: str, version: int, *args: Any, **kwargs: Any) -> bool:
+        nonlocal left
+        if left:
+            left -= 1
+            delta_rs(world).alter.set_table_properties({"delta.checkpointInterval": "20"})
+        return commit(uri, version, *args, **kwargs)
+
+    monkeypatch.setattr(publish, "commit", late)
+    world.set(full_refresh=True)
+    world.run(posted=world.expected.values())
+    assert left == 0
+    agree(world)
 
 
 # -- kills -----------------------------------------------------------------------------------------------
