@@ -449,6 +449,30 @@ class Journal:
         return below(self.output, f"{self.run}/{name}")
 
 
+class ReadOnlyJournal(Journal):
+    """A journal whose changes are in memory only: for a plan, which must not write."""
+
+    def __init__(self, output: str) -> None:
+        super().__init__(output)
+        self._ended = False
+        self._carried_over: list[Record] | None = None
+
+    def head(self) -> dict[str, Any] | None:
+        return None if self._ended else super().head()
+
+    def load(self) -> Iterator[Record]:
+        yield from super().load() if self._carried_over is None else self._carried_over
+
+    def end(self) -> None:
+        self._ended = True
+
+    def carry_over(self, records: Iterable[Record]) -> None:
+        self._carried_over = list(records)
+
+    def delete(self, files: list[str]) -> None:
+        pass
+
+
 def _number(count: int) -> str:
     return f"{count:08d}"
 

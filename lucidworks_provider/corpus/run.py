@@ -18,7 +18,7 @@ from lucidworks_provider import metrics
 from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.client.options import MAX_TEXT_BYTES
 from lucidworks_provider.corpus.dataset import CHUNKS, NAMES, REJECTS, REPORT, SHARDS, below
-from lucidworks_provider.corpus.journal import BodyLocation, Journal, Record, SegmentKey
+from lucidworks_provider.corpus.journal import BodyLocation, Journal, ReadOnlyJournal, Record, SegmentKey
 from lucidworks_provider.corpus.lease import Holder, Lease
 from lucidworks_provider.corpus.parts import Part, PartWriter, read_index
 from lucidworks_provider.corpus.pipeline import Pipeline, PipelineSettings, Service
@@ -120,7 +120,7 @@ class Corpus:
 
 def plan_run(corpus: Corpus) -> dict[str, Any]:
     """
-    What a run would send; sends and writes nothing.
+    What a run would send, after an interrupted one without its jobs and results; sends and writes nothing.
 
     :return: ``{"documents", "would_submit", "requests", "bytes", "skipped"}``.
     :raises InputError: a run would fail with it before it sends anything.
@@ -128,8 +128,24 @@ def plan_run(corpus: Corpus) -> dict[str, Any]:
     """
     tables = check_files(_checked_tables(corpus), full_refresh=corpus.full_refresh)
     shard = read_shard(corpus.listing) if corpus.listing else None
+    folder, published = _folder(corpus, shard), tables.run if shard is None else tables.staged(shard)
+    if (number := tables.incomplete_run) is not None:
+        log.warning(
+            "Run %s died between its two commits, and the next run makes the second one. Before that, a plan does not "
+            "know which chunks another program has removed.",
+            number,
+        )
     with RunDatabase() as db:
         _load(db, tables, shard, corpus)
+        last = read_run_record(folder, published) if published else None
+        resume_run(
+            ReadOnlyJournal(folder),
+            corpus,
+            db,
+            published_journal="" if last is None else last.journal,
+            published_parts=None if shard is None or last is None else lambda: _parts_of(folder, last),
+            has_tables=tables.chunks is not None,
+        )
         summary = _plan(corpus, db, tables, shard, log.warning, exact=True)[1]
     return {
         "documents": summary.documents,
@@ -157,7 +173,7 @@ def run(
     shard = read_shard(corpus.listing) if corpus.listing else None
     if shard is not None:
         complete_run(corpus.output, holder, wait_seconds)
-    folder = corpus.output if shard is None else below(corpus.output, f"{SHARDS}/{shard.name}")
+    folder = _folder(corpus, shard)
     lease = Lease(folder)
     lease.acquire(holder, wait_seconds)
     try:
@@ -214,7 +230,7 @@ class _Run:
             corpus,
             db,
             published_journal="" if last is None else last.journal,
-            published_parts=None if self.shard is None or last is None else lambda: self._parts_of(last),
+            published_parts=None if self.shard is None or last is None else lambda: _parts_of(self.folder, last),
             has_tables=self.tables.chunks is not None,
         )
         if resumed is not None:
@@ -248,17 +264,6 @@ class _Run:
         self._warnings += 1
         metrics.warnings(1)
         log.warning(message, *values)
-
-    def _parts_of(self, last: RunRecord) -> set[str]:
-        """Paths of the parts that the published run has taken from its journal; a later try may have added others."""
-        paths = set(last.parts)
-        for number in run_numbers(self.folder):
-            if number < last.number:
-                record = read_run_record(self.folder, number)
-                if record is None or record.journal != last.journal:
-                    break
-                paths |= set(record.parts)
-        return paths
 
     async def _send(self, plan: Plan, stats: RunStats) -> Pipeline:
         pipeline = Pipeline(
@@ -484,11 +489,30 @@ class _Run:
             )
 
 
+def _folder(corpus: Corpus, shard: Shard | None) -> str:
+    """Of lease, journal and records."""
+    return corpus.output if shard is None else below(corpus.output, f"{SHARDS}/{shard.name}")
+
+
+def _parts_of(folder: str, last: RunRecord) -> set[str]:
+    """Paths of the parts that the published run has taken from its journal; a later try may have added others."""
+    paths = set(last.parts)
+    for number in run_numbers(folder):
+        if number < last.number:
+            record = read_run_record(folder, number)
+            if record is None or record.journal != last.journal:
+                break
+            paths |= set(record.parts)
+    return paths
+
+
 def _load(db: RunDatabase, tables: Tables, shard: Shard | None, corpus: Corpus) -> None:
     load_documents(db, tables.documents, shard)
     if not corpus.full_refresh:
         load_empty_results(db)
-    reconcile(db, tables, corpus.on_missing_chunks, whole=shard is None)
+    if tables.incomplete_run is None:
+        # Otherwise, in a plan, the table of documents is older than the one of chunks.
+        reconcile(db, tables, corpus.on_missing_chunks, whole=shard is None)
 
 
 @contextmanager

@@ -688,6 +688,17 @@ def test_between_the_two_commits(world: World, own: bool) -> None:
     world.run(run_id="night", try_number=3, changed=1)
 
 
+def test_a_plan_between_the_two_commits(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """It has the results of the run in the journal, and blames no other program."""
+    between(world)
+    world.write("2.txt", "One more.")
+    plan = run.plan_run(world.corpus)
+    assert (plan["would_submit"], plan["requests"]) == (1, 1)
+    assert "Run 2 died between its two commits" in caplog.text
+    assert "another program has removed or replaced" not in caplog.text
+    world.run(posted=["One more."])
+
+
 def test_a_vacuum_between_the_two_commits(world: World) -> None:
     """It takes every file that no version names; the rows of the second commit are outside both tables."""
     # Of delta-rs, a full vacuum removes deletion vectors that are in use.
