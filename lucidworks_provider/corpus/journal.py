@@ -458,7 +458,11 @@ class ReadOnlyJournal(Journal):
         self._carried_over: list[Record] | None = None
 
     def head(self) -> dict[str, Any] | None:
-        return None if self._ended else super().head()
+        head = None if self._ended else super().head()
+        if head is not None and self._carried_over is not None:
+            # What :meth:`Journal.carry_over` writes.
+            head = {"run": head["run"], "options": head.get("options", {})}
+        return head
 
     def load(self) -> Iterator[Record]:
         yield from super().load() if self._carried_over is None else self._carried_over

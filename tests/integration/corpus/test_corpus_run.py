@@ -1036,7 +1036,8 @@ class TestGuards:
         assert tree(world.output) == before
         world.run()
         world.check()
-        assert plan["requests"] == len(world.service.posted) - posted == (2 if full_refresh else 0)
+        assert plan["requests"] == len(world.service.posted) - posted
+        assert (plan["requests"] > 0) == full_refresh
 
     @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
     def test_max_requests_counts_the_submissions_of_long_documents(self, world: World, name: str) -> None:
