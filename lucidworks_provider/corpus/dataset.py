@@ -22,6 +22,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lucidworks_provider.corpus.run_database import ON_TEMPORARY_DISK
 from lucidworks_provider.delta import check_installed
 from lucidworks_provider.errors import InputError
 
@@ -191,7 +192,7 @@ def changes(output: str, since: int | None, until: int | None = None) -> Iterato
     :param until: version of ``chunks`` to read; the newest published one if not given.
     :return: batches; none if nothing has changed.
     :raises InputError: there is no such catalogue or version.
-    :raises StorageError: a file is missing or cannot be read.
+    :raises StorageError: a file is missing or cannot be read, or the temporary disk is full.
     """
     check_installed()
     import pyarrow as pa
@@ -205,7 +206,7 @@ def changes(output: str, since: int | None, until: int | None = None) -> Iterato
     for field in chunks.schema:
         schema = schema.append(field.with_nullable(field.name != "document_id"))
     # An empty name is a temporary database.
-    with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as db:
+    with ON_TEMPORARY_DISK, closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as db:
         db.executescript(_CHANGED)
         for some in _changed(documents, since):
             db.executemany("INSERT OR REPLACE INTO changed VALUES (?, ?, ?, ?)", some)

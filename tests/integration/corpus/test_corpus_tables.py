@@ -24,6 +24,7 @@ from delta_world import READERS
 
 from lucidworks_provider import storage
 from lucidworks_provider.client.chunking import ChunkingOptions
+from lucidworks_provider.corpus import dataset as dataset_module
 from lucidworks_provider.corpus import publish, run, tables
 from lucidworks_provider.corpus.dataset import changes, open_dataset, open_documents, version_of
 from lucidworks_provider.corpus.inspect import inspect
@@ -198,6 +199,14 @@ def test_documents_added_and_deleted_in_between_are_deleted(world: World) -> Non
     assert world.changed(second) == {"back.txt": "added", "short.txt": "deleted"}
     assert world.changed(None) == {"back.txt": "added", "short.txt": "deleted", "stays.txt": "added"}
     assert world.changed(first, second)["back.txt"] == "deleted"
+
+
+def test_changes_on_a_full_temporary_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.fill(12)
+    world.run()
+    monkeypatch.setattr(dataset_module, "_CHANGED", f"PRAGMA max_page_count = 1; {dataset_module._CHANGED}")
+    with pytest.raises(StorageError, match="disk is full.* set TMPDIR"):
+        world.changed(None)
 
 
 def test_a_missing_version(world: World) -> None:
