@@ -184,7 +184,9 @@ class Journal:
             head = dict(json.loads(data))
             self.run = str(head["run"])
         except (ValueError, TypeError, KeyError):
-            raise InputError(f"{uri} is not a journal of this version of the provider. {self.advice}") from None
+            raise InputError(
+                f"{uri} is not a journal of this version of the provider. {self.advice}"
+            ) from None
         return None if head.get("ended") else head
 
     def begin(self, options: Mapping[str, Any]) -> None:

@@ -131,8 +131,8 @@ def plan_run(corpus: Corpus) -> dict[str, Any]:
     folder, published = _folder(corpus, shard), tables.run if shard is None else tables.staged(shard)
     if (number := tables.incomplete_run) is not None:
         log.warning(
-            "Run %s died between its two commits, and the next run makes the second one. Before that, a plan does not "
-            "know which chunks another program has removed.",
+            "Run %s died between its two commits, and the next run makes the second one. Before that, a plan does "
+            "not know which chunks another program has removed.",
             number,
         )
     with RunDatabase() as db:
@@ -230,7 +230,9 @@ class _Run:
             corpus,
             db,
             published_journal="" if last is None else last.journal,
-            published_parts=None if self.shard is None or last is None else lambda: _parts_of(self.folder, last),
+            published_parts=None
+            if self.shard is None or last is None
+            else lambda: _parts_of(self.folder, last),
             has_tables=self.tables.chunks is not None,
         )
         if resumed is not None:
@@ -723,7 +725,10 @@ def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> list[P
                 part = _part(record.value, journal)
                 if files is not None and part.path and part.path not in files:
                     log.warning("%s of an unfinished run is gone; its documents are sent again.", part.path)
-                    again = ((row.id, row.hash, 0, 0, "", None, None, None) for row in read_index(part.index, advice))
+                    again = (
+                        (row.id, row.hash, 0, 0, "", None, None, None)
+                        for row in read_index(part.index, advice)
+                    )
                     db.many(_SET_SEGMENT, again)
                     continue
                 parts.append(part)
@@ -750,5 +755,6 @@ def _part(value: Any, journal: Journal) -> Part:
         return Part(**value)
     except TypeError:
         raise InputError(
-            f"The journal {below(journal.output, journal.run)} is of another version of the provider. {journal.advice}"
+            f"The journal {below(journal.output, journal.run)} is of another version of the provider. "
+            f"{journal.advice}"
         ) from None

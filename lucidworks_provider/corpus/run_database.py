@@ -84,8 +84,8 @@ ON_TEMPORARY_DISK = _OnTemporaryDisk()
 def _disk_error(err: Exception) -> StorageError:
     return StorageError(
         f"The temporary database cannot be written: {err}. Its folder on this machine is "
-        f"{tempfile.tempdir or 'the temporary one'}; without TMPDIR, SQLite also uses /var/tmp. Free some space, or set "
-        "TMPDIR to a folder on a larger disk."
+        f"{tempfile.tempdir or 'the temporary one'}; without TMPDIR, SQLite also uses /var/tmp. Free some space, or "
+        "set TMPDIR to a folder on a larger disk."
     )
 
 

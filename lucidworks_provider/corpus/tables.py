@@ -40,6 +40,7 @@ from lucidworks_provider.delta.log import DataFile, Table, check_writable, file_
 from lucidworks_provider.delta.rows import read_rows
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.jobs.columns import chunk_schema
+from lucidworks_provider.metrics import count
 from lucidworks_provider.storage import is_missing, names_in, split_uri
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ def read_tables(output: str, known: Tables | None = None) -> Tables:
 
 def check_files(tables: Tables, *, full_refresh: bool) -> Tables:
     """
-    Detect data files of ``chunks`` that are gone, or whose deletion vectors are, e.g. by a lifecycle rule of a bucket.
+    Detect data files of ``chunks`` that are gone, or whose deletion vectors are, e.g. by a bucket's lifecycle rule.
 
     :param full_refresh: the run sends all documents again, and may remove such files from the table.
     :return: the tables without them.
@@ -241,14 +242,14 @@ def check_files(tables: Tables, *, full_refresh: bool) -> Tables:
     if lost and not full_refresh:
         raise StorageError(
             f"{example} is missing, though its table refers to it. Restore it, or run once with full_refresh=True, "
-            f"which removes the {len(lost):,} data files that cannot be read from the table, and sends every document "
-            "again. Nothing was sent."
+            f"which removes {count(len(lost), 'data file')} from the table and sends every document again. Nothing "
+            "was sent."
         )
     if lost:
         log.warning(
-            "%s: %s data files or their deletion vectors are gone, e.g. %s; full_refresh removes them from the table.",
+            "%s: %s or their deletion vectors are gone, e.g. %s; full_refresh removes them from the table.",
             chunks.uri,
-            f"{len(lost):,}",
+            count(len(lost), "data file"),
             example,
         )
     return tables.without(lost)

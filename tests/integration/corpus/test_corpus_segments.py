@@ -336,16 +336,23 @@ def test_a_full_temporary_disk_is_an_error_that_names_it(use: Callable[[RunDatab
     with RunDatabase() as db:
         db.run("PRAGMA max_page_count = 60")
         message = rf"disk is full\. Its folder on this machine is {tempfile.gettempdir()};.* set TMPDIR"
-        with pytest.raises(StorageError, match=message), db.transaction():
-            for n in range(10_000):
-                use(db, n)
+
+        def fill() -> None:
+            with db.transaction():
+                for n in range(10_000):
+                    use(db, n)
+
+        with pytest.raises(StorageError, match=message):
+            fill()
         # Errors of statements are not about the disk.
         with pytest.raises(sqlite3.OperationalError, match="no such table"):
             db.run("SELECT * FROM unknown_table")
 
 
 def test_no_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "mkdtemp", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    monkeypatch.setattr(
+        tempfile, "mkdtemp", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    )
     with pytest.raises(StorageError, match=r"No space left on device\. .* set TMPDIR"):
         RunDatabase()
 

@@ -268,7 +268,7 @@ def test_a_full_refresh_of_all_shards_repairs_a_table_whose_files_are_gone(
     night(world)
     world.remove("003.txt")
     next((world.output / "chunks").glob("*.parquet")).unlink()
-    with pytest.raises(StorageError, match="is missing, .* with full_refresh=True"):
+    with pytest.raises(StorageError, match=r"is missing, .* with full_refresh=True"):
         night(world)
     night(world, changes={"full_refresh": True}, posted=sorted(world.expected.values()))
     world.check()
@@ -334,13 +334,18 @@ def test_an_index_that_is_damaged(world: World, damage: Callable[[bytes], bytes]
         world.run(run_id="night")
     (index,) = (path for path in world.output.rglob("*.parquet") if path.parent.name != "chunks")
     index.write_bytes(damage(index.read_bytes()))
-    with pytest.raises(InputError, match=r"parquet cannot be read .*Restore it, or remove the folder \S*/journal to"):
+    with pytest.raises(
+        InputError, match=r"parquet cannot be read .*Restore it, or remove the folder \S*/journal to"
+    ):
         world.run(run_id="night", try_number=2)
 
 
 @pytest.mark.parametrize(
     ("file", "damage"),
-    [("*/*-kept.log", lambda found: found.replace(b'"truncated"', b'"other"')), ("head.json", lambda found: b"{}")],
+    [
+        ("*/*-kept.log", lambda found: found.replace(b'"truncated"', b'"other"')),
+        ("head.json", lambda found: b"{}"),
+    ],
 )
 def test_a_journal_of_another_version(world: World, file: str, damage: Callable[[bytes], bytes]) -> None:
     """The message names exactly the folder that may be removed."""

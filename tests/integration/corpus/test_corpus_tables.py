@@ -24,8 +24,7 @@ from delta_world import READERS
 
 from lucidworks_provider import storage
 from lucidworks_provider.client.chunking import ChunkingOptions
-from lucidworks_provider.corpus import dataset as dataset_module
-from lucidworks_provider.corpus import publish, run, tables
+from lucidworks_provider.corpus import dataset, publish, run, tables
 from lucidworks_provider.corpus.dataset import changes, open_dataset, open_documents, version_of
 from lucidworks_provider.corpus.inspect import inspect
 from lucidworks_provider.corpus.pipeline import PipelineSettings
@@ -204,8 +203,8 @@ def test_documents_added_and_deleted_in_between_are_deleted(world: World) -> Non
 def test_changes_on_a_full_temporary_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.fill(12)
     world.run()
-    monkeypatch.setattr(dataset_module, "_CHANGED", f"PRAGMA max_page_count = 1; {dataset_module._CHANGED}")
-    with pytest.raises(StorageError, match="disk is full.* set TMPDIR"):
+    monkeypatch.setattr(dataset, "_CHANGED", "PRAGMA max_page_count = 1; CREATE TABLE changed (id);")
+    with pytest.raises(StorageError, match=r"disk is full.* set TMPDIR"):
         world.changed(None)
 
 
@@ -550,7 +549,7 @@ def test_a_zombie_that_commits_is_noticed(world: World, monkeypatch: pytest.Monk
 def test_a_full_refresh_repairs_a_table_whose_files_are_gone(
     world: World, suffix: str, others: bool, how: Any
 ) -> None:
-    """As by a lifecycle rule of the bucket, or a VACUUM that removes deletion vectors; a run before it sends nothing."""
+    """As by a lifecycle rule, or a VACUUM that removes deletion vectors; a run before it sends nothing."""
     world.set(on_missing_chunks=how)
     world.write_all(several(9))
     world.run()
@@ -565,7 +564,9 @@ def test_a_full_refresh_repairs_a_table_whose_files_are_gone(
     world.remove("3.txt")
     posted = len(world.service.posted)
     for fails in (world.run, lambda: run.plan_run(world.corpus)):
-        with pytest.raises(StorageError, match=rf"{lost.name} is missing, .* with full_refresh=True, which removes"):
+        with pytest.raises(
+            StorageError, match=rf"{lost.name} is missing, .* with full_refresh=True, which removes"
+        ):
             fails()
     assert len(world.service.posted) == posted
 
@@ -837,7 +838,9 @@ def test_a_file_that_goes_before_the_commit_is_no_part_of_a_version(
 
     with monkeypatch.context() as patch:
         patch.setattr(publish, "build_upserts", vacuumed)
-        with pytest.raises(InputError, match=r"parquet is gone\. .* A retry sends its documents again") as caught:
+        with pytest.raises(
+            InputError, match=r"parquet is gone\. .* A retry sends its documents again"
+        ) as caught:
             world.run(run_id="night")
     assert caught.value.retryable
     world.run(run_id="night", try_number=2)
