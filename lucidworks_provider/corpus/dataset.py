@@ -22,6 +22,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lucidworks_provider.corpus.run_database import ON_TEMPORARY_DISK
 from lucidworks_provider.delta import check_installed
 from lucidworks_provider.errors import InputError
 
@@ -180,16 +181,18 @@ def changes(output: str, since: int | None, until: int | None = None) -> Iterato
     Each batch has the columns of :func:`open_dataset` and ``change`` before them: ``added``, ``changed`` or
     ``deleted``. All rows of a document are in one batch, by ``chunk_index``. A document without chunks, such as a
     deleted one, has one row, in which all other columns but ``document_id`` are null. The two versions are compared:
-    a document that was added and deleted in between is not in the result, and one that changed twice is in it once.
+    a document that changed twice is in the result once. One that was added and deleted in between is in it as
+    ``deleted``, as a load that failed may have inserted it.
 
     The ids are in a temporary SQLite database, so memory does not grow with the number of documents. Where another
     program has spread the rows of a document, its rows are collected in memory.
 
-    :param since: version of ``chunks`` that the consumer has; None for none.
+    :param since: version of ``chunks`` that the consumer has; None for none, which yields all documents, those that
+        were deleted as well.
     :param until: version of ``chunks`` to read; the newest published one if not given.
     :return: batches; none if nothing has changed.
     :raises InputError: there is no such catalogue or version.
-    :raises StorageError: a file is missing or cannot be read.
+    :raises StorageError: a file is missing or cannot be read, or the temporary disk is full.
     """
     check_installed()
     import pyarrow as pa
@@ -203,7 +206,7 @@ def changes(output: str, since: int | None, until: int | None = None) -> Iterato
     for field in chunks.schema:
         schema = schema.append(field.with_nullable(field.name != "document_id"))
     # An empty name is a temporary database.
-    with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as db:
+    with ON_TEMPORARY_DISK, closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as db:
         db.executescript(_CHANGED)
         for some in _changed(documents, since):
             db.executemany("INSERT OR REPLACE INTO changed VALUES (?, ?, ?, ?)", some)
@@ -276,9 +279,8 @@ def _changed(documents: Table, since: int | None) -> Iterator[Iterator[tuple[str
         file = pc.if_else(pc.is_valid(batch.column("first_row")), batch.column("chunk_file"), pa.scalar(None))
         found = (batch.column("document_id"), file, batch.column("chunks"), is_now)
         yield (
-            (one, ("", "added", "deleted", "changed")[now + 2 * before], file, count)
+            (one, "deleted" if not now else "changed" if before else "added", file, count)
             for one, file, count, now, before in zip(*(one.to_pylist() for one in found), was, strict=True)
-            if now or before
         )
 
 

@@ -29,6 +29,7 @@ from lucidworks_provider.corpus.dataset import (
     RUN,
     open_delta_table,
 )
+from lucidworks_provider.corpus.run_database import ON_TEMPORARY_DISK
 from lucidworks_provider.corpus.tables import CatalogueOptions, ids_of_last_run
 from lucidworks_provider.delta import check_installed
 from lucidworks_provider.documents.document import Document, RejectedDocument, content_hash
@@ -150,6 +151,7 @@ def inspect(
     """
     check_installed()
     with (
+        ON_TEMPORARY_DISK,
         tempfile.TemporaryDirectory(prefix="lucidworks-") as folder,
         closing(sqlite3.connect(Path(folder) / "inspect.db", isolation_level=None)) as db,
     ):

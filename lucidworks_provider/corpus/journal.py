@@ -160,6 +160,14 @@ class Journal:
         self._documents_by_file: dict[str, set[str]] = {}
         self._files_by_document: dict[str, tuple[str, ...]] = {}
 
+    @property
+    def advice(self) -> str:
+        """How to continue if a file of the journal is missing or damaged."""
+        return (
+            f"Restore it, or remove the folder {below(self.output, JOURNAL)} to submit again what the unfinished run "
+            "had submitted."
+        )
+
     # -- reading; blocks ------------------------------------------------------------------------------
 
     def head(self) -> dict[str, Any] | None:
@@ -177,8 +185,7 @@ class Journal:
             self.run = str(head["run"])
         except (ValueError, TypeError, KeyError):
             raise InputError(
-                f"{uri} is not a journal of this version of the provider. Restore it, or remove the folder "
-                f"{below(self.output, JOURNAL)} to submit again what the unfinished run had submitted."
+                f"{uri} is not a journal of this version of the provider. {self.advice}"
             ) from None
         return None if head.get("ended") else head
 
@@ -442,6 +449,34 @@ class Journal:
 
     def _uri(self, name: str) -> str:
         return below(self.output, f"{self.run}/{name}")
+
+
+class ReadOnlyJournal(Journal):
+    """A journal whose changes are in memory only: for a plan, which must not write."""
+
+    def __init__(self, output: str) -> None:
+        super().__init__(output)
+        self._ended = False
+        self._carried_over: list[Record] | None = None
+
+    def head(self) -> dict[str, Any] | None:
+        head = None if self._ended else super().head()
+        if head is not None and self._carried_over is not None:
+            # What :meth:`Journal.carry_over` writes.
+            head = {"run": head["run"], "options": head.get("options", {})}
+        return head
+
+    def load(self) -> Iterator[Record]:
+        yield from super().load() if self._carried_over is None else self._carried_over
+
+    def end(self) -> None:
+        self._ended = True
+
+    def carry_over(self, records: Iterable[Record]) -> None:
+        self._carried_over = list(records)
+
+    def delete(self, files: list[str]) -> None:
+        pass
 
 
 def _number(count: int) -> str:

@@ -319,17 +319,17 @@ def _index_schema() -> pa.Schema:
     return pa.schema([pa.field(name, kind) for name, kind in zip(Row._fields, types, strict=True)])
 
 
-def read_index(uri: str) -> Iterator[Row]:
+def read_index(uri: str, advice: str) -> Iterator[Row]:
     """
     Read the index of a part.
 
+    :param advice: :attr:`~lucidworks_provider.corpus.journal.Journal.advice`, for the messages.
     :raises InputError: there is no such file, or it is not an index.
     :raises StorageError: the storage cannot be read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    advice = "Restore it, or remove the folder of the journal to submit again what the unfinished run had submitted."
     if (data := read_file(uri)) is None:
         raise InputError(f"{uri} is named by the journal and is missing. {advice}")
     try:

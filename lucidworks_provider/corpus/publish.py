@@ -147,7 +147,8 @@ def publish(
     :param last: the last run in the tables.
     :param returned: what the task returns, without the versions.
     :param report: writes the report.
-    :param transactions: transaction identifiers of ``documents`` in addition to those of every run.
+    :param transactions: of a publication of shards, the transaction identifiers of ``documents`` in addition to those
+        of every run.
     :return: what the task returns, and whether anything was committed.
     :raises InputError: data files were removed before their commit.
     :raises OutputBusyError: another run has committed, or another writer before each attempt.
@@ -155,10 +156,11 @@ def publish(
     number, keep_old = tables.number(lease.number), tables.options == settings.options.as_json()
     for _ in range(COMMITS):
         counts = build_upserts(db, keep_old=keep_old, prune=settings.prune)
-        if (before := find_returned_before_clear(last, task, parts, counts)) is not None:
-            return before, False
-        _check_files(output, parts)
+        if (found := find_returned_before_clear(last, task, parts, counts)) is not None:
+            return found, False
+        _check_files(output, parts, of_shards=transactions is not None)
         chunks = _Commit(below(output, CHUNKS), tables.chunks, deletion_vectors=settings.deletion_vectors)
+        chunks.actions += [file.remove(_now()) for file in tables.lost.values()]
         _write_chunks(chunks, db, parts, settings)
         version = chunks.version if chunks.actions else chunks.version - 1
         documents = -1 if tables.documents is None else tables.documents.version
@@ -190,26 +192,29 @@ def publish(
                 deletion_vectors=settings.deletion_vectors,
             )
             return result, True
-        before_run, tables = tables.chunks_run, read_tables(output, tables)
-        if tables.chunks is None or tables.chunks_run != before_run:
+        before, tables = tables, read_tables(output, tables).without(tables.lost)
+        if tables.chunks is None or tables.chunks_run != before.chunks_run:
             raise OutputBusyError(
                 f"{output}: another run has committed. Nothing more is written; a retry resumes from the journal."
             )
         log.info("%s: another writer has committed; its files are read again.", output)
+        if (table := tables.documents) is not None and table is not before.documents:
+            _find_document_rows(db, table)
         reconcile(db, tables, settings.on_missing_chunks)
     raise _concurrent_commits_error(below(output, CHUNKS))
 
 
-def _check_files(output: str, parts: Sequence[Part]) -> None:
+def _check_files(output: str, parts: Sequence[Part], *, of_shards: bool) -> None:
     """:raises InputError: data files were removed before their commit, e.g. after the retention."""
     names = set(names_in(below(output, CHUNKS)))
     for part in parts:
         if part.path and part.path not in names:
-            raise InputError(
+            cure = "Run the tasks of the shards again, which send" if of_shards else "A retry sends"
+            gone = InputError(
                 f"{output}: {CHUNKS}/{part.path} is gone. It was written longer ago than the retention, or another "
-                "program removed it, e.g. by VACUUM. Try again, or run the tasks of the shards again; its documents "
-                "are sent again."
+                f"program removed it, e.g. by VACUUM. {cure} its documents again."
             )
+            raise gone if of_shards else gone.as_retryable()
 
 
 class _Commit:
@@ -514,9 +519,14 @@ def _commit_documents(
             if table.transactions.get(RUN, 0) >= transactions[RUN]:
                 # Another run has completed this one.
                 return table.version
-            db.run("UPDATE documents SET doc_row = NULL")
-            db.many("UPDATE documents SET doc_file = ?, doc_row = ? WHERE id = ?", row_places(table))
+            _find_document_rows(db, table)
     raise _concurrent_commits_error(uri)
+
+
+def _find_document_rows(db: RunDatabase, documents: Table) -> None:
+    """Load the positions of the rows of ``documents`` again, after a commit of another writer."""
+    db.run("UPDATE documents SET doc_row = NULL")
+    db.many("UPDATE documents SET doc_file = ?, doc_row = ? WHERE id = ?", row_places(documents))
 
 
 def _copy_file(source: str, target: str, size: int) -> None:

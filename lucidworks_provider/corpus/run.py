@@ -18,7 +18,7 @@ from lucidworks_provider import metrics
 from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.client.options import MAX_TEXT_BYTES
 from lucidworks_provider.corpus.dataset import CHUNKS, NAMES, REJECTS, REPORT, SHARDS, below
-from lucidworks_provider.corpus.journal import BodyLocation, Journal, Record, SegmentKey
+from lucidworks_provider.corpus.journal import BodyLocation, Journal, ReadOnlyJournal, Record, SegmentKey
 from lucidworks_provider.corpus.lease import Holder, Lease
 from lucidworks_provider.corpus.parts import Part, PartWriter, read_index
 from lucidworks_provider.corpus.pipeline import Pipeline, PipelineSettings, Service
@@ -52,6 +52,7 @@ from lucidworks_provider.corpus.tables import (
     add_documents_of_other_shards,
     build_upserts,
     check_empty,
+    check_files,
     count_after,
     load_documents,
     load_empty_results,
@@ -119,15 +120,32 @@ class Corpus:
 
 def plan_run(corpus: Corpus) -> dict[str, Any]:
     """
-    What a run would send; sends and writes nothing.
+    What a run would send, after an interrupted one without its jobs and results; sends and writes nothing.
 
     :return: ``{"documents", "would_submit", "requests", "bytes", "skipped"}``.
     :raises InputError: a run would fail with it before it sends anything.
+    :raises StorageError: as for ``InputError``, e.g. if a data file is gone.
     """
-    tables = _checked_tables(corpus)
+    tables = check_files(_checked_tables(corpus), full_refresh=corpus.full_refresh)
     shard = read_shard(corpus.listing) if corpus.listing else None
+    folder, published = _folder(corpus, shard), tables.run if shard is None else tables.staged(shard)
+    if (number := tables.incomplete_run) is not None:
+        log.warning(
+            "Run %s died between its two commits, and the next run makes the second one. Before that, a plan does "
+            "not know which chunks another program has removed.",
+            number,
+        )
     with RunDatabase() as db:
         _load(db, tables, shard, corpus)
+        last = read_run_record(folder, published) if published else None
+        resume_run(
+            ReadOnlyJournal(folder),
+            corpus,
+            db,
+            published_journal="" if last is None else last.journal,
+            published_parts=None if shard is None or last is None else lambda: _parts_of(folder, last),
+            has_tables=tables.chunks is not None,
+        )
         summary = _plan(corpus, db, tables, shard, log.warning, exact=True)[1]
     return {
         "documents": summary.documents,
@@ -155,7 +173,7 @@ def run(
     shard = read_shard(corpus.listing) if corpus.listing else None
     if shard is not None:
         complete_run(corpus.output, holder, wait_seconds)
-    folder = corpus.output if shard is None else below(corpus.output, f"{SHARDS}/{shard.name}")
+    folder = _folder(corpus, shard)
     lease = Lease(folder)
     lease.acquire(holder, wait_seconds)
     try:
@@ -166,6 +184,7 @@ def run(
         published = tables.run if shard is None else None
         if (found := find_returned(folder, task, published, all_runs=holder.try_number > 1)) is not None:
             return found
+        tables = check_files(tables, full_refresh=corpus.full_refresh)
         with RunDatabase() as db:
             return _Run(corpus, service, db, tables, lease, task, shard, folder).execute()
     finally:
@@ -211,7 +230,9 @@ class _Run:
             corpus,
             db,
             published_journal="" if last is None else last.journal,
-            published_parts=None if self.shard is None or last is None else lambda: self._parts_of(last),
+            published_parts=None
+            if self.shard is None or last is None
+            else lambda: _parts_of(self.folder, last),
             has_tables=self.tables.chunks is not None,
         )
         if resumed is not None:
@@ -245,17 +266,6 @@ class _Run:
         self._warnings += 1
         metrics.warnings(1)
         log.warning(message, *values)
-
-    def _parts_of(self, last: RunRecord) -> set[str]:
-        """Paths of the parts that the published run has taken from its journal; a later try may have added others."""
-        paths = set(last.parts)
-        for number in run_numbers(self.folder):
-            if number < last.number:
-                record = read_run_record(self.folder, number)
-                if record is None or record.journal != last.journal:
-                    break
-                paths |= set(record.parts)
-        return paths
 
     async def _send(self, plan: Plan, stats: RunStats) -> Pipeline:
         pipeline = Pipeline(
@@ -388,6 +398,7 @@ class _Run:
             deletion_vectors=settings.deletion_vectors,
             on_missing_chunks=settings.on_missing_chunks,
             prune=settings.prune,
+            full_refresh=self.corpus.full_refresh,
             parts=[asdict(part) for part in self.parts],
             facts="",
             returned=returned,
@@ -480,11 +491,30 @@ class _Run:
             )
 
 
+def _folder(corpus: Corpus, shard: Shard | None) -> str:
+    """Of lease, journal and records."""
+    return corpus.output if shard is None else below(corpus.output, f"{SHARDS}/{shard.name}")
+
+
+def _parts_of(folder: str, last: RunRecord) -> set[str]:
+    """Paths of the parts that the published run has taken from its journal; a later try may have added others."""
+    paths = set(last.parts)
+    for number in run_numbers(folder):
+        if number < last.number:
+            record = read_run_record(folder, number)
+            if record is None or record.journal != last.journal:
+                break
+            paths |= set(record.parts)
+    return paths
+
+
 def _load(db: RunDatabase, tables: Tables, shard: Shard | None, corpus: Corpus) -> None:
     load_documents(db, tables.documents, shard)
     if not corpus.full_refresh:
         load_empty_results(db)
-    reconcile(db, tables, corpus.on_missing_chunks, whole=shard is None)
+    if tables.incomplete_run is None:
+        # Otherwise, in a plan, the table of documents is older than the one of chunks.
+        reconcile(db, tables, corpus.on_missing_chunks, whole=shard is None)
 
 
 @contextmanager
@@ -688,17 +718,21 @@ def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> list[P
     :param files: names in the folder of ``chunks``; a part without its file is skipped. None to skip none.
     """
     parts: list[Part] = []
+    advice = journal.advice
     for record in journal.load():
         match record.kind:
             case "part":
                 part = _part(record.value, journal)
                 if files is not None and part.path and part.path not in files:
                     log.warning("%s of an unfinished run is gone; its documents are sent again.", part.path)
-                    again = ((row.id, row.hash, 0, 0, "", None, None, None) for row in read_index(part.index))
+                    again = (
+                        (row.id, row.hash, 0, 0, "", None, None, None)
+                        for row in read_index(part.index, advice)
+                    )
                     db.many(_SET_SEGMENT, again)
                     continue
                 parts.append(part)
-                db.add_new(read_index(part.index))
+                db.add_new(read_index(part.index, advice))
             case "failed":
                 db.run("INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?)", *record.value)
                 # The next attempt submits it again.
@@ -721,6 +755,6 @@ def _part(value: Any, journal: Journal) -> Part:
         return Part(**value)
     except TypeError:
         raise InputError(
-            f"The journal in {journal.output} is of another version of the provider. Remove its folder to submit "
-            "again what the unfinished run had submitted."
+            f"The journal {below(journal.output, journal.run)} is of another version of the provider. "
+            f"{journal.advice}"
         ) from None

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lucidworks_provider.documents.document import Reason
-from lucidworks_provider.errors import InputError
+from lucidworks_provider.errors import InputError, StorageError
 
 _TABLES = """
 CREATE TABLE documents (id TEXT PRIMARY KEY, status TEXT, hash TEXT, size INTEGER, etag TEXT, file TEXT, part TEXT,
@@ -54,10 +54,39 @@ CREATE TABLE foreign_ids (id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE INDEX new_file ON new (file);
 """
 
+# Primary result codes of SQLite about its disk.
+_DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 # Has UPDATE … FROM.
 _SQLITE = (3, 33)
 # Actions of documents of the source.
 SAME, TODO, REJECTED = 0, 1, 2
+
+
+class _OnTemporaryDisk:
+    """
+    Converts the errors of a temporary database about its disk; a generator would cost as much as a small query.
+
+    :raises StorageError: the disk is full or fails; names the folder.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, err: BaseException | None, __: object) -> None:
+        # The low byte is the primary code.
+        if isinstance(err, sqlite3.Error) and getattr(err, "sqlite_errorcode", 0) & 0xFF in _DISK:
+            raise _disk_error(err) from err
+
+
+ON_TEMPORARY_DISK = _OnTemporaryDisk()
+
+
+def _disk_error(err: Exception) -> StorageError:
+    return StorageError(
+        f"The temporary database cannot be written: {err}. Its folder on this machine is "
+        f"{tempfile.tempdir or 'the temporary one'}; without TMPDIR, SQLite also uses /var/tmp. Free some space, or "
+        "set TMPDIR to a folder on a larger disk."
+    )
 
 
 class Row(NamedTuple):
@@ -102,7 +131,7 @@ class RunDatabase:
     The database; thread-safe.
 
     :raises InputError: the statements need a newer SQLite, e.g. than that of RHEL 8.
-    :raises OSError: there is no space for it.
+    :raises StorageError: its disk is full or fails; also raised by every method.
     """
 
     def __init__(self) -> None:
@@ -110,16 +139,20 @@ class RunDatabase:
             raise InputError(
                 f"A catalogue needs SQLite 3.33 or newer, and Python here has {sqlite3.sqlite_version}."
             )
-        self._folder = tempfile.TemporaryDirectory(prefix="lucidworks-corpus-")
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(
-            Path(self._folder.name) / "run.db", check_same_thread=False, isolation_level=None
-        )
-        # No durability, and no locks between statements, as no other process opens the file.
-        self._db.executescript(
-            "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-32000; "
-            f"PRAGMA locking_mode=EXCLUSIVE; {_TABLES}"
-        )
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="lucidworks-corpus-")
+        except OSError as err:
+            raise _disk_error(err) from err
+        with ON_TEMPORARY_DISK:
+            self._db = sqlite3.connect(
+                Path(self._folder.name) / "run.db", check_same_thread=False, isolation_level=None
+            )
+            # No durability, and no locks between statements, as no other process opens the file.
+            self._db.executescript(
+                "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-32000; "
+                f"PRAGMA locking_mode=EXCLUSIVE; {_TABLES}"
+            )
 
     def close(self) -> None:
         """Remove the database."""
@@ -134,12 +167,12 @@ class RunDatabase:
 
     def run(self, statement: str, *values: Any) -> None:
         """Execute a statement."""
-        with self._lock:
+        with self._lock, ON_TEMPORARY_DISK:
             self._db.execute(statement, values)
 
     def many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
         """Execute a statement for many rows, in one transaction."""
-        with self._lock:
+        with self._lock, ON_TEMPORARY_DISK:
             open_here = not self._db.in_transaction
             if open_here:
                 self._db.execute("BEGIN")
@@ -147,7 +180,7 @@ class RunDatabase:
                 self._db.executemany(statement, rows)
             finally:
                 if open_here:
-                    self._db.execute("COMMIT")
+                    self._commit()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -156,11 +189,17 @@ class RunDatabase:
         try:
             yield
         finally:
+            with self._lock, ON_TEMPORARY_DISK:
+                self._commit()
+
+    def _commit(self) -> None:
+        # After some errors SQLite has ended the transaction.
+        if self._db.in_transaction:
             self._db.execute("COMMIT")
 
     def one(self, query: str, *values: Any) -> Any:
         """The first row, or None."""
-        with self._lock:
+        with self._lock, ON_TEMPORARY_DISK:
             return self._db.execute(query, values).fetchone()
 
     def count(self, query: str, *values: Any) -> int:
@@ -169,10 +208,10 @@ class RunDatabase:
 
     def rows(self, query: str, *values: Any) -> Iterator[Any]:
         """All rows; the tables of the query must not be written during the iteration."""
-        with self._lock:
+        with self._lock, ON_TEMPORARY_DISK:
             cursor = self._db.execute(query, values)
         while True:
-            with self._lock:
+            with self._lock, ON_TEMPORARY_DISK:
                 some = cursor.fetchmany(1000)
             if not some:
                 return
@@ -209,7 +248,7 @@ class RunDatabase:
 
     def add_to_source(self, document_id: str, action: int) -> bool:
         """Add a document of the source; False if the id is there already."""
-        with self._lock:
+        with self._lock, ON_TEMPORARY_DISK:
             changed = self._db.execute("INSERT OR IGNORE INTO source VALUES (?, ?)", (document_id, action))
             return changed.rowcount == 1
 

@@ -48,6 +48,7 @@ from lucidworks_provider.corpus.tables import (
     Counts,
     Tables,
     check_empty,
+    check_files,
     count_after,
     load_documents,
     reconcile,
@@ -211,6 +212,7 @@ class StagedShard:
     deletion_vectors: bool
     on_missing_chunks: Literal["resend", "drop"]
     prune: bool
+    full_refresh: bool
     parts: Sequence[Mapping[str, Any]]
     facts: str
     returned: Mapping[str, Any]
@@ -376,6 +378,8 @@ def publish_shards(
             check_empty(output)
         _check_unpublished(tables, shards)
         _check_base(output, tables, shards)
+        if all(shard.full_refresh for shard in shards):
+            tables = check_files(tables, full_refresh=True)
         parts = [Part(**part) for shard in shards for part in shard.parts]
         settings = TableSettings(
             options,

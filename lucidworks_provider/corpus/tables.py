@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from lucidworks_provider.client.chunking import ChunkingOptions
@@ -36,11 +36,12 @@ from lucidworks_provider.corpus.dataset import (
     below,
 )
 from lucidworks_provider.corpus.run_database import REJECTED, SAME, TODO, RunDatabase
-from lucidworks_provider.delta.log import Table, check_writable, read_table
+from lucidworks_provider.delta.log import DataFile, Table, check_writable, file_uri, read_table
 from lucidworks_provider.delta.rows import read_rows
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.jobs.columns import chunk_schema
-from lucidworks_provider.storage import is_missing, names_in
+from lucidworks_provider.metrics import count
+from lucidworks_provider.storage import is_missing, names_in, split_uri
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,10 +114,15 @@ class CatalogueOptions(ChunkingOptions):
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Snapshots of both tables; None before the first run."""
+    """
+    Snapshots of both tables; None before the first run.
+
+    :param lost: data files that are not in ``chunks``, as they are gone; the next commit removes them.
+    """
 
     chunks: Table | None = None
     documents: Table | None = None
+    lost: Mapping[str, DataFile] = field(default_factory=dict)
 
     @property
     def version(self) -> int | None:
@@ -165,6 +171,15 @@ class Tables:
         versions = (self.documents.version, self.chunks.version)
         return versions != (self.transactions.get(OWN), self.transactions.get(DESCRIBES))
 
+    def without(self, lost: Mapping[str, DataFile]) -> Tables:
+        """The tables without data files that are gone."""
+        if self.chunks is None or not lost:
+            return self
+        files = self.chunks.files
+        left = {path: file for path, file in files.items() if path not in lost}
+        newest = {path: files.get(path, file) for path, file in lost.items()}
+        return replace(self, chunks=replace(self.chunks, files=left), lost=newest)
+
     def number(self, lease: int) -> int:
         """The number of a new run: that of its lease, but larger than the last one even if leases were removed."""
         return max(lease, self.run + 1, self.chunks_run + 1)
@@ -202,6 +217,42 @@ def read_tables(output: str, known: Tables | None = None) -> Tables:
     if documents is not None:
         check_columns(documents, documents_schema())
     return Tables(chunks, documents)
+
+
+def check_files(tables: Tables, *, full_refresh: bool) -> Tables:
+    """
+    Detect data files of ``chunks`` that are gone, or whose deletion vectors are, e.g. by a bucket's lifecycle rule.
+
+    :param full_refresh: the run sends all documents again, and may remove such files from the table.
+    :return: the tables without them.
+    :raises StorageError: there are some, and the run must not remove them; names one.
+    """
+    if (chunks := tables.chunks) is None:
+        return tables
+    listed: dict[str, set[str]] = {}
+    lost: dict[str, DataFile] = {}
+    example = ""
+    for file in chunks.files.values():
+        for path in file.paths:
+            folder, name = split_uri(uri := file_uri(chunks.uri, path))
+            if folder not in listed:
+                listed[folder] = set(names_in(folder))
+            if name not in listed[folder]:
+                lost[file.path], example = file, uri
+    if lost and not full_refresh:
+        raise StorageError(
+            f"{example} is missing, though its table refers to it. Restore it, or run once with full_refresh=True, "
+            f"which removes {count(len(lost), 'data file')} from the table and sends every document again. Nothing "
+            "was sent."
+        )
+    if lost:
+        log.warning(
+            "%s: %s or their deletion vectors are gone, e.g. %s; full_refresh removes them from the table.",
+            chunks.uri,
+            count(len(lost), "data file"),
+            example,
+        )
+    return tables.without(lost)
 
 
 def check_columns(table: Table, schema: pa.Schema) -> None:
@@ -299,15 +350,15 @@ def reconcile(
     """
     Detect changes of the tables by other programs since the last run, e.g. OPTIMIZE, DELETE or RESTORE.
 
-    Reads the ids of all chunks if one of the tables is at another version than after the last run, and nothing
-    otherwise.
+    Reads the ids of all chunks if one of the tables is at another version than after the last run, or if data files
+    are gone, and nothing otherwise.
 
     :param on_missing_chunks: ``resend`` documents with missing chunks, or ``drop`` their other chunks until their
         text changes.
     :param whole: the run database has all documents, not only those of a shard.
     """
     chunks = tables.chunks
-    if chunks is None or not tables.changed_by_others:
+    if chunks is None or not (tables.changed_by_others or tables.lost):
         return
     db.run("CREATE TEMP TABLE found (id TEXT, hash TEXT, part TEXT, first INTEGER, count INTEGER)")
     db.many("INSERT INTO found VALUES (?, ?, ?, ?, ?)", _ranges(chunks))

@@ -43,10 +43,10 @@ def vacuum(table: Table, retention_s: float, now: float, ours: re.Pattern[str]) 
     kept: set[str] = set()
     expired: set[str] = set()
     for file in table.files.values():
-        kept.update(_paths(file))
+        kept.update(file.paths)
     for found in table.tombstones.values():
         young = (found.get("deletionTimestamp") or 0) > (now - retention_s) * 1000
-        (kept if young else expired).update(_paths(DataFile.from_action(found)))
+        (kept if young else expired).update(DataFile.from_action(found).paths)
     # By name only, as absolute paths may spell the folder differently.
     kept = {path.rpartition("/")[2] for path in kept}
 
@@ -82,10 +82,6 @@ def clean_log(table: Table, retention_s: float, now: float) -> int:
         or (_TEMPORARY.fullmatch(name) and _older(entry, now - retention_s))
     ]
     return _remove(place, names)
-
-
-def _paths(file: DataFile) -> set[str]:
-    return {file.path} | ({file.vector.path} if file.vector and file.vector.path else set())
 
 
 def _older(entry: Entry, limit: float) -> bool:

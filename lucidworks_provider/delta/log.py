@@ -157,6 +157,11 @@ class DataFile:
         return self.records - (self.vector.cardinality if self.vector else 0)
 
     @property
+    def paths(self) -> set[str]:
+        """Paths of the data file and of the file of its deletion vector."""
+        return {self.path} | ({self.vector.path} if self.vector and self.vector.path else set())
+
+    @property
     def key(self) -> tuple[str, str | None]:
         """Identifies the logical file."""
         return self.path, self.vector.unique_id if self.vector else None

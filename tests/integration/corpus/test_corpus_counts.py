@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from corpus_world import World
+from test_corpus_run import tree
 from test_corpus_shards import commit, stage
 
 from lucidworks_provider.corpus import journal, pipeline, publish
@@ -129,13 +130,18 @@ def check(world: World, returned: dict[str, Any], *, unsent: int = 0) -> None:
     [("submissions", UNSENT), ("polls", UNSENT), ("publication", 0), ("commit of documents", 0), ("end", 0)],
 )
 def test_the_retry_returns_what_the_service_has_counted(world: World, stage: str, unsent: int) -> None:
+    """A plan before it returns how many submissions are left."""
     with killed_at(world, stage):
         world.run(run_id="night")
     at_the_kill = len(world.service.posted)
     assert at_the_kill == DOCUMENTS // 3 if stage == "submissions" else at_the_kill > 0
+    before = tree(world.output)
+    plan = run_module.plan_run(world.corpus)
+    assert tree(world.output) == before
 
     returned = world.run(run_id="night", try_number=2)
 
+    assert plan["requests"] == len(world.service.posted) - at_the_kill
     check(world, returned, unsent=unsent)
     if stage == "submissions":
         assert returned["resubmitted"] > 0

@@ -1021,6 +1021,24 @@ class TestGuards:
         assert len(world.service.posted) == 12
         assert tree(world.output) == before
 
+    @pytest.mark.parametrize("full_refresh", [False, True])
+    def test_a_plan_after_a_run_whose_journal_is_left(self, world: World, full_refresh: bool) -> None:
+        """It has the late job, and of the published results as much as the next run."""
+        world.set(max_reject_ratio=1.0, pipeline=PipelineSettings(timeout=0.3))
+        world.fill(3)
+        world.service.late = {"Document 0 "}
+        with killed("end"):
+            world.run()
+        world.service.late = ()
+        world.set(full_refresh=full_refresh)
+        before, posted = tree(world.output), len(world.service.posted)
+        plan = plan_run(world.corpus)
+        assert tree(world.output) == before
+        world.run()
+        world.check()
+        assert plan["requests"] == len(world.service.posted) - posted
+        assert (plan["requests"] > 0) == full_refresh
+
     @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
     def test_max_requests_counts_the_submissions_of_long_documents(self, world: World, name: str) -> None:
         text = "A sentence of some words. " * 100

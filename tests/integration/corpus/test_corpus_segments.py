@@ -2,13 +2,17 @@
 """What a run is made of, each by itself: the journal, the window, the slots, the guess at job times."""
 
 import asyncio
+import errno
 import math
 import random
+import sqlite3
+import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -317,6 +321,40 @@ def test_a_transaction_keeps_what_was_written_before_a_failure() -> None:
             raise InputError("two documents have one id")
         db.add_new([Row("a", "h", 1, "s", "f", 1, "p", 1, 7)])
         assert db.count("SELECT count(*) FROM source JOIN new ON new.id = source.id") == 1
+
+
+USES: list[Callable[[RunDatabase, int], object]] = [
+    lambda db, n: db.run("INSERT INTO source VALUES (?, 0)", f"{n:0500}"),
+    lambda db, n: db.add_to_source(f"{n:0500}", SAME),
+    lambda db, n: db.add_new([Row(f"{n:0500}", "h", 1, "s", "f", 1, "p", 1, 7)]),
+    lambda db, n: list(db.rows("INSERT INTO source VALUES (?, 0) RETURNING id", f"{n:0500}")),
+]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_full_temporary_disk_is_an_error_that_names_it(use: Callable[[RunDatabase, int], object]) -> None:
+    with RunDatabase() as db:
+        db.run("PRAGMA max_page_count = 60")
+        message = rf"disk is full\. Its folder on this machine is {tempfile.gettempdir()};.* set TMPDIR"
+
+        def fill() -> None:
+            with db.transaction():
+                for n in range(10_000):
+                    use(db, n)
+
+        with pytest.raises(StorageError, match=message):
+            fill()
+        # Errors of statements are not about the disk.
+        with pytest.raises(sqlite3.OperationalError, match="no such table"):
+            db.run("SELECT * FROM unknown_table")
+
+
+def test_no_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        tempfile, "mkdtemp", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    )
+    with pytest.raises(StorageError, match=r"No space left on device\. .* set TMPDIR"):
+        RunDatabase()
 
 
 def test_rows_of_a_query_are_read_while_others_write() -> None:

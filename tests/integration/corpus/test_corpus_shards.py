@@ -262,6 +262,19 @@ def test_a_full_refresh_of_all_shards(world: World, texts: dict[str, str]) -> No
     world.check()
 
 
+def test_a_full_refresh_of_all_shards_repairs_a_table_whose_files_are_gone(
+    world: World, texts: dict[str, str]
+) -> None:
+    night(world)
+    world.remove("003.txt")
+    next((world.output / "chunks").glob("*.parquet")).unlink()
+    with pytest.raises(StorageError, match=r"is missing, .* with full_refresh=True"):
+        night(world)
+    night(world, changes={"full_refresh": True}, posted=sorted(world.expected.values()))
+    world.check()
+    night(world, changes={"full_refresh": False}, posted=[])
+
+
 @pytest.mark.usefixtures("undeletable")
 def test_no_permission_to_delete(world: World, texts: dict[str, str]) -> None:
     night(world)
@@ -274,8 +287,9 @@ def test_no_permission_to_delete(world: World, texts: dict[str, str]) -> None:
 def test_files_that_are_gone_are_no_part_of_a_version(world: World, texts: dict[str, str]) -> None:
     staged = stage(world, 2)
     next((world.output / "chunks").glob("*.parquet")).unlink()
-    with pytest.raises(InputError, match=r"parquet is gone\. .*run the tasks of the shards again"):
+    with pytest.raises(InputError, match=r"parquet is gone\. .*Run the tasks of the shards again") as caught:
         commit(world, staged)
+    assert not caught.value.retryable
     night(world, 2, added=14)
     world.check()
 
@@ -320,8 +334,35 @@ def test_an_index_that_is_damaged(world: World, damage: Callable[[bytes], bytes]
         world.run(run_id="night")
     (index,) = (path for path in world.output.rglob("*.parquet") if path.parent.name != "chunks")
     index.write_bytes(damage(index.read_bytes()))
-    with pytest.raises(InputError, match=r"parquet cannot be read .*Restore it, or remove the folder"):
+    with pytest.raises(
+        InputError, match=r"parquet cannot be read .*Restore it, or remove the folder \S*/journal to"
+    ):
         world.run(run_id="night", try_number=2)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("*/*-kept.log", lambda found: found.replace(b'"truncated"', b'"other"')),
+        ("head.json", lambda found: b"{}"),
+    ],
+)
+def test_a_journal_of_another_version(world: World, file: str, damage: Callable[[bytes], bytes]) -> None:
+    """The message names exactly the folder that may be removed."""
+    world.write("1.txt", "A text.")
+    world.run()
+    world.write("2.txt", "Another text.")
+    with killed("publish"):
+        world.run(run_id="night")
+    journal = world.output / "journal"
+    (path,) = journal.glob(file)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match="version of the provider") as caught:
+        world.run(run_id="night", try_number=2)
+    assert f"remove the folder {journal} to submit again" in str(caught.value)
+    shutil.rmtree(journal)
+    world.run(run_id="night", try_number=3, posted=["Another text."], added=1)
+    world.check()
 
 
 @pytest.mark.parametrize("table", ["chunks", "documents"])

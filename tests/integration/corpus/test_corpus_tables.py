@@ -24,13 +24,13 @@ from delta_world import READERS
 
 from lucidworks_provider import storage
 from lucidworks_provider.client.chunking import ChunkingOptions
-from lucidworks_provider.corpus import publish, run, tables
+from lucidworks_provider.corpus import dataset, publish, run, tables
 from lucidworks_provider.corpus.dataset import changes, open_dataset, open_documents, version_of
 from lucidworks_provider.corpus.inspect import inspect
 from lucidworks_provider.corpus.pipeline import PipelineSettings
 from lucidworks_provider.delta import log as delta_log
 from lucidworks_provider.delta.log import Table, read_table
-from lucidworks_provider.errors import InputError, OutputBusyError
+from lucidworks_provider.errors import InputError, OutputBusyError, StorageError
 
 COLUMNS = ["document_id", "chunk_index", "text", "start", "end", "vector", "input_tokens", "content_hash"]
 Chunks = list[tuple[Any, ...]]
@@ -74,8 +74,11 @@ def folded(world: World, since: int | None) -> dict[str, tuple[str, Chunks]]:
     return found
 
 
-def difference(before: dict[str, Chunks], after: dict[str, Chunks]) -> dict[str, tuple[str, Chunks]]:
-    found: dict[str, tuple[str, Chunks]] = {one: ("deleted", []) for one in before.keys() - after.keys()}
+def difference(states: list[dict[str, Chunks]]) -> dict[str, tuple[str, Chunks]]:
+    """Between the first and the last one, with what is deleted of those in between."""
+    before, after = states[0], states[-1]
+    gone = set().union(*states) - after.keys()
+    found: dict[str, tuple[str, Chunks]] = {one: ("deleted", []) for one in gone}
     for one, chunks in after.items():
         if chunks != before.get(one):
             found[one] = "changed" if one in before else "added", chunks
@@ -123,14 +126,15 @@ def test_random_nights(world: World, monkeypatch: pytest.MonkeyPatch, seed: int,
         now = states_of(world)
         assert delta["documents"] == sum(status == "ok" for status in world.statuses().values())
         assert delta["chunks"] == len(world.rows())
-        for first, (since, before) in enumerate(states):
+        states.append((delta["version"], now))
+        for first, (since, _) in enumerate(states[:-1]):
             found = folded(world, since)
+            expected = difference([state for _, state in states[first:]])
             if 0 < first <= 6 <= night:
                 # Everything was sent again; what came is the same, as the service is.
-                assert found.keys() >= difference(before, now).keys()
+                assert found.keys() >= expected.keys()
             else:
-                assert found == difference(before, now)
-        states.append((delta["version"], now))
+                assert found == expected
     chunks = table_of(world)
     assert (chunks.reader_version, chunks.writer_version) == ((3, 7) if vectors else (1, 2))
     assert vectors == any(path.suffix == ".bin" for path in (world.output / "chunks").iterdir())
@@ -178,7 +182,8 @@ def test_random_nights_of_records(world: World, kills: bool) -> None:
         assert world.texts() == texts
 
 
-def test_documents_added_and_deleted_in_between_are_absent(world: World) -> None:
+def test_documents_added_and_deleted_in_between_are_deleted(world: World) -> None:
+    """A load without a transaction may have inserted them before it failed."""
     world.set(prune=True)
     world.write_all({"stays.txt": "This one stays.", "back.txt": "This one leaves and comes back."})
     first = world.run()["version"]
@@ -189,10 +194,18 @@ def test_documents_added_and_deleted_in_between_are_absent(world: World) -> None
     world.write("back.txt", "This one is back.")
     world.run()
 
-    assert world.changed(first) == {"back.txt": "changed"}
+    assert world.changed(first) == {"back.txt": "changed", "short.txt": "deleted"}
     assert world.changed(second) == {"back.txt": "added", "short.txt": "deleted"}
-    assert world.changed(None) == {"back.txt": "added", "stays.txt": "added"}
+    assert world.changed(None) == {"back.txt": "added", "short.txt": "deleted", "stays.txt": "added"}
     assert world.changed(first, second)["back.txt"] == "deleted"
+
+
+def test_changes_on_a_full_temporary_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.fill(12)
+    world.run()
+    monkeypatch.setattr(dataset, "_CHANGED", "PRAGMA max_page_count = 1; CREATE TABLE changed (id);")
+    with pytest.raises(StorageError, match=r"disk is full.* set TMPDIR"):
+        world.changed(None)
 
 
 def test_a_missing_version(world: World) -> None:
@@ -477,9 +490,12 @@ def test_another_writer_restores_what_was_pruned(world: World) -> None:
     world.run(version=delta["version"])
 
 
-@pytest.mark.parametrize("table", ["chunks", "documents"])
+@pytest.mark.parametrize(
+    ("table", "others"),
+    [("chunks", ["chunks"]), ("documents", ["documents"]), ("chunks", ["chunks", "documents"])],
+)
 def test_another_writer_commits_between_reading_and_committing(
-    world: World, monkeypatch: pytest.MonkeyPatch, table: str
+    world: World, monkeypatch: pytest.MonkeyPatch, table: str, others: list[str]
 ) -> None:
     world.write_all(several(5))
     world.run()
@@ -491,10 +507,11 @@ def test_another_writer_commits_between_reading_and_committing(
         nonlocal left
         if uri.endswith(table) and left:
             left -= 1
-            deltalake.DeltaTable(uri).optimize.z_order(["document_id"])
-            if table == "documents":
+            for other in others:
+                delta_rs(world, other).optimize.z_order(["document_id"])
+            if "documents" in others:
                 # Its row is replaced.
-                deltalake.DeltaTable(uri).delete("document_id = '2.txt'")
+                delta_rs(world, "documents").delete("document_id = '2.txt'")
         return commit(uri, version, *args, **kwargs)
 
     monkeypatch.setattr(publish, "commit", late)
@@ -524,6 +541,82 @@ def test_a_zombie_that_commits_is_noticed(world: World, monkeypatch: pytest.Monk
         world.run(run_id="night")
     world.run(run_id="night", try_number=2, posted=[], changed=1)
     world.check()
+
+
+@pytest.mark.parametrize("how", ["resend", "drop"])
+@pytest.mark.parametrize("suffix", ["parquet", "bin"])
+@pytest.mark.parametrize("others", [False, True])
+def test_a_full_refresh_repairs_a_table_whose_files_are_gone(
+    world: World, suffix: str, others: bool, how: Any
+) -> None:
+    """As by a lifecycle rule, or a VACUUM that removes deletion vectors; a run before it sends nothing."""
+    world.set(on_missing_chunks=how)
+    world.write_all(several(9))
+    world.run()
+    world.write("1.txt", "Another one. " * 30)
+    world.run()
+    if others:
+        OTHERS["compact documents"](world)
+    masked = next(path for path, file in table_of(world).files.items() if file.vector)
+    lost = world.output / "chunks" / masked if suffix == "parquet" else next(world.output.rglob("*.bin"))
+    lost.unlink()
+    world.write("2.txt", "Changed. " * 30)
+    world.remove("3.txt")
+    posted = len(world.service.posted)
+    for fails in (world.run, lambda: run.plan_run(world.corpus)):
+        with pytest.raises(
+            StorageError, match=rf"{lost.name} is missing, .* with full_refresh=True, which removes"
+        ):
+            fails()
+    assert len(world.service.posted) == posted
+
+    world.set(full_refresh=True)
+    delta = world.run(posted=world.expected.values())
+
+    # Its chunks were in that file.
+    assert world.statuses()["3.txt"] == ("vanished" if how == "resend" else "deleted")
+    agree(world)
+    world.set(full_refresh=False)
+    world.run(posted=[], version=delta["version"])
+    world.write("3.txt", "The third is back.")
+    world.run(posted=["The third is back."])
+    agree(world)
+
+
+def test_another_writer_removes_a_file_that_is_gone(world: World) -> None:
+    """Only its documents are sent again."""
+    world.write_all(several(9))
+    world.run()
+    world.write("1.txt", "Another one. " * 30)
+    world.run()
+    (masked,) = (path for path, file in table_of(world).files.items() if file.vector)
+    (world.output / "chunks" / masked).unlink()
+    assert delta_rs(world).repair()["files_removed"] == [masked]
+    world.run(posted=[text for one, text in world.expected.items() if one != "1.txt"])
+    agree(world)
+
+
+def test_another_writer_commits_while_a_run_removes_files_that_are_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.write_all(several(5))
+    world.run()
+    (path,) = table_of(world).files
+    (world.output / "chunks" / path).unlink()
+    commit, left = publish.commit, 1
+
+    def late(uri: str, version: int, *args: Any, **kwargs: Any) -> bool:
+        nonlocal left
+        if left:
+            left -= 1
+            delta_rs(world).alter.set_table_properties({"delta.checkpointInterval": "20"})
+        return commit(uri, version, *args, **kwargs)
+
+    monkeypatch.setattr(publish, "commit", late)
+    world.set(full_refresh=True)
+    world.run(posted=world.expected.values())
+    assert left == 0
+    agree(world)
 
 
 # -- kills -----------------------------------------------------------------------------------------------
@@ -568,7 +661,8 @@ def test_a_kill_at_any_write(world: World, monkeypatch: pytest.MonkeyPatch, mome
         with suppress(Killed):
             world.run(run_id="night")
     assert world.texts() in (before, world.expected)
-    assert world.changed(None).keys() in (before.keys(), world.expected.keys())
+    there = {one for one, change in world.changed(None).items() if change != "deleted"}
+    assert there in (before.keys(), world.expected.keys())
 
     delta = world.run(run_id="night", try_number=2, added=1, changed=1, removed=1)
 
@@ -602,6 +696,17 @@ def test_between_the_two_commits(world: World, own: bool) -> None:
     assert world.changed(before) == {"1.txt": "changed"}
     # A retry of the killed run reads the counts of its commit.
     world.run(run_id="night", try_number=3, changed=1)
+
+
+def test_a_plan_between_the_two_commits(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """It has the results of the run in the journal, and blames no other program."""
+    between(world)
+    world.write("2.txt", "One more.")
+    plan = run.plan_run(world.corpus)
+    assert (plan["would_submit"], plan["requests"]) == (1, 1)
+    assert "Run 2 died between its two commits" in caplog.text
+    assert "another program has removed or replaced" not in caplog.text
+    world.run(posted=["One more."])
 
 
 def test_a_vacuum_between_the_two_commits(world: World) -> None:
@@ -733,8 +838,11 @@ def test_a_file_that_goes_before_the_commit_is_no_part_of_a_version(
 
     with monkeypatch.context() as patch:
         patch.setattr(publish, "build_upserts", vacuumed)
-        with pytest.raises(InputError, match=r"parquet is gone\."):
+        with pytest.raises(
+            InputError, match=r"parquet is gone\. .* A retry sends its documents again"
+        ) as caught:
             world.run(run_id="night")
+    assert caught.value.retryable
     world.run(run_id="night", try_number=2)
     world.check()
 
