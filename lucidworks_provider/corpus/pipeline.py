@@ -617,12 +617,12 @@ WRITE_AT_ONCE = 32
 LOGGED_FIRST = 20
 # Reasons that may be common to all documents.
 _SYSTEMIC = {Reason.REFUSED, Reason.FAILED, Reason.MALFORMED, Reason.GONE, Reason.EMPTY_RESULT}
-# Such rejects in a row that stop the run.
+# Such rejects in a row after which a document is sent only if one of those in flight is chunked.
 MAX_REJECTED_IN_A_ROW = 25
 
 
 class ConsecutiveFailuresError(TooManyRejectsError):
-    """:data:`MAX_REJECTED_IN_A_ROW` documents were rejected, and none was chunked in between."""
+    """:data:`MAX_REJECTED_IN_A_ROW` documents were rejected, and none in flight with them was chunked."""
 
 
 @dataclass
@@ -657,6 +657,9 @@ class Pipeline:
         self._part: PartWriter | None = None
         self._part_since = 0.0
         self._rejected_in_a_row = 0
+        self._last_reject = ""
+        # Set when a document in flight has ended.
+        self._ended = asyncio.Event()
         self._reported: Counter[str] = Counter()
         self._warnings: Counter[str] = Counter()
 
@@ -732,12 +735,29 @@ class Pipeline:
                 self.runner.intents.admit(candidate)
                 await self._in_flight_limit.acquire(candidate.size)
                 await self.runner.intents.stored(intents)
+                await self._check_rejects()
                 if self.over_budget:
                     self._release(candidate)
                     break
                 self.stats.in_flight = self._in_flight_limit.in_flight
                 documents.create_task(self._document(candidate))
             reading.cancel()
+
+    async def _check_rejects(self) -> None:
+        """
+        Before a document is sent: after many rejects in a row, wait until one of those in flight is chunked.
+
+        :raises ConsecutiveFailuresError: none of them was.
+        """
+        while self._rejected_in_a_row >= MAX_REJECTED_IN_A_ROW and not self.over_budget:
+            # The one that is to be sent counts as in flight.
+            if self._in_flight_limit.in_flight == 1:
+                raise ConsecutiveFailuresError(
+                    f"{self._rejected_in_a_row} documents in a row were rejected and none was chunked, so the cause "
+                    f"is probably not in them; stopped. The last one, {self._last_reject}"
+                )
+            self._ended.clear()
+            await self._ended.wait()
 
     async def _read_ahead(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
         while batch := await in_thread(_take, candidates):
@@ -852,16 +872,14 @@ class Pipeline:
         if not err.job_unfinished:
             value = [document_id, candidate.content_hash, err.reason, err.detail, attempts]
             self.journal.append("failed", value)
-        if err.reason in _SYSTEMIC:
+        # A text that was rejected before is no evidence about the service; nor may many of them block each run.
+        if err.reason in _SYSTEMIC and not self.db.rejected_before(document_id, digest):
             self._rejected_in_a_row += 1
-            if self._rejected_in_a_row >= MAX_REJECTED_IN_A_ROW:
-                raise ConsecutiveFailuresError(
-                    f"{self._rejected_in_a_row} documents in a row were rejected and none was chunked, so the cause "
-                    f"is probably not in them; stopped. The last one, {document_id!r}: {err.detail}"
-                )
+            self._last_reject = f"{document_id!r}: {err.detail}"
 
     def _release(self, candidate: Candidate) -> None:
         self._in_flight_limit.release(candidate.size)
+        self._ended.set()
         self.stats.in_flight = self._in_flight_limit.in_flight
 
     def _progress(self) -> None:

@@ -411,6 +411,39 @@ class TestRejects:
             world.run()
         assert len(world.service.posted) < 3 * FIRST_WINDOW
 
+    def test_known_rejects_do_not_stop_a_run(self, world: World) -> None:
+        world.fill(4)
+        world.write_all({f"bad/{number:02}.txt": f"Bad {number}." for number in range(40)})
+        world.service.refused = {"Bad"}
+        world.set(max_reject_ratio=1.0)
+        world.run(rejected=40)
+        world.write("new.txt", "A new one.")
+        world.set(pipeline=PipelineSettings(max_in_flight=1))
+        world.run(rejected=40, posted=["A new one."])
+        # Other texts of the same documents are new.
+        world.write_all({f"bad/{number:02}.txt": f"Bad again {number}." for number in range(40)})
+        with pytest.raises(LucidworksError, match="25 documents in a row"):
+            world.run()
+
+    def test_many_new_rejects_do_not_stop_a_run_in_which_others_are_chunked(self, world: World) -> None:
+        """They are refused at once, long before those in flight are chunked."""
+        texts = world.fill(10)
+        world.write_all({f"a/{number:02}.txt": f"Bad {number}." for number in range(40)})
+        world.write_all({f"b/{number:02}.txt": f"Good {number}." for number in range(30)})
+        world.service.refused, world.service.job_seconds = {"Bad"}, 0.5
+        world.set(max_reject_ratio=0.6)
+        world.run(rejected=40, added=len(texts) - 40)
+
+    def test_many_new_rejects_before_all_others_do_not_block_each_try(self, world: World) -> None:
+        world.write_all({f"a/{number:02}.txt": f"Bad {number}." for number in range(30)})
+        world.write_all({f"b/{number:02}.txt": f"Good {number}." for number in range(3)})
+        world.service.refused = {"Bad"}
+        world.set(max_reject_ratio=1.0, pipeline=PipelineSettings(max_in_flight=1))
+        with pytest.raises(LucidworksError, match="25 documents in a row"):
+            world.run(run_id="night")
+        assert world.service.posted == []
+        world.run(run_id="night", try_number=2, rejected=30, added=3)
+
 
 class TestCrashes:
     def test_a_service_that_is_down_leaves_what_came(self, world: World) -> None:
@@ -804,6 +837,7 @@ class TestCrashes:
 
     def test_refusals_of_all_polls_submit_nothing_twice(self, world: World) -> None:
         world.fill(60)
+        world.set(pipeline=PipelineSettings(max_in_flight=20))
         fetch = world.service.fetch
 
         async def forbidden(job: str) -> bytes:
