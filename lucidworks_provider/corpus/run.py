@@ -193,13 +193,17 @@ class _Run:
 
     def __post_init__(self) -> None:
         self._journal = Journal(self.folder, keep=self.corpus.keep_raw)
-        self._keep_old = self.tables.options == self.corpus.catalogue.as_json()
         self._published = self.tables.run if self.shard is None else self.tables.staged(self.shard)
 
     @property
+    def _old_dimension(self) -> int:
+        """Of the vectors of the tables; 0 if unknown, or if they are of another configuration."""
+        return self.tables.dimension if self.tables.options == self.corpus.catalogue.as_json() else 0
+
+    @property
     def _dimension(self) -> int:
-        """Of the vectors; 0 if unknown."""
-        before = self.tables.dimension if self._keep_old else 0
+        """Of the vectors; 0 if unknown. A full refresh expects no length before its first vector."""
+        before = 0 if self.corpus.full_refresh else self._old_dimension
         return next((part.dimension for part in reversed(self.parts) if part.dimension), before)
 
     def execute(self) -> dict[str, Any]:
@@ -218,13 +222,14 @@ class _Run:
             self.parts = resumed
             if last is not None and last.journal == self._journal.run:
                 self._returned_before = last.sent
+            self._check_dimension()
         if self.shard is not None:
             delete_staged(self.folder, self._published)
         exact = corpus.max_requests is not None
         plan, summary = _plan(corpus, db, self.tables, self.shard, self._warn, exact=exact)
         self._check_limits(summary)
         if resumed is None:
-            self._journal.begin(corpus.catalogue.as_json())
+            self._journal.begin(corpus.catalogue.as_json(), full_refresh=corpus.full_refresh)
         stats = RunStats(summary.documents, time.monotonic())
         stats.skipped(summary.documents - summary.candidates)
         if summary.documents:
@@ -291,7 +296,7 @@ class _Run:
             corpus.on_missing_chunks,
         )
         if self.shard is not None:
-            counts = build_upserts(self.db, keep_old=self._keep_old, prune=corpus.prune)
+            counts = build_upserts(self.db, keep_old=settings.keep_old(self.tables), prune=corpus.prune)
             returned = self._returned(counts, rejected)
             returned["staged"] = self._stage(self.shard, returned, settings, stats)
             self._log_end(f"shard {self.shard.name}", returned, stats)
@@ -358,7 +363,7 @@ class _Run:
             "documents": documents,
             "chunks": chunks,
             "written": sum(part.chunks for part in self.parts),
-            "dimension": self._dimension,
+            "dimension": self._dimension or self._old_dimension,
             "tokens": sum(part.tokens for part in self.parts),
             **asdict(counts),
             "skipped": db.count(
@@ -463,6 +468,15 @@ class _Run:
             f"The chunks of {kept:,} are kept, and the tables are unchanged. Clearing the task, or the next run, "
             "sends the rest with a new budget, and nothing twice."
         )
+
+    def _check_dimension(self) -> None:
+        """:raises InputError: the unfinished run is a full refresh, whose vectors have another length."""
+        new, old = self._dimension, self._old_dimension
+        if old and new != old and not self.corpus.full_refresh:
+            raise InputError(
+                f"An unfinished full refresh has vectors of {new} numbers, and the tables in {self.corpus.output} of "
+                f"{old}: the deployment changed. Complete it with full_refresh=True."
+            )
 
     def _check_limits(self, summary: PlanSummary) -> None:
         corpus = self.corpus
@@ -609,7 +623,8 @@ def resume_run(
 
     :param published_journal: the journal of the last published run; only its unfinished jobs are resumed.
     :param published_parts: returns the paths of its parts that the tables have; None for all of them.
-    :return: its parts; None if there is no unfinished run.
+    :return: its parts; None if there is no unfinished run, or if it is discarded: it had another configuration, or
+        this run is the first try of a full refresh.
     :raises InputError: the run had another configuration.
     """
     head = journal.head()
@@ -627,13 +642,15 @@ def resume_run(
     if head is None:
         return None
     options = head.get("options") or {}
-    if options != corpus.catalogue.as_json():
-        if not has_tables and any(record.kind in {"part", "body"} for record in journal.load()):
+    other = options != corpus.catalogue.as_json()
+    if other or (corpus.full_refresh and not head.get("full_refresh")):
+        if other and not has_tables and any(record.kind in {"part", "body"} for record in journal.load()):
             # If there are tables, they have this configuration, and that of the unfinished run was the mistake.
             check_table_options(options, corpus, f"The journal of an unfinished run in {corpus.output}")
         orphans = [record.job for record in journal.load() if record.kind == "submitted"]
         log.warning(
-            "An unfinished run with another configuration is discarded; its %s jobs are orphans, the first: %s",
+            "An unfinished run %s is discarded; its %s jobs are orphans, the first: %s",
+            "with another configuration" if other else "that was no full refresh",
             len(orphans),
             orphans[:10],
         )

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from corpus_world import World, cut, killed
+from corpus_world import DIMENSION, World, cut, killed, longer
 
 from lucidworks_provider import metrics, retrying
 from lucidworks_provider.client.chunking import ChunkingOptions
@@ -270,6 +270,40 @@ class TestNextRun:
         world.set(options=OTHER, full_refresh=True)
         world.run(posted=texts.values(), changed=11, vanished=1, removed=1)
         world.check()
+
+    def test_a_full_refresh_accepts_vectors_of_another_length(self, world: World) -> None:
+        texts = world.fill()
+        world.run(dimension=DIMENSION)
+        world.remove("002.txt")
+        world.service.answer = longer
+        bad = texts["003.txt"]
+        world.service.failed = {bad}
+        world.set(full_refresh=True, max_reject_ratio=0.2)
+        with killed("publish"):
+            world.run(run_id="night")
+        world.set(full_refresh=False)
+        with pytest.raises(InputError, match="vectors of 8 numbers, and the tables in .* of 4"):
+            world.run()
+        world.set(full_refresh=True)
+        # No chunk of the other length stays: neither of the one that is rejected nor of the one that vanished.
+        world.run(run_id="night", try_number=2, posted=[], changed=10, removed=2, dimension=2 * DIMENSION)
+        world.expected.pop("003.txt")
+        world.check()
+        assert {len(row["vector"]) for row in world.rows()} == {2 * DIMENSION}
+        world.set(full_refresh=False)
+        world.service.failed = ()
+        world.run(posted=[bad], dimension=2 * DIMENSION)
+
+    def test_a_full_refresh_in_which_nothing_is_chunked_keeps_the_tables(self, world: World) -> None:
+        world.fill()
+        world.run()
+        world.service.refused = {""}
+        world.set(full_refresh=True, max_reject_ratio=1.0)
+        world.run(rejected=12, dimension=DIMENSION)
+        world.check()
+        world.set(full_refresh=False)
+        world.service.refused = ()
+        world.run(added=0, rejected=0, dimension=DIMENSION)
 
 
 class TestLongDocuments:
@@ -789,6 +823,25 @@ class TestCrashes:
             world.run()
         world.set(full_refresh=True)
         world.run(added=12)
+
+    @pytest.mark.parametrize("unfinished", ["a first run", "late jobs"])
+    def test_a_full_refresh_takes_nothing_of_an_earlier_run(self, world: World, unfinished: str) -> None:
+        texts = list(world.fill(6).values())
+        world.service.failed = {texts[0]}
+        world.set(**IMPATIENT)
+        if unfinished == "late jobs":
+            world.service.late = {texts[1]}
+            world.run(rejected=2)
+        else:
+            with killed("publish"):
+                world.run()
+        world.service.late = world.service.failed = ()
+        world.set(full_refresh=True)
+        with killed("publish"):
+            world.run(run_id="night", posted=texts)
+        # A retry continues the refresh.
+        world.run(run_id="night", try_number=2, posted=[], submitted=6)
+        world.check()
 
     def test_a_wrong_configuration_that_led_nowhere_is_forgotten(self, world: World) -> None:
         world.fill()

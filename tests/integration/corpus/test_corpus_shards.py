@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A corpus over several tasks: each stages, one commit publishes."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import deltalake
 import pyarrow as pa
 import pytest
-from corpus_world import Killed, World, killed
+from corpus_world import Killed, World, killed, longer
 
 from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus import shards
@@ -234,11 +233,21 @@ def test_shards_that_do_not_belong_together(world: World, texts: dict[str, str])
 
 
 def test_vectors_of_two_lengths(world: World, texts: dict[str, str]) -> None:
-    staged = stage(world, 2)
-    path = Path(staged[0]["staged"])
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"dimension": 8}))
-    with pytest.raises(InputError, match=r"vectors of different lengths \(\[4, 8\]\)"):
+    """The deployment changes while the shards are sent."""
+    staged = stage(world, 2, only={0})
+    world.service.answer = longer
+    staged += stage(world, 2, only={1})
+    with pytest.raises(InputError, match=r"vectors of different lengths \(\[4, 8\]\).*full_refresh=True"):
         commit(world, staged)
+    night(world, 2, posted=sorted(texts.values()), changes={"full_refresh": True}, added=14, dimension=8)
+    world.check()
+    world.service.answer = lambda text, body: body
+    night(world, 2, posted=sorted(texts.values()), changed=14, dimension=4)
+    # Of one shard nothing is left.
+    world.remove(*(name for name in texts.copy() if shard_of(name, 2)))
+    world.service.answer = longer
+    night(world, 2, posted=sorted(world.expected.values()), dimension=8)
+    world.check()
 
 
 def test_shards_with_other_arguments(world: World, texts: dict[str, str]) -> None:
