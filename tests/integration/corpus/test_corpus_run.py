@@ -23,8 +23,10 @@ from lucidworks_provider.corpus.dataset import open_documents
 from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.lease import Lease
 from lucidworks_provider.corpus.pipeline import FIRST_WINDOW, SUBMISSIONS, Pipeline, PipelineSettings
+from lucidworks_provider.corpus.plan import Plan
 from lucidworks_provider.corpus.run import plan_run
 from lucidworks_provider.delta.log import read_table
+from lucidworks_provider.documents import readers
 from lucidworks_provider.documents.document import Document, content_hash
 from lucidworks_provider.documents.readers import ReadOptions
 from lucidworks_provider.errors import (
@@ -282,7 +284,7 @@ class TestNextRun:
         with killed("publish"):
             world.run(run_id="night")
         world.set(full_refresh=False)
-        with pytest.raises(InputError, match="vectors of 8 numbers, and the tables in .* of 4"):
+        with pytest.raises(InputError, match=r"vectors of 8 numbers, and the tables in .* of 4"):
             world.run()
         world.set(full_refresh=True)
         # No chunk of the other length stays: neither of the one that is rejected nor of the one that vanished.
@@ -444,6 +446,60 @@ class TestRejects:
         with pytest.raises(LucidworksError, match=r"in a row were rejected.*dimReductionSize"):
             world.run()
         assert len(world.service.posted) < 3 * FIRST_WINDOW
+
+    @pytest.mark.parametrize("known", [False, True])
+    def test_a_file_that_cannot_be_read_for_a_moment_is_no_reject(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, known: bool
+    ) -> None:
+        path = world.write("a.txt", "A text.")
+        if known:
+            world.run()
+            os.utime(path, (1, 1))
+        read, failures = readers.read_file, ["busy"]
+
+        def busy(uri: str, limit: int) -> bytes | None:
+            if failures:
+                raise StorageError(failures.pop())
+            return read(uri, limit)
+
+        monkeypatch.setattr(readers, "read_file", busy)
+        # Which makes the scan read it.
+        world.set(max_requests=100)
+        assert plan_run(world.corpus)["would_submit"] == 0
+        failures.append("busy")
+        world.run(rejected=0, added=not known, skipped=known, posted=[] if known else ["A text."])
+        assert world.statuses() == {"a.txt": "ok"}
+        world.check()
+
+    @pytest.mark.parametrize(
+        ("name", "before", "after"),
+        [
+            ("a.jsonl", '{"id": "x", "text": "One."}', '{"key": "x", "body": "One."}'),
+            ("a.csv", "id,text\nx,One.\n", "key,body\nx,One.\n"),
+            ("a.parquet", {"id": ["x"], "text": ["One."]}, {"key": ["x"], "body": ["One."]}),
+        ],
+    )
+    def test_a_file_whose_columns_change_during_the_run_is_a_reject(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, name: str, before: Any, after: Any
+    ) -> None:
+        def write(content: Any) -> None:
+            if isinstance(content, str):
+                world.write(name, content)
+            else:
+                pq.write_table(pa.table(content), world.source / name)
+
+        def replaced(plan: Plan) -> Any:
+            write(after)
+            return candidates(plan)
+
+        world.fill(3)
+        write(before)
+        candidates = Plan.candidates
+        monkeypatch.setattr(Plan, "candidates", replaced)
+        world.set(max_reject_ratio=1.0)
+        rejects = world.rejects(world.run(added=3))
+        assert {one: row["reason"] for one, row in rejects.items()} == {name: "invalid"}
+        assert f"{name} has no column 'id'" in rejects[name]["detail"]
 
     def test_known_rejects_do_not_stop_a_run(self, world: World) -> None:
         world.fill(4)
