@@ -13,7 +13,7 @@ is stored, so the next process has an intent for each submission whose id was lo
                                       documents again, and whether it has ended
     journal/RUN/00000007-…-work.log   INTENDED(segment), WITHDRAWN(segment), SUBMITTED(segment, job),
                                       BODY(segment, job, bytes), UNCONFIRMED(the same)
-    journal/RUN/00000009-…-kept.log   PART(files), FAILED(document), END(of an attempt)
+    journal/RUN/00000009-…-kept.log   PART(files), FAILED(document, segments), END(of an attempt)
 
 A work file is deleted when all its documents are in parts; kept files stay until the parts are committed. A record is
 a line of JSON; the bytes of a body follow its line. The last line of each file has the number of submissions and

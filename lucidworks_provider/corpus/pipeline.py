@@ -20,7 +20,7 @@ import random
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -41,6 +41,7 @@ from lucidworks_provider.corpus.parts import (
     SegmentResult,
     WriteResult,
     not_covered,
+    raise_first,
 )
 from lucidworks_provider.corpus.plan import Candidate, SegmentRequest
 from lucidworks_provider.corpus.run_database import Reject, RunDatabase
@@ -450,8 +451,6 @@ class JobRunner:
     journal: Journal
     stats: RunStats
     settings: PipelineSettings
-    # Jobs that were not ready in time or could not be polled; the next run polls them.
-    unfinished_jobs: int = 0
 
     def __post_init__(self) -> None:
         # The tokens of this try, and the bodies in memory.
@@ -557,9 +556,9 @@ class JobRunner:
             # The job exists. The response may be a proxy's, or a permission may be missing for a while.
             raise self._unfinished(Reason.REFUSED, f"Job {job}: {err}") from None
 
-    def _unfinished(self, reason: Reason, detail: str) -> RejectedError:
-        self.unfinished_jobs += 1
-        return RejectedError(reason, f"{detail.rstrip()} The next run polls it again.", job_unfinished=True)
+    @staticmethod
+    def _unfinished(reason: Reason, detail: str) -> RejectedError:
+        return RejectedError(reason, detail.rstrip(), job_unfinished=True)
 
     async def _submit(self, segment: SegmentRequest) -> str:
         name = f"Document {segment.key.document_id!r}"
@@ -615,6 +614,8 @@ CHECK_ATTEMPTS = 7
 WRITE_AT_ONCE = 32
 # Warnings of each kind in the log; the file of rejects has all rejects.
 LOGGED_FIRST = 20
+# After so many runs in a row that have rejected a document, its unfinished jobs are not polled again.
+MAX_POLLED_RUNS = 3
 # Reasons that may be common to all documents.
 _SYSTEMIC = {Reason.REFUSED, Reason.FAILED, Reason.MALFORMED, Reason.GONE, Reason.EMPTY_RESULT}
 # Such rejects in a row after which a document is sent only if one of those in flight is chunked.
@@ -648,6 +649,8 @@ class Pipeline:
     parts: list[Part] = field(default_factory=list)
     # Whether a document was not submitted as max_tokens is reached.
     over_budget: bool = False
+    # Whether the journal has jobs or results of rejected documents, for the next run.
+    for_next_run: bool = False
 
     def __post_init__(self) -> None:
         self._in_flight_limit = InFlightLimit(self.settings.max_in_flight)
@@ -777,9 +780,7 @@ class Pipeline:
             if alone:
                 results = [await self.runner.segment(candidate.segments[0], alone=True)]
             else:
-                results = await _gather(
-                    self.runner.segment(segment, alone=False) for segment in candidate.segments
-                )
+                results = await self._segments(candidate.segments)
         except BudgetExceededError:
             self.over_budget = True
             self._release(candidate)
@@ -789,6 +790,19 @@ class Pipeline:
             self._release(candidate)
         else:
             self._completed.put_nowait(CompletedDocument(candidate, results))
+
+    async def _segments(self, segments: Sequence[SegmentRequest]) -> list[SegmentResult]:
+        """Wait for all, as their jobs cost money, then raise the first failure; other failures go before rejects."""
+        calls = (self.runner.segment(segment, alone=False) for segment in segments)
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        rejects: dict[SegmentKey, RejectedError] = {}
+        for segment, result in zip(segments, results, strict=True):
+            if isinstance(result, RejectedError):
+                rejects[segment.key] = result
+            elif isinstance(result, BaseException):
+                raise result
+        raise_first(rejects)
+        return [result for result in results if isinstance(result, SegmentResult)]
 
     # -- the parts -----------------------------------------------------------------------------------
 
@@ -865,17 +879,23 @@ class Pipeline:
     def _reject(self, candidate: Candidate, err: RejectedError) -> None:
         document_id = candidate.document.id
         attempts = self.db.attempts(document_id)
-        file, digest = candidate.file.path, candidate.content_hash
-        self.db.reject(Reject(document_id, err.reason, err.detail, attempts, file, digest))
-        self.stats.rejected(err.reason)
-        self._warn("reject", "Document %r is rejected (%s): %s", document_id, err.reason, err.detail)
-        if not err.job_unfinished:
-            value = [document_id, candidate.content_hash, err.reason, err.detail, attempts]
+        file, digest, detail = candidate.file.path, candidate.content_hash, err.detail
+        # Results of a text that is not sent again are not needed.
+        bad = () if err.reason is Reason.EMPTY_RESULT else err.segments
+        if err.job_unfinished:
+            again = "polls it" if attempts % MAX_POLLED_RUNS else "submits its text"
+            detail += f" The next run {again} again."
+        else:
+            value = [document_id, digest, err.reason, detail, attempts, *(key[2:] for key in bad)]
             self.journal.append("failed", value)
+        self.for_next_run |= err.job_unfinished or 0 < len(bad) < len(candidate.segments)
+        self.db.reject(Reject(document_id, err.reason, detail, attempts, file, digest))
+        self.stats.rejected(err.reason)
+        self._warn("reject", "Document %r is rejected (%s): %s", document_id, err.reason, detail)
         # A text that was rejected before is no evidence about the service; nor may many of them block each run.
         if err.reason in _SYSTEMIC and not self.db.rejected_before(document_id, digest):
             self._rejected_in_a_row += 1
-            self._last_reject = f"{document_id!r}: {err.detail}"
+            self._last_reject = f"{document_id!r}: {detail}"
 
     def _release(self, candidate: Candidate) -> None:
         self._in_flight_limit.release(candidate.size)
@@ -914,15 +934,6 @@ def _take(candidates: Iterator[Candidate | RejectedDocument]) -> list[Candidate 
         if characters >= READ_AHEAD_CHARACTERS:
             break
     return taken
-
-
-async def _gather(calls: Iterable[Coroutine[Any, Any, SegmentResult]]) -> list[SegmentResult]:
-    """Wait for all, as their jobs cost money, then raise the first failure; other failures go before rejects."""
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    failures = [result for result in results if isinstance(result, BaseException)]
-    for failure in sorted(failures, key=lambda failure: isinstance(failure, RejectedError)):
-        raise failure
-    return [result for result in results if isinstance(result, SegmentResult)]
 
 
 async def _periodically(seconds: float, call: Callable[[], Awaitable[None]]) -> None:

@@ -21,7 +21,7 @@ from lucidworks_provider.corpus.dataset import CHUNKS, NAMES, REJECTS, REPORT, S
 from lucidworks_provider.corpus.journal import BodyLocation, Journal, Record, SegmentKey
 from lucidworks_provider.corpus.lease import Holder, Lease
 from lucidworks_provider.corpus.parts import Part, PartWriter, read_index
-from lucidworks_provider.corpus.pipeline import Pipeline, PipelineSettings, Service
+from lucidworks_provider.corpus.pipeline import MAX_POLLED_RUNS, Pipeline, PipelineSettings, Service
 from lucidworks_provider.corpus.plan import INLINE, Plan, PlanSummary
 from lucidworks_provider.corpus.publish import (
     RunRecord,
@@ -35,7 +35,7 @@ from lucidworks_provider.corpus.publish import (
     run_numbers,
 )
 from lucidworks_provider.corpus.report import write_report
-from lucidworks_provider.corpus.run_database import SAME, TODO, RunDatabase
+from lucidworks_provider.corpus.run_database import REJECTED, SAME, TODO, RunDatabase
 from lucidworks_provider.corpus.shards import (
     Shard,
     StagedShard,
@@ -428,8 +428,8 @@ class _Run:
             # A process that was suspended since the commit must not remove files of its successor.
             self.lease.renew()
             # Before the removal of files that it names.
-            if pipeline.runner.unfinished_jobs:
-                carry_over(self._journal, self.db)
+            if pipeline.for_next_run:
+                carry_over(self._journal, self.db, _REJECTS)
             else:
                 self._journal.end()
             if committed:
@@ -581,11 +581,18 @@ def _check_output(corpus: Corpus) -> None:
 # -- an unfinished run --------------------------------------------------------------------------------
 
 
-# Jobs and bodies of documents that are in no part.
-_UNFINISHED = """
-SELECT id, hash, start, length, job, log, offset, bytes FROM segments
-WHERE job != '' AND NOT EXISTS (SELECT 1 FROM new WHERE new.id = segments.id AND new.hash = segments.hash)
-"""
+# Jobs and bodies of rejected texts. A job that has not ended in some runs is submitted again. The hash is unknown if
+# the document could not be read.
+_UNFINISHED = f"""
+SELECT s.id, s.hash, s.start, s.length, s.job, s.log, s.offset, s.bytes
+FROM segments s JOIN ({{rejects}}) r ON r.id = s.id
+WHERE s.job != ''
+AND (r.hash IS NULL OR r.hash = s.hash AND (s.log IS NOT NULL OR r.attempts % {MAX_POLLED_RUNS} != 0))
+AND NOT EXISTS (SELECT 1 FROM new WHERE new.id = s.id AND new.hash = s.hash)
+"""  # noqa: S608
+# Rejects of the run that ends, and of the last run in the tables.
+_REJECTS = f"SELECT id, hash, attempts FROM source LEFT JOIN rejects USING (id) WHERE action = {REJECTED}"  # noqa: S608
+_PUBLISHED_REJECTS = "SELECT id, rejected_hash AS hash, attempts FROM documents WHERE status = 'rejected'"
 
 
 def check_table_options(found: Mapping[str, Any], corpus: Corpus, where: str) -> None:
@@ -636,7 +643,7 @@ def resume_run(
     )
     if was_published and not added:
         log.info("The last run died after its commits; its journal is closed.")
-        carry_over(journal, db)
+        carry_over(journal, db, _PUBLISHED_REJECTS)
         db.clear_run()
         head = journal.head()
     if head is None:
@@ -673,10 +680,12 @@ def resume_run(
     return parts
 
 
-def carry_over(journal: Journal, db: RunDatabase) -> None:
+def carry_over(journal: Journal, db: RunDatabase, rejects: str) -> None:
     """
-    End a published journal; its unfinished jobs are carried over to the next run.
+    End a published journal; unfinished jobs of rejected texts, and the results of their other segments, are carried
+    over to the next run.
 
+    :param rejects: query of the rejects.
     :raises StorageError: the journal cannot be written.
     """
     _replay(journal, db, None)
@@ -687,7 +696,7 @@ def carry_over(journal: Journal, db: RunDatabase) -> None:
             row[4],
             BodyLocation(*row[5:]) if row[5] else None,
         )
-        for row in db.rows(_UNFINISHED)
+        for row in db.rows(_UNFINISHED.format(rejects=rejects))
     ]
     if unfinished:
         journal.carry_over(unfinished)
@@ -717,9 +726,17 @@ def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> list[P
                 parts.append(part)
                 db.add_new(read_index(part.index))
             case "failed":
-                db.run("INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?)", *record.value)
-                # The next attempt submits it again.
-                db.run("UPDATE segments SET job = '', log = NULL WHERE id = ?", record.value[0])
+                document_id, digest, *about = record.value
+                db.run(
+                    "INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?)", document_id, digest, *about[:3]
+                )
+                # The next attempt submits these segments again, or all.
+                lost = "UPDATE segments SET job = '', log = NULL WHERE id = ?"
+                for segment in about[3:]:
+                    where = "hash = ? AND start = ? AND length = ?"
+                    db.run(f"{lost} AND {where}", document_id, digest, *segment)
+                if not about[3:]:
+                    db.run(lost, document_id)
             case "end":
                 db.clear_failures()
             case "withdrawn":

@@ -29,6 +29,7 @@ from lucidworks_provider.delta.log import read_table
 from lucidworks_provider.documents import readers
 from lucidworks_provider.documents.document import Document, content_hash
 from lucidworks_provider.documents.readers import ReadOptions
+from lucidworks_provider.documents.split import split
 from lucidworks_provider.errors import (
     BudgetExceededError,
     ForbiddenError,
@@ -65,6 +66,11 @@ def _bodies_in(folder: Path) -> set[str]:
 def tree(folder: Path, but: str = "-") -> set[str]:
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     return {name for name in names if not name.startswith(but)}
+
+
+def split_texts(text: str, max_bytes: int) -> list[str]:
+    """The texts that a long document is submitted as."""
+    return [segment.text for segment in split(text, max_bytes=max_bytes)]
 
 
 def rows_of(count: int) -> str:
@@ -803,14 +809,85 @@ class TestCrashes:
         assert not (world.output / "journal").exists()
         assert not keep_raw or _bodies_in(world.output / "raw") == set(texts.values())
 
-    def test_responses_of_a_document_with_a_late_piece_are_kept(self, world: World) -> None:
+    @pytest.mark.parametrize("committed", [True, False])
+    @pytest.mark.parametrize("how", ["late", "failed", "refused", "malformed", "truncated"])
+    def test_responses_of_a_document_with_a_bad_piece_are_kept(
+        self, world: World, how: str, committed: bool
+    ) -> None:
+        def spoil(text: str, body: dict[str, Any]) -> dict[str, Any]:
+            if "30" not in text:
+                return body
+            if how == "malformed":
+                body["chunkedData"][0]["vectors"][0]["vector"] = [1.0]
+                return body
+            return cut(body)
+
         world.write("long.txt", "".join(f"Sentence {number} of a long document. " for number in range(60)))
-        world.service.late = {"30"}
-        world.set(**IMPATIENT, max_text_bytes=500)
-        world.run()
-        assert len(world.service.posted) > 3
+        world.write("short.txt", "A short one.")
+        if how in {"malformed", "truncated"}:
+            world.service.answer = spoil
+        else:
+            setattr(world.service, how, {"30"})
+        settings = PipelineSettings(timeout=0.3, poll_interval=0.05, refuse_truncated=True)
+        world.set(max_text_bytes=500, pipeline=settings, max_reject_ratio=1.0 if committed else 0.1)
+        if committed:
+            assert [one["reason"] for one in world.rejects(world.run()).values()] == [
+                how.replace("late", "timeout")
+            ]
+        else:
+            with pytest.raises(LucidworksError, match="1 of 2 documents were rejected"):
+                world.run()
+        sent = [text for text in split_texts(world.expected["long.txt"], 500) if "30" in text]
+        assert len(sent) == 1
+        world.service.answer = lambda text, body: body
+        world.service.late = world.service.failed = world.service.refused = ()
+        world.run(posted=[] if how == "late" else sent, documents=2, rejected=0)
+        world.check()
+        assert not (world.output / "journal").exists()
+
+    def test_a_failed_record_without_segments_submits_all_again(self, world: World) -> None:
+        world.write("long.txt", "".join(f"Sentence {number} of a long document. " for number in range(60)))
+        world.service.failed = {"30"}
+        world.set(max_text_bytes=500)
+        with pytest.raises(LucidworksError, match="1 of 1 documents were rejected"):
+            world.run()
+        (record,) = [path for path in world.output.rglob("*-kept.log") if b'"failed"' in path.read_bytes()]
+        lines = [json.loads(line) for line in record.read_bytes().splitlines() if line]
+        for line in lines:
+            if line["kind"] == "failed":
+                line["value"] = line["value"][:5]
+        record.write_text("".join(json.dumps(line) + "\n\n" for line in lines))
+        world.service.failed = ()
+        world.run(posted=split_texts(world.expected["long.txt"], 500), documents=1)
+
+    def test_a_job_whose_text_has_gone_is_not_kept(self, world: World) -> None:
+        texts = world.fill(4)
+        world.service.late = {texts["000.txt"], texts["001.txt"], texts["002.txt"]}
+        world.set(**IMPATIENT)
+        world.run(rejected=3)
+        world.remove("001.txt")
+        world.write("002.txt", "Another text.")
+        world.run(rejected=1, posted=["Another text."])
+        found = Journal(str(world.output))
+        assert found.head() is not None
+        assert {record.key.document_id for record in found.load() if record.key} == {"000.txt"}
+
+    def test_a_job_that_never_ends_is_submitted_again_after_three_runs(self, world: World) -> None:
+        bad = world.fill(2)["001.txt"]
+        world.service.late = {bad}
+        world.set(**IMPATIENT)
+        details = []
+        for night in range(5):
+            rejects = world.rejects(world.run(posted=None if not night else [bad] if night == 3 else []))
+            details.append(rejects["001.txt"]["detail"].rpartition("The next run ")[2])
+        assert details == [
+            *["polls it again."] * 2,
+            "submits its text again.",
+            *["polls it again."] * 2,
+        ]
         world.service.late = ()
-        world.run(posted=[], documents=1, rejected=0)
+        world.run(posted=[])
+        world.check()
 
     def test_a_retry_of_what_had_ended_well_returns_the_same(self, world: World) -> None:
         world.fill()

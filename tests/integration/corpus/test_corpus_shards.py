@@ -449,6 +449,22 @@ def test_rows_that_move_between_the_files_of_a_delta_table_are_not_sent_again(wo
     night(world, 3, documents_version=again["documents_version"])
 
 
+def test_a_late_job_of_a_shard_is_polled_in_three_nights(world: World, texts: dict[str, str]) -> None:
+    late = texts["003.txt"]
+    world.service.late = {late}
+    changes = {"pipeline": PipelineSettings(timeout=0.3, poll_interval=0.05), "max_reject_ratio": 1.0}
+    night(world, 1, changes=changes, rejected=1)
+    for posted in ([], [], [late], []):
+        night(world, 1, posted=posted, rejected=1)
+    # A job of a document that is gone is not kept.
+    world.remove("003.txt")
+    for _ in range(2):
+        night(world, 1, posted=[], rejected=0)
+    journals = [path.read_text() for path in (world.output / "shards").rglob("*-work.log")]
+    assert not any("003.txt" in text for text in journals)
+    world.check()
+
+
 def in_two_shards(world: World) -> tuple[str, str]:
     """Two files of records that fall into different shards of two, the first with a and x, the second with b."""
     world.set(prune=True, max_reject_ratio=1.0)
