@@ -428,7 +428,8 @@ class _Run:
             # A process that was suspended since the commit must not remove files of its successor.
             self.lease.renew()
             # Before the removal of files that it names.
-            if pipeline.for_next_run:
+            resumed = "SELECT 1 FROM segments JOIN rejects USING (id) WHERE job != ''"
+            if pipeline.for_next_run or self.db.one(resumed):
                 carry_over(self._journal, self.db, _REJECTS)
             else:
                 self._journal.end()
@@ -726,16 +727,15 @@ def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> list[P
                 parts.append(part)
                 db.add_new(read_index(part.index))
             case "failed":
-                document_id, digest, *about = record.value
-                db.run(
-                    "INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?)", document_id, digest, *about[:3]
-                )
+                document_id, digest, reason, detail, attempts, *bad = record.value
+                failed = (document_id, digest, reason, detail, attempts)
+                db.run("INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?)", *failed)
                 # The next attempt submits these segments again, or all.
                 lost = "UPDATE segments SET job = '', log = NULL WHERE id = ?"
-                for segment in about[3:]:
+                for segment in bad:
                     where = "hash = ? AND start = ? AND length = ?"
                     db.run(f"{lost} AND {where}", document_id, digest, *segment)
-                if not about[3:]:
+                if not bad:
                     db.run(lost, document_id)
             case "end":
                 db.clear_failures()

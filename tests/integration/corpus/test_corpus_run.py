@@ -845,6 +845,20 @@ class TestCrashes:
         world.check()
         assert not (world.output / "journal").exists()
 
+    def test_responses_of_a_failed_document_outlive_a_failed_try(self, world: World) -> None:
+        world.write("a.txt", "".join(f"Sentence {number} of a long document. " for number in range(60)))
+        world.write("b.txt", "A short one.")
+        pieces = split_texts(world.expected["a.txt"], 500)
+        world.service.failed, world.service.down_after = {"30"}, len(pieces)
+        settings = PipelineSettings(max_in_flight=1, poll_interval=0.05)
+        world.set(max_text_bytes=500, pipeline=settings, max_reject_ratio=1.0)
+        with pytest.raises(TransportError):
+            world.run(run_id="night")
+        world.service.failed, world.service.down_after = (), 99
+        world.run(run_id="night", try_number=2, posted=["A short one."], rejected=1)
+        world.run(posted=[piece for piece in pieces if "30" in piece], rejected=0)
+        world.check()
+
     def test_a_failed_record_without_segments_submits_all_again(self, world: World) -> None:
         world.write("long.txt", "".join(f"Sentence {number} of a long document. " for number in range(60)))
         world.service.failed = {"30"}
