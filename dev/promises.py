@@ -391,7 +391,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "`on_truncated='reject'` rejects a document that its chunks do not cover.",
             "integration/corpus/test_corpus_run.py::TestRejects::test_truncated_is_a_warning_or_a_reject",
             "corpus/parts.py",
-            "if gap is not None and refuse_truncated:",
+            "if checked.gap is not None and refuse_truncated:",
             "if False:",
         ),
         Promise(

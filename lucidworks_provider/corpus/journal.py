@@ -9,10 +9,11 @@ is stored, so the next process has an intent for each submission whose id was lo
 
 ::
 
-    journal/head.json                 the folder of the current run, its configuration, and whether it has ended
+    journal/head.json                 the folder of the current run, its configuration, whether it sends all
+                                      documents again, and whether it has ended
     journal/RUN/00000007-…-work.log   INTENDED(segment), WITHDRAWN(segment), SUBMITTED(segment, job),
                                       BODY(segment, job, bytes), UNCONFIRMED(the same)
-    journal/RUN/00000009-…-kept.log   PART(files), FAILED(document), END(of an attempt)
+    journal/RUN/00000009-…-kept.log   PART(files), FAILED(document, segments), END(of an attempt)
 
 A work file is deleted when all its documents are in parts; kept files stay until the parts are committed. A record is
 a line of JSON; the bytes of a body follow its line. The last line of each file has the number of submissions and
@@ -174,7 +175,7 @@ class Journal:
         """
         Read what :meth:`begin` has written; None if there is no unfinished run.
 
-        :return: ``{"run", "options"}``.
+        :return: ``{"run", "options", "full_refresh"}``.
         :raises InputError: the file is of another version or damaged.
         """
         uri = below(self.output, HEAD)
@@ -189,11 +190,11 @@ class Journal:
             ) from None
         return None if head.get("ended") else head
 
-    def begin(self, options: Mapping[str, Any]) -> None:
+    def begin(self, options: Mapping[str, Any], *, full_refresh: bool = False) -> None:
         """Start the journal of a new run; fails if the folder cannot be written."""
         self.run = self._new_run()
         self.submissions = self.resubmissions = 0
-        self._write_head(options)
+        self._write_head(options, full_refresh=full_refresh)
 
     def load(self) -> Iterator[Record]:
         """All records in the order of writing; of a torn file those before the damage."""
@@ -243,8 +244,10 @@ class Journal:
     def _new_run(self) -> str:
         return f"{RAW if self._keep else JOURNAL}/{new_name()}"
 
-    def _write_head(self, options: Mapping[str, Any], *, ended: bool = False) -> None:
-        head = {"run": self.run, "options": dict(options), "ended": ended}
+    def _write_head(
+        self, options: Mapping[str, Any], *, full_refresh: bool = False, ended: bool = False
+    ) -> None:
+        head = {"run": self.run, "options": dict(options), "full_refresh": full_refresh, "ended": ended}
         write_file(below(self.output, HEAD), json.dumps(head).encode())
 
     def _names(self) -> list[str]:

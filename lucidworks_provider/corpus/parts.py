@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.client.chunking import Chunk, ChunkingOptions, read_result
+from lucidworks_provider.client.chunking import Chunk, ChunkingOptions, ChunkingResult, read_result
 from lucidworks_provider.client.http.messages import parse_object
 from lucidworks_provider.client.jobs import JobState
-from lucidworks_provider.client.validation import Span, check_chunks
+from lucidworks_provider.client.validation import CheckedChunks, Span, check_chunks
 from lucidworks_provider.corpus.dataset import CHUNKS, below, new_name
-from lucidworks_provider.corpus.journal import BodyLocation
+from lucidworks_provider.corpus.journal import BodyLocation, SegmentKey
 from lucidworks_provider.corpus.plan import Candidate, SegmentRequest
 from lucidworks_provider.corpus.run_database import Row
 from lucidworks_provider.documents.document import Reason
@@ -63,13 +63,35 @@ class RejectedError(Exception):
     A document is rejected; the run continues.
 
     :param job_unfinished: its job may still be good, so the next run polls it.
+    :param segments: those that have to be submitted again; empty for all.
     """
 
-    def __init__(self, reason: Reason, detail: str, *, job_unfinished: bool = False) -> None:
+    def __init__(
+        self,
+        reason: Reason,
+        detail: str,
+        *,
+        job_unfinished: bool = False,
+        segments: Sequence[SegmentKey] = (),
+    ) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
         self.job_unfinished = job_unfinished
+        self.segments = segments
+
+
+def raise_first(rejects: Mapping[SegmentKey, RejectedError]) -> None:
+    """
+    Reject a document by the failures of its segments; one whose job is unfinished is not submitted again.
+
+    :raises RejectedError: the first failure, preferably one of a job that has ended.
+    """
+    for first in sorted(rejects.values(), key=lambda err: err.job_unfinished):
+        ended = [key for key, err in rejects.items() if not err.job_unfinished]
+        raise RejectedError(
+            first.reason, first.detail, job_unfinished=first.job_unfinished, segments=ended
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,28 +262,27 @@ class PartWriter:
         spans: list[Span] = []
         gap: str | None = None
         warnings: list[str] = []
-        try:
-            for found in completed.results:
-                segment, job = found.segment, found.job
+        rejects: dict[SegmentKey, RejectedError] = {}
+        for found in completed.results:
+            segment = found.segment
+            try:
                 body = read(found.location) if found.body is None else found.body
-                result = read_result(parse_object(body, f"Chunking job {job}", packed=True), job)
-                if found.seconds:
-                    spend(sum(chunk.input_tokens or 0 for chunk in result.chunks))
-                if result.state is JobState.FAILED:
-                    raise RejectedError(Reason.FAILED, f"Job {job}: {result.message}")
-                checked = check_chunks(segment.text, self._options, result, lenient=lenient)
-                gap = gap or checked.gap
-                warnings += checked.warnings
-                first = segment.key.start
-                # The chunks of many segments are in memory together; as Python's numbers they take 32 bytes a number.
-                many = len(completed.results) > 1
-                chunks.extend(_packed(chunk) if many else chunk for chunk in result.chunks)
-                spans.extend((s + first, e + first) if s is not None else (s, e) for s, e in checked.spans)  # type: ignore[misc, operator]
-            if gap is not None and refuse_truncated:
-                raise RejectedError(Reason.TRUNCATED, not_covered(gap))
+                result, checked = self._check(found, body, lenient=lenient, spend=spend)
+            except RejectedError as err:
+                rejects[segment.key] = err
+                continue
+            if checked.gap is not None and refuse_truncated:
+                rejects[segment.key] = RejectedError(Reason.TRUNCATED, not_covered(checked.gap))
+            gap = gap or checked.gap
+            warnings += checked.warnings
+            first = segment.key.start
+            # The chunks of many segments are in memory together; as Python's numbers they take 32 bytes a number.
+            many = len(completed.results) > 1
+            chunks.extend(_packed(chunk) if many else chunk for chunk in result.chunks)
+            spans.extend((s + first, e + first) if s is not None else (s, e) for s, e in checked.spans)  # type: ignore[misc, operator]
+        raise_first(rejects)
+        try:
             self._columns.add(candidate.document.id, chunks, spans, candidate.content_hash)
-        except EmptyResultError as err:
-            raise RejectedError(Reason.EMPTY_RESULT, str(err)) from None
         except MalformedResponseError as err:
             raise RejectedError(Reason.MALFORMED, str(err)) from None
         file = candidate.file
@@ -276,6 +297,23 @@ class PartWriter:
         if self._columns.rows >= GROUP_ROWS or self._columns.nbytes >= GROUP_BYTES:
             self._flush()
         return WriteResult([len(chunk.text) for chunk in chunks], tokens, gap, warnings)
+
+    def _check(
+        self, found: SegmentResult, body: bytes, *, lenient: bool, spend: Callable[[int], None]
+    ) -> tuple[ChunkingResult, CheckedChunks]:
+        """:raises RejectedError: the body is no valid result of the segment."""
+        job = found.job
+        try:
+            result = read_result(parse_object(body, f"Chunking job {job}", packed=True), job)
+            if found.seconds:
+                spend(sum(chunk.input_tokens or 0 for chunk in result.chunks))
+            if result.state is JobState.FAILED:
+                raise RejectedError(Reason.FAILED, f"Job {job}: {result.message}")
+            return result, check_chunks(found.segment.text, self._options, result, lenient=lenient)
+        except EmptyResultError as err:
+            raise RejectedError(Reason.EMPTY_RESULT, str(err)) from None
+        except MalformedResponseError as err:
+            raise RejectedError(Reason.MALFORMED, str(err)) from None
 
     def close(self) -> Part:
         """Move the files into place."""

@@ -20,7 +20,7 @@ import random
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -41,6 +41,7 @@ from lucidworks_provider.corpus.parts import (
     SegmentResult,
     WriteResult,
     not_covered,
+    raise_first,
 )
 from lucidworks_provider.corpus.plan import Candidate, SegmentRequest
 from lucidworks_provider.corpus.run_database import Reject, RunDatabase
@@ -449,8 +450,6 @@ class JobRunner:
     journal: Journal
     stats: RunStats
     settings: PipelineSettings
-    # Jobs that were not ready in time or could not be polled; the next run polls them.
-    unfinished_jobs: int = 0
 
     def __post_init__(self) -> None:
         # The tokens of this try, and the bodies in memory.
@@ -556,9 +555,9 @@ class JobRunner:
             # The job exists. The response may be a proxy's, or a permission may be missing for a while.
             raise self._unfinished(Reason.REFUSED, f"Job {job}: {err}") from None
 
-    def _unfinished(self, reason: Reason, detail: str) -> RejectedError:
-        self.unfinished_jobs += 1
-        return RejectedError(reason, f"{detail.rstrip()} The next run polls it again.", job_unfinished=True)
+    @staticmethod
+    def _unfinished(reason: Reason, detail: str) -> RejectedError:
+        return RejectedError(reason, detail.rstrip(), job_unfinished=True)
 
     async def _submit(self, segment: SegmentRequest) -> str:
         name = f"Document {segment.key.document_id!r}"
@@ -614,14 +613,16 @@ CHECK_ATTEMPTS = 7
 WRITE_AT_ONCE = 32
 # Warnings of each kind in the log; the file of rejects has all rejects.
 LOGGED_FIRST = 20
+# After so many runs in a row that have rejected a document, its unfinished jobs are not polled again.
+MAX_POLLED_RUNS = 3
 # Reasons that may be common to all documents.
 _SYSTEMIC = {Reason.REFUSED, Reason.FAILED, Reason.MALFORMED, Reason.GONE, Reason.EMPTY_RESULT}
-# Such rejects in a row that stop the run.
+# Such rejects in a row after which a document is sent only if one of those in flight is chunked.
 MAX_REJECTED_IN_A_ROW = 25
 
 
 class ConsecutiveFailuresError(TooManyRejectsError):
-    """:data:`MAX_REJECTED_IN_A_ROW` documents were rejected, and none was chunked in between."""
+    """:data:`MAX_REJECTED_IN_A_ROW` documents were rejected, and none in flight with them was chunked."""
 
 
 @dataclass
@@ -647,6 +648,8 @@ class Pipeline:
     parts: list[Part] = field(default_factory=list)
     # Whether a document was not submitted as max_tokens is reached.
     over_budget: bool = False
+    # Whether the journal has jobs or results of rejected documents, for the next run.
+    for_next_run: bool = False
 
     def __post_init__(self) -> None:
         self._in_flight_limit = InFlightLimit(self.settings.max_in_flight)
@@ -656,6 +659,9 @@ class Pipeline:
         self._part: PartWriter | None = None
         self._part_since = 0.0
         self._rejected_in_a_row = 0
+        self._last_reject = ""
+        # Set when a document in flight has ended.
+        self._ended = asyncio.Event()
         self._reported: Counter[str] = Counter()
         self._warnings: Counter[str] = Counter()
 
@@ -731,12 +737,29 @@ class Pipeline:
                 self.runner.intents.admit(candidate)
                 await self._in_flight_limit.acquire(candidate.size)
                 await self.runner.intents.stored(intents)
+                await self._check_rejects()
                 if self.over_budget:
                     self._release(candidate)
                     break
                 self.stats.in_flight = self._in_flight_limit.in_flight
                 documents.create_task(self._document(candidate))
             reading.cancel()
+
+    async def _check_rejects(self) -> None:
+        """
+        Before a document is sent: after many rejects in a row, wait until one of those in flight is chunked.
+
+        :raises ConsecutiveFailuresError: none of them was.
+        """
+        while self._rejected_in_a_row >= MAX_REJECTED_IN_A_ROW and not self.over_budget:
+            # The one that is to be sent counts as in flight.
+            if self._in_flight_limit.in_flight == 1:
+                raise ConsecutiveFailuresError(
+                    f"{self._rejected_in_a_row} documents in a row were rejected and none was chunked, so the cause "
+                    f"is probably not in them; stopped. The last one, {self._last_reject}"
+                )
+            self._ended.clear()
+            await self._ended.wait()
 
     async def _read_ahead(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
         while batch := await in_thread(_take, candidates):
@@ -756,9 +779,7 @@ class Pipeline:
             if alone:
                 results = [await self.runner.segment(candidate.segments[0], alone=True)]
             else:
-                results = await _gather(
-                    self.runner.segment(segment, alone=False) for segment in candidate.segments
-                )
+                results = await self._segments(candidate.segments)
         except BudgetExceededError:
             self.over_budget = True
             self._release(candidate)
@@ -768,6 +789,19 @@ class Pipeline:
             self._release(candidate)
         else:
             self._completed.put_nowait(CompletedDocument(candidate, results))
+
+    async def _segments(self, segments: Sequence[SegmentRequest]) -> list[SegmentResult]:
+        """Wait for all, as their jobs cost money, then raise the first failure; other failures go before rejects."""
+        calls = (self.runner.segment(segment, alone=False) for segment in segments)
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        rejects: dict[SegmentKey, RejectedError] = {}
+        for segment, result in zip(segments, results, strict=True):
+            if isinstance(result, RejectedError):
+                rejects[segment.key] = result
+            elif isinstance(result, BaseException):
+                raise result
+        raise_first(rejects)
+        return [result for result in results if isinstance(result, SegmentResult)]
 
     # -- the parts -----------------------------------------------------------------------------------
 
@@ -844,23 +878,27 @@ class Pipeline:
     def _reject(self, candidate: Candidate, err: RejectedError) -> None:
         document_id = candidate.document.id
         attempts = self.db.attempts(document_id)
-        file, digest = candidate.file.path, candidate.content_hash
-        self.db.reject(Reject(document_id, err.reason, err.detail, attempts, file, digest))
-        self.stats.rejected(err.reason)
-        self._warn("reject", "Document %r is rejected (%s): %s", document_id, err.reason, err.detail)
-        if not err.job_unfinished:
-            value = [document_id, candidate.content_hash, err.reason, err.detail, attempts]
+        file, digest, detail = candidate.file.path, candidate.content_hash, err.detail
+        # Results of a text that is not sent again are not needed.
+        bad = () if err.reason is Reason.EMPTY_RESULT else err.segments
+        if err.job_unfinished:
+            again = "polls it" if attempts % MAX_POLLED_RUNS else "submits its text"
+            detail += f" The next run {again} again."
+        else:
+            value = [document_id, digest, err.reason, detail, attempts, *(key[2:] for key in bad)]
             self.journal.append("failed", value)
-        if err.reason in _SYSTEMIC:
+        self.for_next_run |= err.job_unfinished or 0 < len(bad) < len(candidate.segments)
+        self.db.reject(Reject(document_id, err.reason, detail, attempts, file, digest))
+        self.stats.rejected(err.reason)
+        self._warn("reject", "Document %r is rejected (%s): %s", document_id, err.reason, detail)
+        # A text that was rejected before is no evidence about the service; nor may many of them block each run.
+        if err.reason in _SYSTEMIC and not self.db.rejected_before(document_id, digest):
             self._rejected_in_a_row += 1
-            if self._rejected_in_a_row >= MAX_REJECTED_IN_A_ROW:
-                raise ConsecutiveFailuresError(
-                    f"{self._rejected_in_a_row} documents in a row were rejected and none was chunked, so the cause "
-                    f"is probably not in them; stopped. The last one, {document_id!r}: {err.detail}"
-                )
+            self._last_reject = f"{document_id!r}: {detail}"
 
     def _release(self, candidate: Candidate) -> None:
         self._in_flight_limit.release(candidate.size)
+        self._ended.set()
         self.stats.in_flight = self._in_flight_limit.in_flight
 
     def _progress(self) -> None:
@@ -895,15 +933,6 @@ def _take(candidates: Iterator[Candidate | RejectedDocument]) -> list[Candidate 
         if characters >= READ_AHEAD_CHARACTERS:
             break
     return taken
-
-
-async def _gather(calls: Iterable[Coroutine[Any, Any, SegmentResult]]) -> list[SegmentResult]:
-    """Wait for all, as their jobs cost money, then raise the first failure; other failures go before rejects."""
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    failures = [result for result in results if isinstance(result, BaseException)]
-    for failure in sorted(failures, key=lambda failure: isinstance(failure, RejectedError)):
-        raise failure
-    return [result for result in results if isinstance(result, SegmentResult)]
 
 
 async def _periodically(seconds: float, call: Callable[[], Awaitable[None]]) -> None:

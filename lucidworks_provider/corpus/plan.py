@@ -145,7 +145,7 @@ class Plan:
         """
         with closing(read_files_ahead(self._open, self._files())) as read:
             for file, documents in read:
-                for found in documents:
+                for found in _read_again(file, documents):
                     if isinstance(found, RejectedDocument):
                         self._reject(found, file)
                         yield found
@@ -192,9 +192,9 @@ class Plan:
 
     def _candidate(self, document: Document, file: SourceFile) -> Candidate | RejectedDocument | None:
         db, digest = self._db, content_hash(document.text)
-        if file.format in _RECORDS and not db.one("SELECT 1 FROM source WHERE id = ?", document.id):
-            # The file has changed since the scan.
-            db.add_to_source(document.id, TODO)
+        if not db.one("SELECT 1 FROM source WHERE id = ? AND action != ?", document.id, REJECTED):
+            # The file has changed since the scan, or could not be read.
+            db.set_action(document.id, TODO)
         known = db.known(document.id, old=self._reuse)
         if known is not None and known.hash == digest:
             if (known.size, known.etag, known.file) != (file.size, file.etag, file.path):
@@ -296,7 +296,8 @@ class Plan:
         """Whether the text of a file of one document has changed; records an unchanged one."""
         for found in documents:
             if isinstance(found, RejectedDocument):
-                self._reject(found, file)
+                # It may be readable when it is read again.
+                self._db.set_action(found.id, REJECTED)
                 return True
             known = self._db.known(found.id, old=self._reuse)
             if known is not None and known.hash == content_hash(found.text):
@@ -308,6 +309,16 @@ class Plan:
     def _add(self, document_id: str, action: int, file: SourceFile) -> None:
         if not self._db.add_to_source(document_id, action):
             raise _duplicate_id(document_id, file)
+
+
+def _read_again(
+    file: SourceFile, documents: Iterable[Document | RejectedDocument]
+) -> Iterator[Document | RejectedDocument]:
+    """The documents of a file that the scan has read; a column that is missing now rejects the file."""
+    try:
+        yield from documents
+    except InputError as err:
+        yield RejectedDocument(file.path, Reason.INVALID, f"It has changed since the run began: {err}")
 
 
 def _duplicate_id(document_id: str, file: SourceFile) -> InputError:

@@ -121,6 +121,11 @@ class TableSettings:
         """Table properties of both tables."""
         return dict.fromkeys(_RETENTIONS, f"interval {math.ceil(self.retention)} seconds")
 
+    def keep_old(self, tables: Tables) -> bool:
+        """Whether chunks of the tables may stay: they have the same options, and vectors of the same length."""
+        same_length = 0 in {self.dimension, tables.dimension} or self.dimension == tables.dimension
+        return tables.options == self.options.as_json() and same_length
+
 
 def publish(
     output: str,
@@ -153,7 +158,9 @@ def publish(
     :raises InputError: data files were removed before their commit.
     :raises OutputBusyError: another run has committed, or another writer before each attempt.
     """
-    number, keep_old = tables.number(lease.number), tables.options == settings.options.as_json()
+    number, keep_old = tables.number(lease.number), settings.keep_old(tables)
+    if keep_old and not settings.dimension:
+        settings = replace(settings, dimension=tables.dimension)
     for _ in range(COMMITS):
         counts = build_upserts(db, keep_old=keep_old, prune=settings.prune)
         if (found := find_returned_before_clear(last, task, parts, counts)) is not None:

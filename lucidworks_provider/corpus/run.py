@@ -21,7 +21,7 @@ from lucidworks_provider.corpus.dataset import CHUNKS, NAMES, REJECTS, REPORT, S
 from lucidworks_provider.corpus.journal import BodyLocation, Journal, ReadOnlyJournal, Record, SegmentKey
 from lucidworks_provider.corpus.lease import Holder, Lease
 from lucidworks_provider.corpus.parts import Part, PartWriter, read_index
-from lucidworks_provider.corpus.pipeline import Pipeline, PipelineSettings, Service
+from lucidworks_provider.corpus.pipeline import MAX_POLLED_RUNS, Pipeline, PipelineSettings, Service
 from lucidworks_provider.corpus.plan import INLINE, Plan, PlanSummary
 from lucidworks_provider.corpus.publish import (
     RunRecord,
@@ -35,7 +35,7 @@ from lucidworks_provider.corpus.publish import (
     run_numbers,
 )
 from lucidworks_provider.corpus.report import write_report
-from lucidworks_provider.corpus.run_database import SAME, TODO, RunDatabase
+from lucidworks_provider.corpus.run_database import REJECTED, SAME, TODO, RunDatabase
 from lucidworks_provider.corpus.shards import (
     Shard,
     StagedShard,
@@ -212,13 +212,17 @@ class _Run:
 
     def __post_init__(self) -> None:
         self._journal = Journal(self.folder, keep=self.corpus.keep_raw)
-        self._keep_old = self.tables.options == self.corpus.catalogue.as_json()
         self._published = self.tables.run if self.shard is None else self.tables.staged(self.shard)
 
     @property
+    def _old_dimension(self) -> int:
+        """Of the vectors of the tables; 0 if unknown, or if they are of another configuration."""
+        return self.tables.dimension if self.tables.options == self.corpus.catalogue.as_json() else 0
+
+    @property
     def _dimension(self) -> int:
-        """Of the vectors; 0 if unknown."""
-        before = self.tables.dimension if self._keep_old else 0
+        """Of the vectors; 0 if unknown. A full refresh expects no length before its first vector."""
+        before = 0 if self.corpus.full_refresh else self._old_dimension
         return next((part.dimension for part in reversed(self.parts) if part.dimension), before)
 
     def execute(self) -> dict[str, Any]:
@@ -239,13 +243,14 @@ class _Run:
             self.parts = resumed
             if last is not None and last.journal == self._journal.run:
                 self._returned_before = last.sent
+            self._check_dimension()
         if self.shard is not None:
             delete_staged(self.folder, self._published)
         exact = corpus.max_requests is not None
         plan, summary = _plan(corpus, db, self.tables, self.shard, self._warn, exact=exact)
         self._check_limits(summary)
         if resumed is None:
-            self._journal.begin(corpus.catalogue.as_json())
+            self._journal.begin(corpus.catalogue.as_json(), full_refresh=corpus.full_refresh)
         stats = RunStats(summary.documents, time.monotonic())
         stats.skipped(summary.documents - summary.candidates)
         if summary.documents:
@@ -301,7 +306,7 @@ class _Run:
             corpus.on_missing_chunks,
         )
         if self.shard is not None:
-            counts = build_upserts(self.db, keep_old=self._keep_old, prune=corpus.prune)
+            counts = build_upserts(self.db, keep_old=settings.keep_old(self.tables), prune=corpus.prune)
             returned = self._returned(counts, rejected)
             returned["staged"] = self._stage(self.shard, returned, settings, stats)
             self._log_end(f"shard {self.shard.name}", returned, stats)
@@ -368,7 +373,7 @@ class _Run:
             "documents": documents,
             "chunks": chunks,
             "written": sum(part.chunks for part in self.parts),
-            "dimension": self._dimension,
+            "dimension": self._dimension or self._old_dimension,
             "tokens": sum(part.tokens for part in self.parts),
             **asdict(counts),
             "skipped": db.count(
@@ -434,8 +439,9 @@ class _Run:
             # A process that was suspended since the commit must not remove files of its successor.
             self.lease.renew()
             # Before the removal of files that it names.
-            if pipeline.runner.unfinished_jobs:
-                carry_over(self._journal, self.db)
+            resumed = "SELECT 1 FROM segments JOIN rejects USING (id) WHERE job != ''"
+            if pipeline.for_next_run or self.db.one(resumed):
+                carry_over(self._journal, self.db, _REJECTS)
             else:
                 self._journal.end()
             if committed:
@@ -474,6 +480,15 @@ class _Run:
             f"The chunks of {kept:,} are kept, and the tables are unchanged. Clearing the task, or the next run, "
             "sends the rest with a new budget, and nothing twice."
         )
+
+    def _check_dimension(self) -> None:
+        """:raises InputError: the unfinished run is a full refresh, whose vectors have another length."""
+        new, old = self._dimension, self._old_dimension
+        if old and new != old and not self.corpus.full_refresh:
+            raise InputError(
+                f"An unfinished full refresh has vectors of {new} numbers, and the tables in {self.corpus.output} of "
+                f"{old}: the deployment changed. Complete it with full_refresh=True."
+            )
 
     def _check_limits(self, summary: PlanSummary) -> None:
         corpus = self.corpus
@@ -597,11 +612,18 @@ def _check_output(corpus: Corpus) -> None:
 # -- an unfinished run --------------------------------------------------------------------------------
 
 
-# Jobs and bodies of documents that are in no part.
-_UNFINISHED = """
-SELECT id, hash, start, length, job, log, offset, bytes FROM segments
-WHERE job != '' AND NOT EXISTS (SELECT 1 FROM new WHERE new.id = segments.id AND new.hash = segments.hash)
-"""
+# Jobs and bodies of rejected texts. A job that has not ended in some runs is submitted again. The hash is unknown if
+# the document could not be read.
+_UNFINISHED = f"""
+SELECT s.id, s.hash, s.start, s.length, s.job, s.log, s.offset, s.bytes
+FROM segments s JOIN ({{rejects}}) r ON r.id = s.id
+WHERE s.job != ''
+AND (r.hash IS NULL OR r.hash = s.hash AND (s.log IS NOT NULL OR r.attempts % {MAX_POLLED_RUNS} != 0))
+AND NOT EXISTS (SELECT 1 FROM new WHERE new.id = s.id AND new.hash = s.hash)
+"""  # noqa: S608
+# Rejects of the run that ends, and of the last run in the tables.
+_REJECTS = f"SELECT id, hash, attempts FROM source LEFT JOIN rejects USING (id) WHERE action = {REJECTED}"  # noqa: S608
+_PUBLISHED_REJECTS = "SELECT id, rejected_hash AS hash, attempts FROM documents WHERE status = 'rejected'"
 
 
 def check_table_options(found: Mapping[str, Any], corpus: Corpus, where: str) -> None:
@@ -639,7 +661,8 @@ def resume_run(
 
     :param published_journal: the journal of the last published run; only its unfinished jobs are resumed.
     :param published_parts: returns the paths of its parts that the tables have; None for all of them.
-    :return: its parts; None if there is no unfinished run.
+    :return: its parts; None if there is no unfinished run, or if it is discarded: it had another configuration, or
+        this run is the first try of a full refresh.
     :raises InputError: the run had another configuration.
     """
     head = journal.head()
@@ -651,19 +674,21 @@ def resume_run(
     )
     if was_published and not added:
         log.info("The last run died after its commits; its journal is closed.")
-        carry_over(journal, db)
+        carry_over(journal, db, _PUBLISHED_REJECTS)
         db.clear_run()
         head = journal.head()
     if head is None:
         return None
     options = head.get("options") or {}
-    if options != corpus.catalogue.as_json():
-        if not has_tables and any(record.kind in {"part", "body"} for record in journal.load()):
+    other = options != corpus.catalogue.as_json()
+    if other or (corpus.full_refresh and not head.get("full_refresh")):
+        if other and not has_tables and any(record.kind in {"part", "body"} for record in journal.load()):
             # If there are tables, they have this configuration, and that of the unfinished run was the mistake.
             check_table_options(options, corpus, f"The journal of an unfinished run in {corpus.output}")
         orphans = [record.job for record in journal.load() if record.kind == "submitted"]
         log.warning(
-            "An unfinished run with another configuration is discarded; its %s jobs are orphans, the first: %s",
+            "An unfinished run %s is discarded; its %s jobs are orphans, the first: %s",
+            "with another configuration" if other else "that was no full refresh",
             len(orphans),
             orphans[:10],
         )
@@ -686,10 +711,12 @@ def resume_run(
     return parts
 
 
-def carry_over(journal: Journal, db: RunDatabase) -> None:
+def carry_over(journal: Journal, db: RunDatabase, rejects: str) -> None:
     """
-    End a published journal; its unfinished jobs are carried over to the next run.
+    End a published journal; unfinished jobs of rejected texts, and the results of their other segments, are carried
+    over to the next run.
 
+    :param rejects: query of the rejects.
     :raises StorageError: the journal cannot be written.
     """
     _replay(journal, db, None)
@@ -700,7 +727,7 @@ def carry_over(journal: Journal, db: RunDatabase) -> None:
             row[4],
             BodyLocation(*row[5:]) if row[5] else None,
         )
-        for row in db.rows(_UNFINISHED)
+        for row in db.rows(_UNFINISHED.format(rejects=rejects))
     ]
     if unfinished:
         journal.carry_over(unfinished)
@@ -734,9 +761,16 @@ def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> list[P
                 parts.append(part)
                 db.add_new(read_index(part.index, advice))
             case "failed":
-                db.run("INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?)", *record.value)
-                # The next attempt submits it again.
-                db.run("UPDATE segments SET job = '', log = NULL WHERE id = ?", record.value[0])
+                document_id, digest, reason, detail, attempts, *bad = record.value
+                failed = (document_id, digest, reason, detail, attempts)
+                db.run("INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?)", *failed)
+                # The next attempt submits these segments again, or all.
+                lost = "UPDATE segments SET job = '', log = NULL WHERE id = ?"
+                for segment in bad:
+                    where = "hash = ? AND start = ? AND length = ?"
+                    db.run(f"{lost} AND {where}", document_id, digest, *segment)
+                if not bad:
+                    db.run(lost, document_id)
             case "end":
                 db.clear_failures()
             case "withdrawn":

@@ -14,6 +14,7 @@ of documents, the journal and the source.
 ``segments``    intents, jobs and results in the journal; without a job, the text may have been submitted
 ``rejects``     documents that this run rejects
 ``failed``      texts that are not sent again
+``tried``       texts that an earlier try of the run has sent, and that failed
 ``unknown``     documents of a shard that it did not have before
 ==============  ==================================================================
 """
@@ -50,6 +51,7 @@ CREATE TABLE segments (id TEXT, hash TEXT, start INTEGER, length INTEGER, job TE
 CREATE TABLE rejects (id TEXT PRIMARY KEY, reason TEXT, detail TEXT, attempts INTEGER, file TEXT, hash TEXT)
     WITHOUT ROWID;
 CREATE TABLE failed (id TEXT PRIMARY KEY, hash TEXT, reason TEXT, detail TEXT, attempts INTEGER) WITHOUT ROWID;
+CREATE TABLE tried (id TEXT PRIMARY KEY, hash TEXT) WITHOUT ROWID;
 CREATE TABLE foreign_ids (id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE INDEX new_file ON new (file);
 """
@@ -225,12 +227,13 @@ class RunDatabase:
 
     def clear_run(self) -> None:
         """Remove everything that was loaded from the journal."""
-        for table in ("new", "segments"):
-            self.run(f"DELETE FROM {table}")  # noqa: S608
         self.clear_failures()
+        for table in ("new", "segments", "tried"):
+            self.run(f"DELETE FROM {table}")  # noqa: S608
 
     def clear_failures(self) -> None:
         """Allow failed texts to be sent again, except those with an empty result."""
+        self.run("INSERT OR REPLACE INTO tried SELECT id, hash FROM failed")
         self.run("DELETE FROM failed WHERE reason != ?", Reason.EMPTY_RESULT)
 
     # -- frequent queries and changes -----------------------------------------------------------------
@@ -259,6 +262,14 @@ class RunDatabase:
     def attempts(self, document_id: str) -> int:
         """Runs that have rejected a document, if this run rejects it."""
         return self.count("SELECT sum(attempts) FROM documents WHERE id = ?", document_id) + 1
+
+    def rejected_before(self, document_id: str, digest: str) -> bool:
+        """Whether the last run, or an earlier try of this one, has rejected the same text."""
+        query = (
+            "SELECT 1 FROM documents WHERE id = ?1 AND rejected_hash = ?2 "
+            "UNION ALL SELECT 1 FROM tried WHERE id = ?1 AND hash = ?2"
+        )
+        return self.one(query, document_id, digest) is not None
 
     def reject(self, reject: Reject) -> None:
         """Reject a document; chunks of an earlier version stay."""

@@ -115,6 +115,13 @@ def cut(body: dict[str, Any]) -> dict[str, Any]:
     return body | {"chunkedData": [{name: values[:-1] for name, values in item.items()}]}
 
 
+def longer(text: str, body: dict[str, Any]) -> dict[str, Any]:
+    """An answer with vectors of twice the length, as of another deployment; for :attr:`FakeService.answer`."""
+    (item,) = body["chunkedData"]
+    vectors = [{**vector, "vector": 2 * vector["vector"]} for vector in item["vectors"]]
+    return body | {"chunkedData": [{**item, "vectors": vectors}]}
+
+
 @dataclass
 class World:
     """

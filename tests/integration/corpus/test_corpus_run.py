@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from corpus_world import World, cut, killed
+from corpus_world import DIMENSION, World, cut, killed, longer
 
 from lucidworks_provider import metrics, retrying
 from lucidworks_provider.client.chunking import ChunkingOptions
@@ -23,10 +23,13 @@ from lucidworks_provider.corpus.dataset import open_documents
 from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.lease import Lease
 from lucidworks_provider.corpus.pipeline import FIRST_WINDOW, SUBMISSIONS, Pipeline, PipelineSettings
+from lucidworks_provider.corpus.plan import Plan
 from lucidworks_provider.corpus.run import plan_run
 from lucidworks_provider.delta.log import read_table
+from lucidworks_provider.documents import readers
 from lucidworks_provider.documents.document import Document, content_hash
 from lucidworks_provider.documents.readers import ReadOptions
+from lucidworks_provider.documents.split import split
 from lucidworks_provider.errors import (
     BudgetExceededError,
     ForbiddenError,
@@ -63,6 +66,11 @@ def _bodies_in(folder: Path) -> set[str]:
 def tree(folder: Path, but: str = "-") -> set[str]:
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     return {name for name in names if not name.startswith(but)}
+
+
+def split_texts(text: str, max_bytes: int) -> list[str]:
+    """The texts that a long document is submitted as."""
+    return [segment.text for segment in split(text, max_bytes=max_bytes)]
 
 
 def rows_of(count: int) -> str:
@@ -271,6 +279,40 @@ class TestNextRun:
         world.run(posted=texts.values(), changed=11, vanished=1, removed=1)
         world.check()
 
+    def test_a_full_refresh_accepts_vectors_of_another_length(self, world: World) -> None:
+        texts = world.fill()
+        world.run(dimension=DIMENSION)
+        world.remove("002.txt")
+        world.service.answer = longer
+        bad = texts["003.txt"]
+        world.service.failed = {bad}
+        world.set(full_refresh=True, max_reject_ratio=0.2)
+        with killed("publish"):
+            world.run(run_id="night")
+        world.set(full_refresh=False)
+        with pytest.raises(InputError, match=r"vectors of 8 numbers, and the tables in .* of 4"):
+            world.run()
+        world.set(full_refresh=True)
+        # No chunk of the other length stays: neither of the one that is rejected nor of the one that vanished.
+        world.run(run_id="night", try_number=2, posted=[], changed=10, removed=2, dimension=2 * DIMENSION)
+        world.expected.pop("003.txt")
+        world.check()
+        assert {len(row["vector"]) for row in world.rows()} == {2 * DIMENSION}
+        world.set(full_refresh=False)
+        world.service.failed = ()
+        world.run(posted=[bad], dimension=2 * DIMENSION)
+
+    def test_a_full_refresh_in_which_nothing_is_chunked_keeps_the_tables(self, world: World) -> None:
+        world.fill()
+        world.run()
+        world.service.refused = {""}
+        world.set(full_refresh=True, max_reject_ratio=1.0)
+        world.run(rejected=12, dimension=DIMENSION)
+        world.check()
+        world.set(full_refresh=False)
+        world.service.refused = ()
+        world.run(added=0, rejected=0, dimension=DIMENSION)
+
 
 class TestLongDocuments:
     def test_pieces_have_spans_in_the_whole_document(self, world: World) -> None:
@@ -410,6 +452,93 @@ class TestRejects:
         with pytest.raises(LucidworksError, match=r"in a row were rejected.*dimReductionSize"):
             world.run()
         assert len(world.service.posted) < 3 * FIRST_WINDOW
+
+    @pytest.mark.parametrize("known", [False, True])
+    def test_a_file_that_cannot_be_read_for_a_moment_is_no_reject(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, known: bool
+    ) -> None:
+        path = world.write("a.txt", "A text.")
+        if known:
+            world.run()
+            os.utime(path, (1, 1))
+        read, failures = readers.read_file, ["busy"]
+
+        def busy(uri: str, limit: int) -> bytes | None:
+            if failures:
+                raise StorageError(failures.pop())
+            return read(uri, limit)
+
+        monkeypatch.setattr(readers, "read_file", busy)
+        # Which makes the scan read it.
+        world.set(max_requests=100)
+        assert plan_run(world.corpus)["would_submit"] == 0
+        failures.append("busy")
+        world.run(rejected=0, added=not known, skipped=known, posted=[] if known else ["A text."])
+        assert world.statuses() == {"a.txt": "ok"}
+        world.check()
+
+    @pytest.mark.parametrize(
+        ("name", "before", "after"),
+        [
+            ("a.jsonl", '{"id": "x", "text": "One."}', '{"key": "x", "body": "One."}'),
+            ("a.csv", "id,text\nx,One.\n", "key,body\nx,One.\n"),
+            ("a.parquet", {"id": ["x"], "text": ["One."]}, {"key": ["x"], "body": ["One."]}),
+        ],
+    )
+    def test_a_file_whose_columns_change_during_the_run_is_a_reject(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, name: str, before: Any, after: Any
+    ) -> None:
+        def write(content: Any) -> None:
+            if isinstance(content, str):
+                world.write(name, content)
+            else:
+                pq.write_table(pa.table(content), world.source / name)
+
+        def replaced(plan: Plan) -> Any:
+            write(after)
+            return candidates(plan)
+
+        world.fill(3)
+        write(before)
+        candidates = Plan.candidates
+        monkeypatch.setattr(Plan, "candidates", replaced)
+        world.set(max_reject_ratio=1.0)
+        rejects = world.rejects(world.run(added=3))
+        assert {one: row["reason"] for one, row in rejects.items()} == {name: "invalid"}
+        assert f"{name} has no column 'id'" in rejects[name]["detail"]
+
+    def test_known_rejects_do_not_stop_a_run(self, world: World) -> None:
+        world.fill(4)
+        world.write_all({f"bad/{number:02}.txt": f"Bad {number}." for number in range(40)})
+        world.service.refused = {"Bad"}
+        world.set(max_reject_ratio=1.0)
+        world.run(rejected=40)
+        world.write("new.txt", "A new one.")
+        world.set(pipeline=PipelineSettings(max_in_flight=1))
+        world.run(rejected=40, posted=["A new one."])
+        # Other texts of the same documents are new.
+        world.write_all({f"bad/{number:02}.txt": f"Bad again {number}." for number in range(40)})
+        with pytest.raises(LucidworksError, match="25 documents in a row"):
+            world.run()
+
+    def test_many_new_rejects_do_not_stop_a_run_in_which_others_are_chunked(self, world: World) -> None:
+        """They are refused at once, long before those in flight are chunked."""
+        texts = world.fill(10)
+        world.write_all({f"a/{number:02}.txt": f"Bad {number}." for number in range(40)})
+        world.write_all({f"b/{number:02}.txt": f"Good {number}." for number in range(30)})
+        world.service.refused, world.service.job_seconds = {"Bad"}, 0.5
+        world.set(max_reject_ratio=0.6)
+        world.run(rejected=40, added=len(texts) - 40)
+
+    def test_many_new_rejects_before_all_others_do_not_block_each_try(self, world: World) -> None:
+        world.write_all({f"a/{number:02}.txt": f"Bad {number}." for number in range(30)})
+        world.write_all({f"b/{number:02}.txt": f"Good {number}." for number in range(3)})
+        world.service.refused = {"Bad"}
+        world.set(max_reject_ratio=1.0, pipeline=PipelineSettings(max_in_flight=1))
+        with pytest.raises(LucidworksError, match="25 documents in a row"):
+            world.run(run_id="night")
+        assert world.service.posted == []
+        world.run(run_id="night", try_number=2, rejected=30, added=3)
 
 
 class TestCrashes:
@@ -680,14 +809,99 @@ class TestCrashes:
         assert not (world.output / "journal").exists()
         assert not keep_raw or _bodies_in(world.output / "raw") == set(texts.values())
 
-    def test_responses_of_a_document_with_a_late_piece_are_kept(self, world: World) -> None:
+    @pytest.mark.parametrize("committed", [True, False])
+    @pytest.mark.parametrize("how", ["late", "failed", "refused", "malformed", "truncated"])
+    def test_responses_of_a_document_with_a_bad_piece_are_kept(
+        self, world: World, how: str, committed: bool
+    ) -> None:
+        def spoil(text: str, body: dict[str, Any]) -> dict[str, Any]:
+            if "30" not in text:
+                return body
+            if how == "malformed":
+                body["chunkedData"][0]["vectors"][0]["vector"] = [1.0]
+                return body
+            return cut(body)
+
         world.write("long.txt", "".join(f"Sentence {number} of a long document. " for number in range(60)))
-        world.service.late = {"30"}
-        world.set(**IMPATIENT, max_text_bytes=500)
-        world.run()
-        assert len(world.service.posted) > 3
+        world.write("short.txt", "A short one.")
+        if how in {"malformed", "truncated"}:
+            world.service.answer = spoil
+        else:
+            setattr(world.service, how, {"30"})
+        settings = PipelineSettings(timeout=0.3, poll_interval=0.05, refuse_truncated=True)
+        world.set(max_text_bytes=500, pipeline=settings, max_reject_ratio=1.0 if committed else 0.1)
+        if committed:
+            assert [one["reason"] for one in world.rejects(world.run()).values()] == [
+                how.replace("late", "timeout")
+            ]
+        else:
+            with pytest.raises(LucidworksError, match="1 of 2 documents were rejected"):
+                world.run()
+        sent = [text for text in split_texts(world.expected["long.txt"], 500) if "30" in text]
+        assert len(sent) == 1
+        world.service.answer = lambda text, body: body
+        world.service.late = world.service.failed = world.service.refused = ()
+        world.run(posted=[] if how == "late" else sent, documents=2, rejected=0)
+        world.check()
+        assert not (world.output / "journal").exists()
+
+    def test_responses_of_a_failed_document_outlive_a_failed_try(self, world: World) -> None:
+        world.write("a.txt", "".join(f"Sentence {number} of a long document. " for number in range(60)))
+        world.write("b.txt", "A short one.")
+        pieces = split_texts(world.expected["a.txt"], 500)
+        world.service.failed, world.service.down_after = {"30"}, len(pieces)
+        settings = PipelineSettings(max_in_flight=1, poll_interval=0.05)
+        world.set(max_text_bytes=500, pipeline=settings, max_reject_ratio=1.0)
+        with pytest.raises(TransportError):
+            world.run(run_id="night")
+        world.service.failed, world.service.down_after = (), 99
+        world.run(run_id="night", try_number=2, posted=["A short one."], rejected=1)
+        world.run(posted=[piece for piece in pieces if "30" in piece], rejected=0)
+        world.check()
+
+    def test_a_failed_record_without_segments_submits_all_again(self, world: World) -> None:
+        world.write("long.txt", "".join(f"Sentence {number} of a long document. " for number in range(60)))
+        world.service.failed = {"30"}
+        world.set(max_text_bytes=500)
+        with pytest.raises(LucidworksError, match="1 of 1 documents were rejected"):
+            world.run()
+        (record,) = [path for path in world.output.rglob("*-kept.log") if b'"failed"' in path.read_bytes()]
+        lines = [json.loads(line) for line in record.read_bytes().splitlines() if line]
+        for line in lines:
+            if line["kind"] == "failed":
+                line["value"] = line["value"][:5]
+        record.write_text("".join(json.dumps(line) + "\n\n" for line in lines))
+        world.service.failed = ()
+        world.run(posted=split_texts(world.expected["long.txt"], 500), documents=1)
+
+    def test_a_job_whose_text_has_gone_is_not_kept(self, world: World) -> None:
+        texts = world.fill(4)
+        world.service.late = {texts["000.txt"], texts["001.txt"], texts["002.txt"]}
+        world.set(**IMPATIENT)
+        world.run(rejected=3)
+        world.remove("001.txt")
+        world.write("002.txt", "Another text.")
+        world.run(rejected=1, posted=["Another text."])
+        found = Journal(str(world.output))
+        assert found.head() is not None
+        assert {record.key.document_id for record in found.load() if record.key} == {"000.txt"}
+
+    def test_a_job_that_never_ends_is_submitted_again_after_three_runs(self, world: World) -> None:
+        bad = world.fill(2)["001.txt"]
+        world.service.late = {bad}
+        world.set(**IMPATIENT)
+        details = []
+        for night in range(5):
+            rejects = world.rejects(world.run(posted=None if not night else [bad] if night == 3 else []))
+            details.append(rejects["001.txt"]["detail"].rpartition("The next run ")[2])
+        assert details == [
+            *["polls it again."] * 2,
+            "submits its text again.",
+            *["polls it again."] * 2,
+        ]
         world.service.late = ()
-        world.run(posted=[], documents=1, rejected=0)
+        world.run(posted=[])
+        world.check()
 
     def test_a_retry_of_what_had_ended_well_returns_the_same(self, world: World) -> None:
         world.fill()
@@ -757,6 +971,25 @@ class TestCrashes:
         world.set(full_refresh=True)
         world.run(added=12)
 
+    @pytest.mark.parametrize("unfinished", ["a first run", "late jobs"])
+    def test_a_full_refresh_takes_nothing_of_an_earlier_run(self, world: World, unfinished: str) -> None:
+        texts = list(world.fill(6).values())
+        world.service.failed = {texts[0]}
+        world.set(**IMPATIENT)
+        if unfinished == "late jobs":
+            world.service.late = {texts[1]}
+            world.run(rejected=2)
+        else:
+            with killed("publish"):
+                world.run()
+        world.service.late = world.service.failed = ()
+        world.set(full_refresh=True)
+        with killed("publish"):
+            world.run(run_id="night", posted=texts)
+        # A retry continues the refresh.
+        world.run(run_id="night", try_number=2, posted=[], submitted=6)
+        world.check()
+
     def test_a_wrong_configuration_that_led_nowhere_is_forgotten(self, world: World) -> None:
         world.fill()
         world.run()
@@ -804,6 +1037,7 @@ class TestCrashes:
 
     def test_refusals_of_all_polls_submit_nothing_twice(self, world: World) -> None:
         world.fill(60)
+        world.set(pipeline=PipelineSettings(max_in_flight=20))
         fetch = world.service.fetch
 
         async def forbidden(job: str) -> bytes:

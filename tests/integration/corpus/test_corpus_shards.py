@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A corpus over several tasks: each stages, one commit publishes."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import deltalake
 import pyarrow as pa
 import pytest
-from corpus_world import Killed, World, killed
+from corpus_world import Killed, World, killed, longer
 
 from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus import shards
@@ -234,11 +233,21 @@ def test_shards_that_do_not_belong_together(world: World, texts: dict[str, str])
 
 
 def test_vectors_of_two_lengths(world: World, texts: dict[str, str]) -> None:
-    staged = stage(world, 2)
-    path = Path(staged[0]["staged"])
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"dimension": 8}))
-    with pytest.raises(InputError, match=r"vectors of different lengths \(\[4, 8\]\)"):
+    """The deployment changes while the shards are sent."""
+    staged = stage(world, 2, only={0})
+    world.service.answer = longer
+    staged += stage(world, 2, only={1})
+    with pytest.raises(InputError, match=r"vectors of different lengths \(\[4, 8\]\).*full_refresh=True"):
         commit(world, staged)
+    night(world, 2, posted=sorted(texts.values()), changes={"full_refresh": True}, added=14, dimension=8)
+    world.check()
+    world.service.answer = lambda text, body: body
+    night(world, 2, posted=sorted(texts.values()), changed=14, dimension=4)
+    # Of one shard nothing is left.
+    world.remove(*(name for name in texts.copy() if shard_of(name, 2)))
+    world.service.answer = longer
+    night(world, 2, posted=sorted(world.expected.values()), dimension=8)
+    world.check()
 
 
 def test_shards_with_other_arguments(world: World, texts: dict[str, str]) -> None:
@@ -479,6 +488,22 @@ def test_rows_that_move_between_the_files_of_a_delta_table_are_not_sent_again(wo
     assert world.texts() == {f"d{number}": f"Text {number}. " for number in range(6)}
     # The next night the rows belong to the shard of their new file.
     night(world, 3, documents_version=again["documents_version"])
+
+
+def test_a_late_job_of_a_shard_is_polled_in_three_nights(world: World, texts: dict[str, str]) -> None:
+    late = texts["003.txt"]
+    world.service.late = {late}
+    changes = {"pipeline": PipelineSettings(timeout=0.3, poll_interval=0.05), "max_reject_ratio": 1.0}
+    night(world, 1, changes=changes, rejected=1)
+    for posted in ([], [], [late], []):
+        night(world, 1, posted=posted, rejected=1)
+    # A job of a document that is gone is not kept.
+    world.remove("003.txt")
+    for _ in range(2):
+        night(world, 1, posted=[], rejected=0)
+    journals = [path.read_text() for path in (world.output / "shards").rglob("*-work.log")]
+    assert not any("003.txt" in text for text in journals)
+    world.check()
 
 
 def in_two_shards(world: World) -> tuple[str, str]:
