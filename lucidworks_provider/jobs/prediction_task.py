@@ -96,7 +96,7 @@ from lucidworks_provider.jobs.task import (
     ResultFile,
 )
 from lucidworks_provider.metrics import count
-from lucidworks_provider.storage import writing
+from lucidworks_provider.storage import discard, writing
 from lucidworks_provider.threads import in_thread
 
 if TYPE_CHECKING:
@@ -204,8 +204,8 @@ class PredictionFile(ResultFile):
         self._conversations: set[str] = set()
         # Batches before the first vector, whose length the schema has.
         self._waiting: list[tuple[Batch, Sequence[Prediction]]] = []
-        # The first error of an input that was sent.
-        self._failed: str | None = None
+        # The position of the first input with an error of the service, and the error.
+        self._first: tuple[int, str] | None = None
 
     def add(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
         """
@@ -225,8 +225,14 @@ class PredictionFile(ResultFile):
         rejected = len(batch.inputs) - len(predictions)
         if errors := rejected + sum(one.error is not None for one in predictions):
             counts["errors"] = (counts["errors"] or 0) + errors
-        if self._failed is None:
-            self._failed = next((str(one.error) for one in predictions if one.error is not None), None)
+        failed = (
+            (batch.start + place, str(one.error))
+            for place, (_, one) in enumerate(_pairs(batch, predictions))
+            if one is not None and one.error is not None
+        )
+        if (first := next(failed, None)) is not None:
+            self.failed.add(batch.position)
+            self._first = self._first or first
         if rejected:
             counts["rejected"] = (counts["rejected"] or 0) + rejected
         counts["tokens"] += sum(one.tokens_used.sum for one in predictions)
@@ -239,19 +245,23 @@ class PredictionFile(ResultFile):
         """
         Warn about inputs without a prediction. About those that were not sent, a warning was logged before.
 
-        :raises TooManyRejectsError: more than ``max_reject_ratio`` have none. Not retryable: the stored responses
-            would be the same.
+        :raises TooManyRejectsError: more than ``max_reject_ratio`` have none. Not retryable: the batches are charged
+            again.
         """
         errors, predictions = self.counts["errors"] or 0, self.counts["predictions"]
-        message = f"{errors:,} of {predictions:,} inputs have no prediction; the column error says why"
+        message = f"{errors:,} of {predictions:,} inputs have no prediction."
+        if self._first is not None:
+            index, reason = self._first
+            message += f" The first error is that of input {index}: {reason[:_CHARACTERS].rstrip('.')}."
         if errors > self._policy.max_reject_ratio * predictions:
             failure = TooManyRejectsError(
-                f"{message}. That is more than max_reject_ratio={self._policy.max_reject_ratio:g} allows."
+                f"{message} That is more than max_reject_ratio={self._policy.max_reject_ratio:g} allows. Clearing the "
+                "task sends the batches with errors again."
             )
             failure.retryable = False
             raise failure
-        if self._failed is not None:
-            log.warning("%s. The first: %s", message, self._failed[:_CHARACTERS])
+        if self._first is not None:
+            log.warning("%s The column error has the reasons.", message)
 
     def close(self) -> None:
         if isinstance(self._writer, ParquetWriter):
@@ -675,6 +685,11 @@ class SyncBatchRunner:
             raise unusable_result(
                 f"{batch.name}: {message}. The response is kept in {kept}; clearing the task sends the batch again"
             ) from None
+
+    def discard(self, positions: Collection[int]) -> None:
+        """Delete the responses of some batches, if the storage allows it; the next attempt sends these again."""
+        batches = (batch for batch in self.batches.checked() if batch.position in positions)
+        discard(*[self._stored(batch).uri for batch in batches])
 
     def _read(self, batch: Batch) -> tuple[Prediction, ...]:
         """The stored response of a batch."""
