@@ -20,7 +20,7 @@ from enum import Enum
 from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from lucidworks_provider.client.options import MAX_TEXT_BYTES, as_json, json_body, no_text
 from lucidworks_provider.documents.document import NO_TEXT, TableColumns, text_rejection
@@ -388,43 +388,48 @@ class Spool:
         found = json.loads(noted) if noted else {}
         if (found.get("generation"), found.get("what")) != (self.generation, what):
             return None
-        return lambda: self._rows(found["files"])
+        return lambda: self._rows(found["reading"], found["files"])
 
     def write(self, rows: Iterable[Rows], what: str) -> Callable[[], Iterator[Rows]]:
         """Read the source to its end."""
+        # Of the files' names: an attempt that Airflow considered dead may write into the same folder.
+        reading = uuid4().hex
         files, size = 0, 0
         held: list[pa.RecordBatch] = []
         for one in rows:
             batch = _spooled(one)
             if held and (batch.schema != held[0].schema or size > _SPOOL_BYTES):
-                files, size, held = self._file(files, held), 0, []
+                files, size, held = self._file(reading, files, held), 0, []
             held.append(batch)
             size += batch.nbytes
         if held:
-            files = self._file(files, held)
-        done = json.dumps({"generation": self.generation, "what": what, "files": files})
-        write_file(f"{self.folder}/table.json", done.encode())
-        return lambda: self._rows(files)
+            files = self._file(reading, files, held)
+        done = {"generation": self.generation, "what": what, "reading": reading, "files": files}
+        write_file(f"{self.folder}/table.json", json.dumps(done).encode())
+        return lambda: self._rows(reading, files)
 
     def discard(self) -> None:
         """Remove the files, if the storage allows it."""
         discard_folder(self.folder)
 
-    def _file(self, number: int, batches: Sequence[pa.RecordBatch]) -> int:
+    def _uri(self, reading: str, number: int) -> str:
+        return f"{self.folder}/{reading}.{number:05d}.arrow"
+
+    def _file(self, reading: str, number: int, batches: Sequence[pa.RecordBatch]) -> int:
         import pyarrow as pa
 
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batches[0].schema) as writer:
             for batch in batches:
                 writer.write_batch(batch)
-        write_file(f"{self.folder}/{number:05d}.arrow", sink.getvalue().to_pybytes())
+        write_file(self._uri(reading, number), sink.getvalue().to_pybytes())
         return number + 1
 
-    def _rows(self, files: int) -> Iterator[Rows]:
+    def _rows(self, reading: str, files: int) -> Iterator[Rows]:
         import pyarrow as pa
 
         for number in range(files):
-            uri = f"{self.folder}/{number:05d}.arrow"
+            uri = self._uri(reading, number)
             data = read_file(uri)
             if data is None:
                 raise InputError(

@@ -32,8 +32,10 @@ from airflow.providers.common.compat.sdk import DAG, AirflowSkipException
 from operator_service import (
     LLAMA,
     Attempts,
+    Death,
     Service,
     by_jobs,
+    die,
     direct,
     hash_of,
     lineage_of,
@@ -68,9 +70,11 @@ from lucidworks_provider.errors import (
     ServiceError,
     StorageNotSharedError,
 )
+from lucidworks_provider.jobs import rows as rows_module
 from lucidworks_provider.jobs import task
 from lucidworks_provider.jobs.chunk_task import ChunkTask
 from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
+from lucidworks_provider.jobs.rows import Rejected, Rows, Spool
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 
 COLUMNS: dict[str, Any] = {"id_column": "sku", "columns": ["brand"]}
@@ -854,6 +858,32 @@ def test_stored_rows_are_removed_where_nothing_is_sent(
     with pytest.raises(LucidworksError):
         chunked(rows, tmp_path / "c.jsonl", **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_readings_of_two_attempts_at_once_are_not_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_module, "_SPOOL_BYTES", 1)
+    spool = Spool(str(tmp_path / "t.table"), 0)
+
+    def reading(name: str, between: Callable[[], Any]) -> Iterator[Rows]:
+        for number in range(4):
+            yield Rows([{"text": f"{name}{number}"}], pa.record_batch({"id": [number]}))
+            if number == 2:
+                between()
+
+    def texts(read: Callable[[], Iterator[Rows]] | None) -> list[str]:
+        assert read is not None
+        return [one["text"] for rows in read() for one in rows.inputs if not isinstance(one, Rejected)]
+
+    def other() -> None:
+        assert texts(spool.write(reading("b", lambda: None), "what")) == ["b0", "b1", "b2", "b3"]
+
+    wanted = ["a0", "a1", "a2", "a3"]
+    assert texts(spool.write(reading("a", other), "what")) == wanted
+    with pytest.raises(Death):
+        spool.write(reading("c", die), "what")
+    assert texts(spool.read("what")) == wanted
 
 
 def test_a_generator_that_fails_leaves_nothing(service: Service, tmp_path: Path) -> None:
