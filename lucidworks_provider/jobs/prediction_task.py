@@ -113,13 +113,15 @@ _MAX_FAILURES = 3
 _READ_AHEAD = 16
 
 
-def rows_of(batch: Batch, predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
+def rows_of(
+    batch: Batch, predictions: Sequence[Prediction], kept: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """
     A row of JSON for each input.
 
     :param predictions: of the inputs that were sent, in their order.
+    :param kept: the columns that are passed through, of each input; nothing where there are none.
     """
-    kept = kept_values(batch.kept)
     rows = []
     for n, (given, prediction) in enumerate(_pairs(batch, predictions)):
         row, others = _row(batch.start + n, kept[n] if kept else {}, given, prediction)
@@ -203,7 +205,7 @@ class PredictionFile(ResultFile):
         self._kept = kept or {}
         self._conversations: set[str] = set()
         # Batches before the first vector, whose length the schema has.
-        self._waiting: list[tuple[Batch, Sequence[Prediction]]] = []
+        self._waiting: list[tuple[Batch, Sequence[Prediction], Any]] = []
         # The position of the first input with an error of the service, and the error.
         self._first: tuple[int, str] | None = None
 
@@ -213,11 +215,14 @@ class PredictionFile(ResultFile):
 
         :param predictions: of the inputs that were sent.
         :raises MalformedResponseError: values that the file cannot hold.
+        :raises InputError: the table was changed, and a value cannot be passed through.
         """
         counts = self.counts
         dimension = self._dimension(predictions)
+        # Outside of the block: the response is not the cause.
+        kept = self._passed(batch)
         try:
-            self._write(batch, predictions, dimension)
+            self._write(batch, predictions, kept, dimension)
         except (ValueError, TypeError, OverflowError, RecursionError) as err:
             raise unusable_result(f"a value that the file cannot hold: {err}") from err
         counts["dimension"] = dimension
@@ -283,21 +288,29 @@ class PredictionFile(ResultFile):
         check_quantised(vectors, method, "the response")
         return check_dimension(vectors, self.counts["dimension"] or 0, "the response") or None
 
-    def _write(self, batch: Batch, predictions: Sequence[Prediction], dimension: int | None) -> None:
+    def _passed(self, batch: Batch) -> Any:
+        """The columns that are passed through, as the writer takes them."""
         if not isinstance(self._writer, ParquetWriter):
-            self._writer.write(rows_of(batch, predictions))
+            return kept_values(batch.kept, batch.name)
+        return dict(zip(self._kept, kept_arrays(batch.kept, self._kept, batch.name), strict=True))
+
+    def _write(
+        self, batch: Batch, predictions: Sequence[Prediction], kept: Any, dimension: int | None
+    ) -> None:
+        if not isinstance(self._writer, ParquetWriter):
+            self._writer.write(rows_of(batch, predictions, kept))
         elif self._options.name == "embedding" and not dimension:
-            self._waiting.append((batch, predictions))
+            self._waiting.append((batch, predictions, kept))
         else:
             # Now, so that an invalid value is an error of this batch and not of the whole file.
             schema = self._write_waiting(self._writer, dimension)
-            self._writer.write(_table(schema, self._kept, batch, predictions))
+            self._writer.write(_table(schema, batch, predictions, kept))
 
     def _write_waiting(self, writer: ParquetWriter, dimension: int | None) -> pa.Schema:
         schema = prediction_schema(self._options, dimension or 0, self._kept)
         waiting, self._waiting = self._waiting, []
         for one in waiting:
-            writer.write(_table(schema, self._kept, *one))
+            writer.write(_table(schema, *one))
         return schema
 
 
@@ -357,9 +370,9 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {
 
 def _table(
     schema: pa.Schema,
-    kept: Mapping[str, pa.DataType],
     batch: Batch,
     predictions: Sequence[Prediction],
+    kept: Mapping[str, pa.ChunkedArray],
 ) -> pa.Table:
     import pyarrow as pa
 
@@ -377,11 +390,8 @@ def _table(
         row["tokens_used"] = None if prediction is None else prediction.tokens_used.sum
         row["more"] = json.dumps(more, ensure_ascii=False, sort_keys=True) if more else None
         rows.append(_shaped(row))
-    passed = dict(zip(kept, kept_arrays(batch.kept, kept, batch.name), strict=True))
     arrays = [
-        passed[field.name]
-        if field.name in passed
-        else _array([row.get(field.name) for row in rows], field.type)
+        kept[field.name] if field.name in kept else _array([row.get(field.name) for row in rows], field.type)
         for field in schema
     ]
     return pa.table(arrays, schema=schema)

@@ -15,6 +15,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice
@@ -105,11 +106,15 @@ class Rows:
     def slice(self, start: int, end: int) -> Any:
         return _slice(self.kept, start, end)
 
-    def values(self, name: str) -> list[Any]:
-        """A kept column as JSON has it."""
+    def values(self, name: str, where: str) -> list[Any]:
+        """
+        A kept column as JSON has it.
+
+        :param where: names the rows in messages.
+        """
         if isinstance(self.kept, list):
             return [json_value(row.get(name)) for row in self.kept]
-        return _json_column(self.kept.column(name))
+        return _json_column(self.kept.column(name), name, where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +164,7 @@ class Survey:
     :param rejected: rows that cannot be sent.
     :param reasons: of the first of them.
     :param types: of the kept columns, where they are Arrow's.
+    :param mixed: whether a kept column has several types.
     """
 
     argument: str = "inputs"
@@ -166,6 +172,7 @@ class Survey:
     rejected: int = 0
     reasons: list[str] = field(default_factory=list)
     types: dict[str, Any] = field(default_factory=dict)
+    mixed: bool = False
     _digest: Any = field(default_factory=hashlib.sha256, repr=False)
 
     @property
@@ -199,12 +206,10 @@ class Survey:
         import pyarrow as pa
 
         for column in kept.schema:
-            known = self.types.get(column.name, column.type)
-            self.types[column.name] = (
-                known
-                if known == column.type
-                else unified_type(column.name, known, column.type, self.argument)
-            )
+            known = self.types.setdefault(column.name, column.type)
+            if known != column.type:
+                self.types[column.name] = unified_type(column.name, known, column.type, self.argument)
+                self.mixed |= not pa.types.is_null(known) and not pa.types.is_null(column.type)
         # Without dictionaries, which serialize() leaves out. A copy: the bytes of a NULL are undefined.
         names = kept.schema.names
         columns = [copied(kept.column(name), name, self.argument, decoded=True) for name in names]
@@ -235,7 +240,11 @@ class Survey:
 
 
 def _key(rows: Rows, place: int) -> str:
-    values = _json_rows(rows.slice(place, place + 1))[0]
+    try:
+        values = _json_rows(rows.slice(place, place + 1), "")[0]
+    except InputError:
+        # Parquet takes the key as it is.
+        return ""
     return "".join(f" ({name} {value!r:.40})" for name, value in list(values.items())[:1])
 
 
@@ -498,9 +507,15 @@ def read_batches(
             spooled = spool is not None
         for rows in read():
             rules.add(rows, survey.rows)
-            survey.add(rows)
-            if typed and isinstance(rows.kept, list):
+            if not typed:
+                _check_json(rows.kept, _span(survey, rows))
+            elif isinstance(rows.kept, list):
                 survey.types = _types(rows.kept, columns)
+            survey.add(rows)
+        if typed:
+            survey.types = {name: _known(survey.types.get(name)) for name in columns.kept}
+        if typed and survey.mixed:
+            _check_types(read(), survey)
     except StorageError:
         # A retry uses the rows that are stored.
         raise
@@ -508,8 +523,6 @@ def read_batches(
         if spool is not None:
             spool.discard()
         raise
-    if typed:
-        survey.types = {name: _known(survey.types.get(name)) for name in columns.kept}
     return Batches(read, size, survey, uri, spooled)
 
 
@@ -543,6 +556,43 @@ def _types(kept: list[dict[str, Any]], columns: TableColumns) -> dict[str, Any]:
         name: python_array([row.get(name) for row in kept], name, columns.argument) for name in columns.kept
     }
     return {name: one.type for name, one in arrays.items()}
+
+
+def _span(survey: Survey, rows: Rows) -> str:
+    """The name of rows that are not counted yet."""
+    return f"{survey.argument}[{survey.rows}] to {survey.argument}[{survey.rows + len(rows.inputs) - 1}]"
+
+
+def _check_types(read: Iterable[Rows], survey: Survey) -> None:
+    """
+    Check that values of several types fit into the common one, which is known after the last row.
+
+    :raises InputError: a value does not.
+    """
+    counted = Survey(survey.argument)
+    for rows in read:
+        kept_arrays([rows.kept], survey.types, _span(counted, rows))
+        counted.rows += len(rows.inputs)
+
+
+def _check_json(kept: Any, where: str) -> None:
+    """:raises InputError: a value of a table cannot be converted to JSON. Those of a list are checked before."""
+    import pyarrow as pa
+    import pyarrow.types as kinds
+
+    for name in () if isinstance(kept, list) else kept.schema.names:
+        column = kept.column(name)
+        if column.type in {pa.string(), pa.large_string()}:
+            # Faster than the conversion, whose error is better.
+            with suppress(pa.ArrowInvalid):
+                column.validate(full=True)
+                continue
+        elif kinds.is_integer(column.type) or kinds.is_floating(column.type):
+            continue
+        elif kinds.is_temporal(column.type):
+            # Any value can be converted, unless the time zone is unknown.
+            column = column.slice(0, 1)
+        _json_column(column, name, where)
 
 
 def _known(kind: pa.DataType | None) -> pa.DataType:
@@ -747,9 +797,10 @@ def _value(value: Any, name: str, what: str, columns: TableColumns) -> Any:
     if isinstance(value, memoryview | bytearray):
         return bytes(value)
     value = _ordered(value)
-    if isinstance(value, str):
+    if isinstance(value, str | list | dict):
         try:
-            value.encode()
+            plain = value if isinstance(value, str) else json.dumps(json_value(value), ensure_ascii=False)
+            plain.encode()
         except UnicodeEncodeError:
             raise InputError(f"{what}: {name!r} contains half of a surrogate pair.") from None
     if name == columns.key:
@@ -828,6 +879,7 @@ def kept_arrays(parts: Sequence[Any], fields: Mapping[str, pa.DataType], where: 
 
     :param parts: kept columns of consecutive rows, as in :class:`Rows`.
     :param where: names the rows in messages.
+    :raises InputError: a value does not fit into its type.
     """
     import pyarrow as pa
 
@@ -835,37 +887,61 @@ def kept_arrays(parts: Sequence[Any], fields: Mapping[str, pa.DataType], where: 
         if isinstance(part, list):
             return python_array([row.get(name) for row in part], name, where, kind)
         found = part.column(name)
-        return found if found.type == kind else found.cast(kind)
+        try:
+            return found if found.type == kind else found.cast(kind)
+        except pa.ArrowException as err:
+            raise InputError(
+                f"{where}: a value of {name!r}, which is of type {found.type}, does not fit into {kind}, the common type "
+                f"of all rows: {err!s:.200}"
+            ) from err
 
     return [
         pa.chunked_array([column(name, kind, part) for part in parts], kind) for name, kind in fields.items()
     ]
 
 
-def kept_values(parts: Iterable[Any]) -> list[dict[str, Any]]:
-    """Kept columns as JSON has them, of each row."""
-    return [row for part in parts for row in _json_rows(part)]
+def kept_values(parts: Iterable[Any], where: str) -> list[dict[str, Any]]:
+    """
+    Kept columns as JSON has them, of each row.
+
+    :param where: names the rows in messages.
+    :raises InputError: a value cannot be converted.
+    """
+    return [row for part in parts for row in _json_rows(part, where)]
 
 
 def _slice(kept: Any, start: int, end: int) -> Any:
     return kept[start:end] if isinstance(kept, list) else kept.slice(start, end - start)
 
 
-def _json_rows(part: Any) -> list[dict[str, Any]]:
+def _json_rows(part: Any, where: str) -> list[dict[str, Any]]:
     if isinstance(part, list):
         return [{name: json_value(value) for name, value in row.items()} for row in part]
-    columns = {name: _json_column(part.column(place)) for place, name in enumerate(part.schema.names)}
+    columns = {name: _json_column(part.column(name), name, where) for name in part.schema.names}
     return [{name: values[number] for name, values in columns.items()} for number in range(part.num_rows)]
 
 
-def _json_column(column: pa.Array) -> list[Any]:
+def _json_column(column: pa.Array, name: str, where: str) -> list[Any]:
+    """:raises InputError: a value cannot be converted."""
     import pyarrow as pa
 
-    try:
+    with suppress(ValueError, OverflowError, LookupError):
         return [json_value(value) for value in column.to_pylist()]
-    except ValueError:
-        # Nanoseconds, which Python's types do not support.
-        return list(column.cast(pa.string()).to_pylist())
+    try:
+        return [_json_element(column.slice(place, 1)) for place in range(len(column))]
+    except (ValueError, OverflowError, LookupError, pa.ArrowException) as err:
+        raise InputError(
+            f"{where}: a value of {name!r}, which is of type {column.type}, cannot be converted to JSON: {err!s:.200}"
+        ) from err
+
+
+def _json_element(one: pa.Array) -> Any:
+    import pyarrow as pa
+
+    with suppress(ValueError, OverflowError):
+        return json_value(one[0].as_py())
+    # Nanoseconds and years that Python's types do not support.
+    return one.cast(pa.string())[0].as_py()
 
 
 def json_value(value: Any) -> Any:

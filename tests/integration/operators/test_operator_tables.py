@@ -493,6 +493,7 @@ def test_ids_of_several_types_are_refused_where_a_column_has_one(service: Servic
     assert column(predicted(inputs, tmp_path / "p.jsonl"), "id") == [1, "x"]
 
 
+HALF_A_PAIR = "a\ud800"
 DAY = date(2026, 1, 1)
 HOUR = timedelta(hours=1)
 NAIVE, AWARE = datetime(2026, 1, 1, 13), datetime(2026, 1, 1, 13, tzinfo=UTC)
@@ -583,6 +584,79 @@ def test_what_pandas_has_for_a_missing_value_is_null(
     assert column(found, "id") == [AWARE, None, AWARE + HOUR]
 
 
+LATE = datetime(9999, 12, 31, 23, 59, 59)
+US, NS = pa.timestamp("us"), pa.timestamp("ns")
+# The form of the result, the tables of a folder or the rows of a list, and what the error says.
+NOT_PASSED: dict[str, tuple[str, list[pa.Array] | list[dict[str, Any]], list[str]]] = {
+    "late": (
+        "parquet",
+        [pa.array([LATE], US), pa.array([1], NS)],
+        ["[0] to ", "does not fit into timestamp[ns]"],
+    ),
+    "large": (
+        "parquet",
+        [pa.array([2], pa.int64()), pa.array([2**63], pa.uint64())],
+        ["[1] to ", "does not fit into int64"],
+    ),
+    "bytes": (
+        "jsonl",
+        [pa.array([b"\xff"]).view(pa.string())],
+        ["cannot be converted to JSON", "invalid start byte"],
+    ),
+    "nested": ("jsonl", [pa.array([{"a": 2**50}], pa.struct([("a", pa.timestamp("ms"))]))], ["to JSON"]),
+    "zone": ("jsonl", [pa.array([1], pa.timestamp("us", "Nowhere/X"))], ["to JSON", "Nowhere/X"]),
+    "list": ("jsonl", [{"id": 1, "text": "a", "c": {"a": [HALF_A_PAIR]}}], ["[0]: 'c' contains half of a"]),
+}
+
+
+@pytest.mark.parametrize("kind", ["returned", "file", "jobs", "chunks"])
+@pytest.mark.parametrize("name", NOT_PASSED)
+def test_values_that_cannot_be_passed_through_are_refused_before_anything_is_sent(
+    service: Service, tmp_path: Path, kind: str, name: str
+) -> None:
+    form, given, words = NOT_PASSED[name]
+    if kind == "returned" and form == "parquet":
+        return
+    source: Any = given
+    if isinstance(given[0], pa.Array):
+        source = tmp_path / "in"
+        source.mkdir()
+        for number, values in enumerate(given):
+            table = pa.table({"id": [number], "text": ["A."], "c": values})
+            pq.write_table(table, source / f"{number}.parquet")
+    with pytest.raises(InputError) as caught:
+        MAKE[kind](source, tmp_path / f"p.{form}", columns=["c"]).execute(new_context())
+    assert missing_words(caught.value, [*words, "'c'"]) == []
+    assert service.nothing_sent()
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        (pa.array([LATE, NAIVE], pa.timestamp("us", "Europe/Berlin")), "10000-01-01 00:59:59.000000+0100"),
+        (pa.array([2**38, 0], pa.timestamp("s")), "10680-07-14 06:09:04"),
+        (pa.array([-(10**6), 0], pa.date32()), "-0768-02-04"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["file", "chunks"])
+def test_times_that_python_has_not_are_text_in_json(
+    service: Service, tmp_path: Path, kind: str, values: pa.Array, wanted: str
+) -> None:
+    table, path = pa.table({"id": [1, 2], "text": ["A.", "B."], "c": values}), tmp_path / "p.jsonl"
+    MAKE[kind](table, path, columns=["c"]).execute(new_context())
+    assert column(rows_of(path), "c") == [wanted, values[1].as_py().isoformat()]
+
+
+def test_a_rejected_row_may_have_a_key_that_is_no_text(service: Service, tmp_path: Path) -> None:
+    keys = pa.array([b"\xff", b"b"]).view(pa.string())
+    path = tmp_path / "p.parquet"
+    direct(pa.table({"id": keys, "text": [None, "b"]}), result_path=str(path), max_reject_ratio=0.5).execute(
+        new_context()
+    )
+    assert pq.read_table(path)["id"].cast(pa.binary()).to_pylist() == [b"\xff", b"b"]
+
+
 @pytest.mark.parametrize("row", [7, b"AB", {"i", "t"}])
 def test_rows_of_a_cursor_that_are_no_sequences(service: Service, tmp_path: Path, row: Any) -> None:
     with pytest.raises(InputError, match=r"^inputs\[0\] is .*, which is not text"):
@@ -664,7 +738,6 @@ UNSENDABLE: dict[str, Any] = {
     "too long": "a" * 1_000_001,
     "controls": "\x01\x02\x03",
 }
-HALF_A_PAIR = "a\ud800"
 
 
 def given_as(how: str, rows: list[dict[str, Any]], folder: Path) -> Any:
