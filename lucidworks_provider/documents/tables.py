@@ -30,7 +30,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.documents.csv_rows import CsvRecords
-from lucidworks_provider.documents.document import Reason, Rejection, TableColumns
+from lucidworks_provider.documents.document import Rejection, TableColumns
+from lucidworks_provider.documents.encoding import ESCAPED
 from lucidworks_provider.documents.lines import BROKEN, open_decompressed, read_lines
 from lucidworks_provider.documents.records import ReadOptions, shown_names
 from lucidworks_provider.documents.source import (
@@ -254,14 +255,14 @@ def _read_csv(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatc
             row = rows[line] = [record[place] for place in places]
             size += sum(map(len, row))
             if len(rows) == _ROWS or size > _BATCH_BYTES:
-                yield _texts(file.uri, records, rows, chosen)
+                yield _texts(file.uri, rows, chosen)
                 rows, size = {}, 0
         if width < 0:
             _chosen(file.uri, [], columns)
-        yield _texts(file.uri, records, rows, chosen)
+        yield _texts(file.uri, rows, chosen)
 
 
-def _texts(uri: str, records: CsvRecords, rows: dict[int, list[str]], names: Sequence[str]) -> pa.RecordBatch:
+def _texts(uri: str, rows: dict[int, list[str]], names: Sequence[str]) -> pa.RecordBatch:
     """
     Rows of CSV as columns of texts.
 
@@ -276,12 +277,16 @@ def _texts(uri: str, records: CsvRecords, rows: dict[int, list[str]], names: Seq
             return values
         texts = list[str]()
         for line, value in zip(rows, values, strict=True):
-            text = value if value.isascii() and value.isprintable() else records.decode(value)
-            if isinstance(text, Rejection):
-                # Tables have no option for it.
-                detail = "It is not UTF-8." if text.reason is Reason.ENCODING else text.detail
-                raise InputError(f"{uri}: the record in line {line:,} cannot be read: {detail}")
-            texts.append(text)
+            data = value.encode("latin-1")
+            try:
+                if ESCAPED in data:
+                    raise ValueError
+                texts.append(data.decode())
+            except ValueError:
+                # Tables have no option for the encoding.
+                raise InputError(
+                    f"{uri}: the record in line {line:,} cannot be read: It is not UTF-8."
+                ) from None
         return texts
 
     columns = zip(*rows.values(), strict=True) if rows else ([] for _ in names)

@@ -260,8 +260,8 @@ class PredictionFile(ResultFile):
             message += f" The first error is that of input {index}: {reason[:_CHARACTERS].rstrip('.')}."
         if errors > self._policy.max_reject_ratio * predictions:
             failure = TooManyRejectsError(
-                f"{message} That is more than max_reject_ratio={self._policy.max_reject_ratio:g} allows. Clearing the "
-                "task sends the batches with errors again."
+                f"{message} That is more than max_reject_ratio={self._policy.max_reject_ratio:g} allows. Clearing "
+                "the task sends the batches with errors again."
             )
             failure.retryable = False
             raise failure

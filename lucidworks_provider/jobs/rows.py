@@ -891,8 +891,8 @@ def kept_arrays(parts: Sequence[Any], fields: Mapping[str, pa.DataType], where: 
             return found if found.type == kind else found.cast(kind)
         except pa.ArrowException as err:
             raise InputError(
-                f"{where}: a value of {name!r}, which is of type {found.type}, does not fit into {kind}, the common type "
-                f"of all rows: {err!s:.200}"
+                f"{where}: a value of {name!r}, which is of type {found.type}, does not fit into {kind}, the common "
+                f"type of all rows: {err!s:.200}"
             ) from err
 
     return [

@@ -787,6 +787,16 @@ def test_documents_that_cannot_be_sent_have_no_chunks(
     assert "They are not in the result." in caplog.text
 
 
+def test_a_text_of_csv_that_cannot_be_sent_is_rejected_alone(service: Service, tmp_path: Path) -> None:
+    texts = [UNSENDABLE["NUL"], "Text ü.", UNSENDABLE["controls"], "Text."]
+    source = write(tmp_path / "t.csv", [{"id": n, "text": text} for n, text in enumerate(texts)])
+    found = predicted(str(source), max_reject_ratio=0.5)
+    assert column(found, "status") == ["rejected", "predicted", "rejected", "predicted"]
+    assert "NUL at byte 1" in found[0]["error"]
+    with pytest.raises(InputError, match=r"2 of 4 rows cannot be sent\. inputs\[0\]"):
+        predicted(str(source), on_invalid="fail")
+
+
 def test_half_a_surrogate_pair_is_no_text_either(service: Service, tmp_path: Path) -> None:
     rows = [{"id": n, "text": text} for n, text in enumerate(["ü", HALF_A_PAIR, None])]
     for source in (rows, str(write(tmp_path / "t.jsonl", rows))):
