@@ -792,7 +792,7 @@ def test_a_text_of_csv_that_cannot_be_sent_is_rejected_alone(service: Service, t
     source = write(tmp_path / "t.csv", [{"id": n, "text": text} for n, text in enumerate(texts)])
     found = predicted(str(source), max_reject_ratio=0.5)
     assert column(found, "status") == ["rejected", "predicted", "rejected", "predicted"]
-    assert "NUL at byte 1" in found[0]["error"]
+    assert "a NUL character at position 1" in found[0]["error"]
     with pytest.raises(InputError, match=r"2 of 4 rows cannot be sent\. inputs\[0\]"):
         predicted(str(source), on_invalid="fail")
 
