@@ -48,7 +48,7 @@ from lucidworks_provider.errors import InputError, StorageError, check_documents
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Rows of a record batch, and its bytes by the average of a row group.
+# Rows of a record batch, and its bytes by the average of a row group or of the batch that it is a part of.
 _ROWS, _BATCH_BYTES = 1024, 8_000_000
 # Limit of a line of JSON and of a record of CSV, bytes.
 LONGEST_LINE = 64_000_000
@@ -184,8 +184,14 @@ def _read_arrow(inputs: Any, name: str, columns: TableColumns, *, array: bool) -
     chosen = _chosen(name, schema.names, columns)
     yield _empty(schema, chosen)
     for batch in batches:
-        for start in range(0, batch.num_rows, _ROWS):
-            yield _selected(batch.slice(start, _ROWS), chosen, name)
+        rows = _rows_of_part(batch.num_rows, batch.select(chosen).nbytes)
+        for start in range(0, batch.num_rows, rows):
+            yield _selected(batch.slice(start, rows), chosen, name)
+
+
+def _rows_of_part(rows: int, size: int) -> int:
+    """By the average of so many rows with so many bytes."""
+    return max(1, min(_ROWS, _BATCH_BYTES * rows // max(size, 1)))
 
 
 def _needed(frame: Any, name: str, columns: TableColumns) -> Any:
@@ -209,7 +215,7 @@ def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.Record
             yield _empty(parquet.schema_arrow, chosen)
             for number in range(parquet.metadata.num_row_groups):
                 group = parquet.metadata.row_group(number)
-                rows = max(1, min(_ROWS, _BATCH_BYTES * group.num_rows // max(group.total_byte_size, 1)))
+                rows = _rows_of_part(group.num_rows, group.total_byte_size)
                 for batch in parquet.iter_batches(rows, [number], chosen, use_threads=False):
                     yield _selected(batch, chosen, file.uri)
                     row += batch.num_rows

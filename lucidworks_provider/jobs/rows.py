@@ -18,9 +18,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import islice
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID, uuid4
 
 from lucidworks_provider.client.options import MAX_TEXT_BYTES, as_json, json_body, no_text
@@ -43,10 +42,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # Reasons that a message includes.
 _DESCRIBED = 3
-# Rows of a batch, including the rejected ones; and rows of an iterable in memory.
-_MOST_ROWS = 1024
+# Rows of a batch, including the rejected ones; and rows of an iterable in memory, and their characters.
+_MOST_ROWS, _MOST_CHARACTERS = 1024, 8_000_000
 # Bytes of a file of a spooled table.
 _SPOOL_BYTES = 4_000_000
 # Batches that stay in memory after their submission.
@@ -673,14 +674,38 @@ def _python_chunks(inputs: object, columns: TableColumns, rules: RowRules) -> It
     if isinstance(inputs, Mapping | bytes | bytearray | str) or not isinstance(inputs, Iterable):
         raise InputError(_not_taken(inputs, columns.argument, rules.row))
     check_documents_extra("Tables need", "pyarrow")
-    rows = _python_rows(inputs, columns, rules)
     position = 0
-    while chunk := list(islice(rows, _MOST_ROWS)):
+    for chunk in _chunks(_python_rows(inputs, columns, rules)):
         where = f"{columns.argument}[{position}] to {columns.argument}[{position + len(chunk) - 1}]"
         kept = TableColumns(None, columns.text, columns.kept)
         values = [{columns.text: None, **row} for _, row in chunk]
         yield Rows([one for one, _ in chunk], python_batch(values, kept, where).select(list(columns.kept)))
         position += len(chunk)
+
+
+def _chunks(rows: Iterable[T]) -> Iterator[list[T]]:
+    """A few rows at a time, by their number and size."""
+    chunk, size = list[T](), 0
+    for row in rows:
+        chunk.append(row)
+        size += _characters(row)
+        if len(chunk) == _MOST_ROWS or size > _MOST_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _characters(value: object) -> int:
+    """Of all texts in a value."""
+    match value:
+        case str() | bytes():
+            return len(value)
+        case Mapping():
+            return sum(map(_characters, value.values()))
+        case list() | tuple():
+            return sum(map(_characters, value))
+    return 0
 
 
 def _not_taken(inputs: object, argument: str, row: str) -> str:

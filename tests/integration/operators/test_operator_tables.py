@@ -74,7 +74,7 @@ from lucidworks_provider.jobs import rows as rows_module
 from lucidworks_provider.jobs import task
 from lucidworks_provider.jobs.chunk_task import ChunkTask
 from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
-from lucidworks_provider.jobs.rows import Rejected, Rows, Spool
+from lucidworks_provider.jobs.rows import Rejected, RowRules, Rows, Spool, read_batches
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 
 COLUMNS: dict[str, Any] = {"id_column": "sku", "columns": ["brand"]}
@@ -1251,9 +1251,22 @@ def test_lineage_has_the_files_and_the_types_of_the_key(service: Service, tmp_pa
 def test_batches_are_small_where_texts_are_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "_BATCH_BYTES", 100_000)
     rows = [{"id": n, "text": f"{n}" + "a" * 10_000} for n in range(100)]
-    for name in ("t.parquet", "t.csv", "t.jsonl"):
-        table = tables.open_table(str(write(tmp_path / name, rows)), TableColumns())
+    files = [str(write(tmp_path / name, rows)) for name in ("t.parquet", "t.csv", "t.jsonl")]
+    for source in (*files, pa.Table.from_pylist(rows)):
+        table = tables.open_table(source, TableColumns())
         assert table is not None
         sizes = [batch.num_rows for batch in table.read()]
         assert sum(sizes) == 100
-        assert name == "t.parquet" or max(sizes) <= 10
+        assert source is files[0] or max(sizes) <= 10
+
+
+@pytest.mark.parametrize("name", ["text", "c"])
+def test_parts_of_an_iterable_are_small_where_values_are_long(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(rows_module, "_MOST_CHARACTERS", 100_000)
+    rows = ({"id": n, "text": "a", "c": []} | {name: "a" * 10_000} for n in range(100))
+    rules = RowRules(lambda wire, what: None)
+    batches = read_batches(rows, TableColumns(others=("c",)), rules, 4)
+    sizes = [len(part.inputs) for part in batches.read()]
+    assert (sum(sizes), max(sizes) <= 11) == (100, True)
