@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 # Reasons that a message includes.
 _DESCRIBED = 3
-# Rows of a batch, including the rejected ones; and rows of an iterable in memory, and their characters.
+# Rows after which a batch of rejected rows ends; and rows of an iterable in memory, and their characters.
 _MOST_ROWS, _MOST_CHARACTERS = 1024, 8_000_000
 # Bytes of a file of a spooled table.
 _SPOOL_BYTES = 4_000_000
@@ -268,13 +268,14 @@ class Batches:
     spooled: bool = False
 
     def __len__(self) -> int:
+        """How many have rows to send."""
         return math.ceil(self.survey.sent / self.size)
 
     def checked(self, most: int = _MOST_ROWS) -> Iterator[Batch]:
         """
         The batches.
 
-        :param most: all rows of a batch.
+        :param most: as in :func:`split_batches`.
         :raises InputError: the rows differ from those of the survey; retryable.
         """
         seen = Survey(self.survey.argument)
@@ -301,7 +302,7 @@ def split_batches(rows: Iterable[Rows], size: int, most: int = _MOST_ROWS) -> It
     Split rows into batches.
 
     :param size: valid rows of a batch.
-    :param most: all rows of a batch.
+    :param most: all rows of a batch that has no valid row, or all of them.
     """
     position = start = sendable = 0
     inputs: list[Input] = []
@@ -310,7 +311,9 @@ def split_batches(rows: Iterable[Rows], size: int, most: int = _MOST_ROWS) -> It
         begin = 0
         for number, one in enumerate(run.inputs):
             can_be_sent = not isinstance(one, Rejected)
-            if (can_be_sent and sendable == size) or len(inputs) == most:
+            full = sendable == size
+            # A batch with fewer is not cut: it would take a request that len() does not count.
+            if (full and can_be_sent) or (len(inputs) >= most and (full or not sendable)):
                 if number > begin:
                     kept.append(run.slice(begin, number))
                 yield Batch(position, start, tuple(inputs), tuple(kept))

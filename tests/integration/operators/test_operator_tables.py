@@ -787,6 +787,19 @@ def test_documents_that_cannot_be_sent_have_no_chunks(
     assert "They are not in the result." in caplog.text
 
 
+@pytest.mark.parametrize("first", [0, 2100])
+def test_long_runs_of_rejected_rows_take_no_more_requests(
+    service: Service, tmp_path: Path, first: int
+) -> None:
+    texts = [None] * first + ["a", *[None] * 1100] * 6
+    path = tmp_path / "p.parquet"
+    inputs = pa.table({"id": range(len(texts)), "text": texts})
+    direct(inputs, result_path=str(path), max_reject_ratio=1, max_requests=2).execute(new_context())
+    assert len(service.calls("predict")) == 2
+    assert column(rows_of(path), "id") == [*range(len(texts))]
+    assert column(rows_of(path), "response") == texts
+
+
 def test_a_text_of_csv_that_cannot_be_sent_is_rejected_alone(service: Service, tmp_path: Path) -> None:
     texts = [UNSENDABLE["NUL"], "Text ü.", UNSENDABLE["controls"], "Text."]
     source = write(tmp_path / "t.csv", [{"id": n, "text": text} for n, text in enumerate(texts)])
