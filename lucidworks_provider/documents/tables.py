@@ -64,7 +64,8 @@ _KINDS: dict[str, Any] = {
 }
 # Values that Arrow would convert beside those of another kind: whole numbers to floats, booleans to numbers, texts to
 # bytes, times to dates.
-_ALONE = {"bool", "int", "str", "bytes", "date", "datetime", "datetime with a zone"}
+_ZONED = "datetime with a zone"
+_ALONE = {"bool", "int", "str", "bytes", "date", "datetime", _ZONED}
 # Packages whose tables are in memory, so that they can be read several times.
 _IN_MEMORY = {"pandas", "polars", "pyarrow"}
 # Characters of a URI; a longer text is no URI, and must not be repeated in an error.
@@ -373,7 +374,11 @@ def python_array(values: Sequence[Any], name: str, where: str, kind: pa.DataType
     try:
         if kinds & _ALONE and len(kinds) > 1:
             raise pa.ArrowInvalid(f"they are {', '.join(sorted(kinds))}")
-        array = pa.array(values, kind)
+        if kind is None and kinds == {_ZONED} and any(map(_has_fixed_offset, values)):
+            # The offset of a driver differs between summer and winter, and so between the parts of a table.
+            array = pa.array(values, pa.timestamp("us", "UTC"))
+        else:
+            array = pa.array(values, kind)
         # Of pandas; Arrow would cut them.
         if kind is None and any(getattr(value, "nanosecond", 0) for value in values):
             array = pa.array(values, pa.timestamp("ns", array.type.tz))
@@ -384,10 +389,15 @@ def python_array(values: Sequence[Any], name: str, where: str, kind: pa.DataType
         ) from err
 
 
+def _has_fixed_offset(value: datetime | None) -> bool:
+    """Whether its zone is a mere offset, without a name."""
+    return value is not None and value.tzinfo is not None and value.tzinfo.utcoffset(None) is not None
+
+
 def _kind(value: Any) -> str:
     """The name of a value's type, for subclasses and numpy's types that of Python."""
     if isinstance(value, datetime):
-        return "datetime" if value.tzinfo is None else "datetime with a zone"
+        return "datetime" if value.tzinfo is None else _ZONED
     for name, kind in _KINDS.items():
         if isinstance(value, kind):
             return name

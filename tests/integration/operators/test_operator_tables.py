@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
@@ -520,6 +520,23 @@ def test_nanoseconds_of_a_key_stay(service: Service, tmp_path: Path, zone: str |
     predicted(make([{"id": one, "text": "a"} for one in ids]), path)
     keys = pq.read_table(path)["id"]
     assert (keys.type, keys.to_pylist()) == (pa.timestamp("ns", zone), ids)
+
+
+@pytest.mark.parametrize("offset", [HOUR, timedelta(minutes=53, seconds=28)])
+@make_rows
+def test_times_of_several_offsets_are_utc(
+    service: Service, tmp_path: Path, make: Any, offset: timedelta
+) -> None:
+    path, zones = tmp_path / "p.parquet", [timezone(offset), timezone(2 * HOUR)]
+    times = [AWARE.astimezone(zones[number > 1023]) for number in range(1030)]
+    predicted(
+        make([{"id": n, "text": "a", "c": one} for n, one in enumerate(times)]),
+        path,
+        columns=["c"],
+        batch_size=32,
+    )
+    found = pq.read_table(path)["c"]
+    assert (found.type, found.to_pylist()) == (pa.timestamp("us", "UTC"), [AWARE] * 1030)
 
 
 def test_values_that_json_has_no_type_for_are_text(service: Service, tmp_path: Path) -> None:
