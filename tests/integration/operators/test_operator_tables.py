@@ -75,6 +75,7 @@ from lucidworks_provider.jobs import task
 from lucidworks_provider.jobs.chunk_task import ChunkTask
 from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
 from lucidworks_provider.jobs.rows import Rejected, RowRules, Rows, Spool, read_batches
+from lucidworks_provider.operators import base
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 
 COLUMNS: dict[str, Any] = {"id_column": "sku", "columns": ["brand"]}
@@ -971,6 +972,21 @@ def test_stored_rows_are_removed_where_nothing_is_sent(
     with pytest.raises(LucidworksError):
         chunked(rows, tmp_path / "c.jsonl", **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "jobs", "chunks"])
+def test_rows_stay_stored_until_the_last_step(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    context, path = new_context(), tmp_path / "p.jsonl"
+    with monkeypatch.context() as dying:
+        dying.setattr(base, "push_result", die)
+        with pytest.raises(Death):
+            MAKE[kind](iter(dictionaries()), path, **COLUMNS).execute(context)
+    assert MAKE[kind](iter(()), path, **COLUMNS).execute(context)["uri"] == str(path)
+    assert column(rows_of(path), "sku") == SKUS
+    assert set((service.sent() + service.submitted()).values()) == {1}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_readings_of_two_attempts_at_once_are_not_mixed(
