@@ -50,6 +50,8 @@ _DESCRIBED = 3
 _MOST_ROWS, _MOST_CHARACTERS = 1024, 8_000_000
 # Bytes of a file of a spooled table.
 _SPOOL_BYTES = 4_000_000
+# Rows of a block of the digest.
+_DIGEST_ROWS = 256
 # Batches that stay in memory after their submission.
 _RECENT = 16
 
@@ -175,6 +177,9 @@ class Survey:
     types: dict[str, Any] = field(default_factory=dict)
     mixed: bool = False
     _digest: Any = field(default_factory=hashlib.sha256, repr=False)
+    _kept_digest: Any = field(default_factory=hashlib.sha256, repr=False)
+    # Kept columns that are not in the digest yet.
+    _waiting: pa.Table | None = field(default=None, repr=False)
 
     @property
     def sent(self) -> int:
@@ -182,8 +187,9 @@ class Survey:
 
     @property
     def digest(self) -> str:
-        """A digest of all rows, in their order."""
-        return str(self._digest.hexdigest())
+        """A digest of all rows, in their order, however they are divided into parts of one type."""
+        self._digest_blocks(1)
+        return hashlib.sha256(self._digest.digest() + self._kept_digest.digest()).hexdigest()
 
     def add(self, rows: Rows) -> None:
         for number, one in enumerate(rows.inputs, self.rows):
@@ -202,7 +208,7 @@ class Survey:
 
     def _add_kept(self, kept: Any) -> None:
         if isinstance(kept, list):
-            self._digest.update(repr(kept).encode(errors="surrogatepass"))
+            self._kept_digest.update(repr(kept).encode(errors="surrogatepass"))
             return
         import pyarrow as pa
 
@@ -214,7 +220,28 @@ class Survey:
         # Without dictionaries, which serialize() leaves out. A copy: the bytes of a NULL are undefined.
         names = kept.schema.names
         columns = [copied(kept.column(name), name, self.argument, decoded=True) for name in names]
-        self._digest.update(pa.record_batch(columns, names).serialize())
+        table = pa.table(columns, names)
+        if self._waiting is not None and self._waiting.schema != table.schema:
+            self._digest_blocks(1)
+        self._waiting = table if self._waiting is None else pa.concat_tables([self._waiting, table])
+        self._digest_blocks(_DIGEST_ROWS)
+
+    def _digest_blocks(self, least: int) -> None:
+        """
+        Add waiting rows to the digest.
+
+        :param least: of a block; fewer rows stay.
+        """
+        import pyarrow as pa
+
+        while self._waiting is not None and self._waiting.num_rows >= least:
+            block = self._waiting.slice(0, _DIGEST_ROWS)
+            # A copy: a slice has the bits of its neighbours.
+            block = block.combine_chunks().take(pa.array(range(block.num_rows), pa.int64()))
+            self._kept_digest.update(block.combine_chunks().to_batches()[0].serialize())
+            self._waiting = (
+                self._waiting.slice(_DIGEST_ROWS) if self._waiting.num_rows > _DIGEST_ROWS else None
+            )
 
     def check(self, *, reject: bool, max_reject_ratio: float) -> None:
         """

@@ -74,7 +74,7 @@ from lucidworks_provider.jobs import rows as rows_module
 from lucidworks_provider.jobs import task
 from lucidworks_provider.jobs.chunk_task import ChunkTask
 from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
-from lucidworks_provider.jobs.rows import Rejected, RowRules, Rows, Spool, read_batches
+from lucidworks_provider.jobs.rows import Rejected, RowRules, Rows, Spool, Survey, read_batches
 from lucidworks_provider.operators import base
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 
@@ -1061,6 +1061,30 @@ def test_a_table_that_changes_while_its_jobs_are_submitted(service: Service, tmp
         return await asyncio.wait_for(asyncio.gather(*posts, return_exceptions=True), 10)
 
     assert ["was changed while" in str(error) for error in asyncio.run(submit())] == [True] * 3
+
+
+def test_the_digest_of_rows_does_not_depend_on_their_parts() -> None:
+    table = pa.table(
+        {
+            "n": [None if n % 7 == 0 else n for n in range(600)],
+            "category": pa.array([f"c{n % 9}" if n % 3 else None for n in range(600)]).dictionary_encode(),
+            "list": [[None if n % 2 else "q"] * (n % 4) if n % 6 else None for n in range(600)],
+            "struct": [{"a": n if n % 3 else None} if n % 4 else None for n in range(600)],
+        }
+    )
+
+    def of(table: pa.Table, *sizes: int) -> set[str]:
+        digests = set()
+        for size in sizes:
+            survey = Survey()
+            for batch in table.to_batches(size):
+                start = survey.rows
+                survey.add(Rows([{"text": f"{start + n}"} for n in range(batch.num_rows)], batch))
+            digests.add(survey.digest)
+        return digests
+
+    assert len(of(table, 1, 3, 50, 256, 257, 1000)) == 1
+    assert of(table.slice(0, 599), 50) != of(table, 50)
 
 
 CHANGED = [*ROWS[:9], ROWS[9] | {"brand": "another"}]
