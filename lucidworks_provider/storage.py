@@ -136,7 +136,7 @@ def _absolute(uri: object, what: str, needed: str) -> str:
 
 
 def comparable(uri: str) -> str:
-    """For comparisons: a local path without links, or a URI without its connection and with one scheme for a store."""
+    """For comparisons: a local path without links, or a URI without its connection and with one scheme a store."""
     local = local_path(uri)
     if local is not None:
         return str(local.resolve())
