@@ -210,7 +210,7 @@ class TooManyRejectsError(LucidworksError):
     """
     More documents or inputs were rejected than ``max_reject_ratio`` allows, or too many in a row.
 
-    Retryable for a catalogue, whose source may change; not for predictions, whose stored responses would be the same.
+    Retryable for a catalogue, whose source may change; not for predictions, which would be charged again.
     """
 
     retryable = True

@@ -50,6 +50,8 @@ _UNKNOWN_SCHEME = ("No filesystem registered", "Unsupported filesystem")
 _S3 = ("s3", "s3a", "s3n")
 _GOOGLE = ("gs", "gcs")
 _AZURE = ("abfs", "abfss", "adl", "az", "wasb", "wasbs")
+# Several schemes for one store; OpenLineage knows it by one.
+SAME_STORE = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "abfss", "az": "abfss", "wasb": "wasbs"}
 # Object stores list all keys below a prefix, a thousand a request. For other file systems fsspec walks, and silently
 # skips folders that it cannot read.
 _FLAT = {*_S3, *_GOOGLE, *_AZURE}
@@ -133,10 +135,13 @@ def _absolute(uri: object, what: str, needed: str) -> str:
     return uri
 
 
-def without_scheme(uri: str) -> str:
-    """Normalize a local path for comparisons; other URIs stay."""
+def comparable(uri: str) -> str:
+    """For comparisons: a local path without links, or a URI without its connection and with one scheme a store."""
     local = local_path(uri)
-    return str(local.resolve()) if local is not None else uri
+    if local is not None:
+        return str(local.resolve())
+    scheme, separator, rest = plain_uri(uri).partition("://")
+    return f"{SAME_STORE.get(scheme, scheme)}{separator}{rest}"
 
 
 def plain_uri(uri: str) -> str:

@@ -52,7 +52,8 @@ _LABELS = {
     "macintosh": "mac_roman",
 }
 _ASCII = bytes(range(128)).decode()
-_ESCAPED = b"\x1b$"
+# Of ISO-2022-JP, which is valid ASCII.
+ESCAPED = b"\x1b$"
 # Fewer non-ASCII bytes of East Asian text may be valid UTF-8 by chance.
 _CHANCE = 8
 
@@ -156,8 +157,7 @@ def _differs(codec: str, declared: str) -> bool:
 
 
 def _utf8(data: bytes, *, known: bool, html: bool) -> str | Rejection:
-    if not known and _ESCAPED in data:
-        # ISO-2022-JP is valid ASCII.
+    if not known and ESCAPED in data:
         return _as_page_says(data, "It has the escape sequences of ISO-2022-JP", html=html)
     try:
         return data.decode()

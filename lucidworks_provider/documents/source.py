@@ -19,6 +19,7 @@ from lucidworks_provider.delta import check_installed
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.storage import (
     Entry,
+    comparable,
     find_entry,
     list_below,
     list_folder,
@@ -27,7 +28,6 @@ from lucidworks_provider.storage import (
     read_file,
     reading,
     split_uri,
-    without_scheme,
 )
 from lucidworks_provider.threads import read_ahead
 
@@ -283,7 +283,7 @@ def is_file_of(source: str, uri: str) -> bool:
     :raises StorageError: the storage cannot be read.
     """
     root, parts = _split(_checked(source))
-    base, path = _plain(root), without_scheme(uri)
+    base, path = _plain(root), comparable(uri)
     if not path.startswith(f"{base}/"):
         return path == base
     return not parts or re.fullmatch(_expression(parts), path[len(base) + 1 :]) is not None
@@ -291,7 +291,7 @@ def is_file_of(source: str, uri: str) -> bool:
 
 def _plain(folder: str) -> str:
     # The slash of the root of a disk must stay.
-    return without_scheme(f"{folder}/").rstrip("/")
+    return comparable(f"{folder}/").rstrip("/")
 
 
 def _found(base: str) -> Entry | None:

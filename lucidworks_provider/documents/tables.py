@@ -30,7 +30,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.documents.csv_rows import CsvRecords
-from lucidworks_provider.documents.document import Reason, Rejection, TableColumns
+from lucidworks_provider.documents.document import Rejection, TableColumns
+from lucidworks_provider.documents.encoding import ESCAPED
 from lucidworks_provider.documents.lines import BROKEN, open_decompressed, read_lines
 from lucidworks_provider.documents.records import ReadOptions, shown_names
 from lucidworks_provider.documents.source import (
@@ -47,7 +48,7 @@ from lucidworks_provider.errors import InputError, StorageError, check_documents
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Rows of a record batch, and its bytes by the average of a row group.
+# Rows of a record batch, and its bytes by the average of a row group or of the batch that it is a part of.
 _ROWS, _BATCH_BYTES = 1024, 8_000_000
 # Limit of a line of JSON and of a record of CSV, bytes.
 LONGEST_LINE = 64_000_000
@@ -63,7 +64,8 @@ _KINDS: dict[str, Any] = {
 }
 # Values that Arrow would convert beside those of another kind: whole numbers to floats, booleans to numbers, texts to
 # bytes, times to dates.
-_ALONE = {"bool", "int", "str", "bytes", "date", "datetime", "datetime with a zone"}
+_ZONED = "datetime with a zone"
+_ALONE = {"bool", "int", "str", "bytes", "date", "datetime", _ZONED}
 # Packages whose tables are in memory, so that they can be read several times.
 _IN_MEMORY = {"pandas", "polars", "pyarrow"}
 # Characters of a URI; a longer text is no URI, and must not be repeated in an error.
@@ -183,8 +185,14 @@ def _read_arrow(inputs: Any, name: str, columns: TableColumns, *, array: bool) -
     chosen = _chosen(name, schema.names, columns)
     yield _empty(schema, chosen)
     for batch in batches:
-        for start in range(0, batch.num_rows, _ROWS):
-            yield _selected(batch.slice(start, _ROWS), chosen, name)
+        rows = _rows_of_part(batch.num_rows, batch.select(chosen).nbytes)
+        for start in range(0, batch.num_rows, rows):
+            yield _selected(batch.slice(start, rows), chosen, name)
+
+
+def _rows_of_part(rows: int, size: int) -> int:
+    """By the average of so many rows with so many bytes."""
+    return max(1, min(_ROWS, _BATCH_BYTES * rows // max(size, 1)))
 
 
 def _needed(frame: Any, name: str, columns: TableColumns) -> Any:
@@ -208,7 +216,7 @@ def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.Record
             yield _empty(parquet.schema_arrow, chosen)
             for number in range(parquet.metadata.num_row_groups):
                 group = parquet.metadata.row_group(number)
-                rows = max(1, min(_ROWS, _BATCH_BYTES * group.num_rows // max(group.total_byte_size, 1)))
+                rows = _rows_of_part(group.num_rows, group.total_byte_size)
                 for batch in parquet.iter_batches(rows, [number], chosen, use_threads=False):
                     yield _selected(batch, chosen, file.uri)
                     row += batch.num_rows
@@ -254,14 +262,14 @@ def _read_csv(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatc
             row = rows[line] = [record[place] for place in places]
             size += sum(map(len, row))
             if len(rows) == _ROWS or size > _BATCH_BYTES:
-                yield _texts(file.uri, records, rows, chosen)
+                yield _texts(file.uri, rows, chosen)
                 rows, size = {}, 0
         if width < 0:
             _chosen(file.uri, [], columns)
-        yield _texts(file.uri, records, rows, chosen)
+        yield _texts(file.uri, rows, chosen)
 
 
-def _texts(uri: str, records: CsvRecords, rows: dict[int, list[str]], names: Sequence[str]) -> pa.RecordBatch:
+def _texts(uri: str, rows: dict[int, list[str]], names: Sequence[str]) -> pa.RecordBatch:
     """
     Rows of CSV as columns of texts.
 
@@ -276,12 +284,16 @@ def _texts(uri: str, records: CsvRecords, rows: dict[int, list[str]], names: Seq
             return values
         texts = list[str]()
         for line, value in zip(rows, values, strict=True):
-            text = value if value.isascii() and value.isprintable() else records.decode(value)
-            if isinstance(text, Rejection):
-                # Tables have no option for it.
-                detail = "It is not UTF-8." if text.reason is Reason.ENCODING else text.detail
-                raise InputError(f"{uri}: the record in line {line:,} cannot be read: {detail}")
-            texts.append(text)
+            data = value.encode("latin-1")
+            try:
+                if ESCAPED in data:
+                    raise ValueError
+                texts.append(data.decode())
+            except ValueError:
+                # Tables have no option for the encoding.
+                raise InputError(
+                    f"{uri}: the record in line {line:,} cannot be read: It is not UTF-8."
+                ) from None
         return texts
 
     columns = zip(*rows.values(), strict=True) if rows else ([] for _ in names)
@@ -362,7 +374,11 @@ def python_array(values: Sequence[Any], name: str, where: str, kind: pa.DataType
     try:
         if kinds & _ALONE and len(kinds) > 1:
             raise pa.ArrowInvalid(f"they are {', '.join(sorted(kinds))}")
-        array = pa.array(values, kind)
+        if kind is None and kinds == {_ZONED} and any(map(_has_fixed_offset, values)):
+            # The offset of a driver differs between summer and winter, and so between the parts of a table.
+            array = pa.array(values, pa.timestamp("us", "UTC"))
+        else:
+            array = pa.array(values, kind)
         # Of pandas; Arrow would cut them.
         if kind is None and any(getattr(value, "nanosecond", 0) for value in values):
             array = pa.array(values, pa.timestamp("ns", array.type.tz))
@@ -373,10 +389,15 @@ def python_array(values: Sequence[Any], name: str, where: str, kind: pa.DataType
         ) from err
 
 
+def _has_fixed_offset(value: datetime | None) -> bool:
+    """Whether its zone is a mere offset, without a name."""
+    return value is not None and value.tzinfo is not None and value.tzinfo.utcoffset(None) is not None
+
+
 def _kind(value: Any) -> str:
     """The name of a value's type, for subclasses and numpy's types that of Python."""
     if isinstance(value, datetime):
-        return "datetime" if value.tzinfo is None else "datetime with a zone"
+        return "datetime" if value.tzinfo is None else _ZONED
     for name, kind in _KINDS.items():
         if isinstance(value, kind):
             return name

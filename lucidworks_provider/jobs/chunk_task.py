@@ -116,7 +116,7 @@ def _json_rows(
     document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span], kept: Any
 ) -> Iterator[dict[str, Any]]:
     named = {"document_id": document_id}
-    for values in kept_values([] if kept is None else [kept]):
+    for values in kept_values([] if kept is None else [kept], f"Document {document_id!r}"):
         named |= {name: value for name, value in values.items() if name != "document_id"}
     for index, (chunk, (start, end)) in enumerate(zip(chunks, spans, strict=True)):
         yield {
@@ -173,7 +173,7 @@ class DocumentIds:
             if self._key is None
             else [
                 self._id(value, f"{self._argument}[{number}]")
-                for number, value in enumerate(rows.values(self._key), start)
+                for number, value in enumerate(rows.values(self._key, self._argument), start)
             ]
         )
         for number, (document_id, one) in enumerate(zip(ids, rows.inputs, strict=True), start):

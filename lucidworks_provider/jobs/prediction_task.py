@@ -96,7 +96,7 @@ from lucidworks_provider.jobs.task import (
     ResultFile,
 )
 from lucidworks_provider.metrics import count
-from lucidworks_provider.storage import writing
+from lucidworks_provider.storage import discard, writing
 from lucidworks_provider.threads import in_thread
 
 if TYPE_CHECKING:
@@ -113,13 +113,15 @@ _MAX_FAILURES = 3
 _READ_AHEAD = 16
 
 
-def rows_of(batch: Batch, predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
+def rows_of(
+    batch: Batch, predictions: Sequence[Prediction], kept: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """
     A row of JSON for each input.
 
     :param predictions: of the inputs that were sent, in their order.
+    :param kept: the columns that are passed through, of each input; nothing where there are none.
     """
-    kept = kept_values(batch.kept)
     rows = []
     for n, (given, prediction) in enumerate(_pairs(batch, predictions)):
         row, others = _row(batch.start + n, kept[n] if kept else {}, given, prediction)
@@ -203,9 +205,9 @@ class PredictionFile(ResultFile):
         self._kept = kept or {}
         self._conversations: set[str] = set()
         # Batches before the first vector, whose length the schema has.
-        self._waiting: list[tuple[Batch, Sequence[Prediction]]] = []
-        # The first error of an input that was sent.
-        self._failed: str | None = None
+        self._waiting: list[tuple[Batch, Sequence[Prediction], Any]] = []
+        # The position of the first input with an error of the service, and the error.
+        self._first: tuple[int, str] | None = None
 
     def add(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
         """
@@ -213,11 +215,14 @@ class PredictionFile(ResultFile):
 
         :param predictions: of the inputs that were sent.
         :raises MalformedResponseError: values that the file cannot hold.
+        :raises InputError: the table was changed, and a value cannot be passed through.
         """
         counts = self.counts
         dimension = self._dimension(predictions)
+        # Outside of the block: the response is not the cause.
+        kept = self._passed(batch)
         try:
-            self._write(batch, predictions, dimension)
+            self._write(batch, predictions, kept, dimension)
         except (ValueError, TypeError, OverflowError, RecursionError) as err:
             raise unusable_result(f"a value that the file cannot hold: {err}") from err
         counts["dimension"] = dimension
@@ -225,8 +230,14 @@ class PredictionFile(ResultFile):
         rejected = len(batch.inputs) - len(predictions)
         if errors := rejected + sum(one.error is not None for one in predictions):
             counts["errors"] = (counts["errors"] or 0) + errors
-        if self._failed is None:
-            self._failed = next((str(one.error) for one in predictions if one.error is not None), None)
+        failed = (
+            (batch.start + place, str(one.error))
+            for place, (_, one) in enumerate(_pairs(batch, predictions))
+            if one is not None and one.error is not None
+        )
+        if (first := next(failed, None)) is not None:
+            self.failed.add(batch.position)
+            self._first = self._first or first
         if rejected:
             counts["rejected"] = (counts["rejected"] or 0) + rejected
         counts["tokens"] += sum(one.tokens_used.sum for one in predictions)
@@ -239,19 +250,23 @@ class PredictionFile(ResultFile):
         """
         Warn about inputs without a prediction. About those that were not sent, a warning was logged before.
 
-        :raises TooManyRejectsError: more than ``max_reject_ratio`` have none. Not retryable: the stored responses
-            would be the same.
+        :raises TooManyRejectsError: more than ``max_reject_ratio`` have none. Not retryable: the batches are charged
+            again.
         """
         errors, predictions = self.counts["errors"] or 0, self.counts["predictions"]
-        message = f"{errors:,} of {predictions:,} inputs have no prediction; the column error says why"
+        message = f"{errors:,} of {predictions:,} inputs have no prediction."
+        if self._first is not None:
+            index, reason = self._first
+            message += f" The first error is that of input {index}: {reason[:_CHARACTERS].rstrip('.')}."
         if errors > self._policy.max_reject_ratio * predictions:
             failure = TooManyRejectsError(
-                f"{message}. That is more than max_reject_ratio={self._policy.max_reject_ratio:g} allows."
+                f"{message} That is more than max_reject_ratio={self._policy.max_reject_ratio:g} allows. Clearing "
+                "the task sends the batches with errors again."
             )
             failure.retryable = False
             raise failure
-        if self._failed is not None:
-            log.warning("%s. The first: %s", message, self._failed[:_CHARACTERS])
+        if self._first is not None:
+            log.warning("%s The column error has the reasons.", message)
 
     def close(self) -> None:
         if isinstance(self._writer, ParquetWriter):
@@ -273,21 +288,29 @@ class PredictionFile(ResultFile):
         check_quantised(vectors, method, "the response")
         return check_dimension(vectors, self.counts["dimension"] or 0, "the response") or None
 
-    def _write(self, batch: Batch, predictions: Sequence[Prediction], dimension: int | None) -> None:
+    def _passed(self, batch: Batch) -> Any:
+        """The columns that are passed through, as the writer takes them."""
         if not isinstance(self._writer, ParquetWriter):
-            self._writer.write(rows_of(batch, predictions))
+            return kept_values(batch.kept, batch.name)
+        return dict(zip(self._kept, kept_arrays(batch.kept, self._kept, batch.name), strict=True))
+
+    def _write(
+        self, batch: Batch, predictions: Sequence[Prediction], kept: Any, dimension: int | None
+    ) -> None:
+        if not isinstance(self._writer, ParquetWriter):
+            self._writer.write(rows_of(batch, predictions, kept))
         elif self._options.name == "embedding" and not dimension:
-            self._waiting.append((batch, predictions))
+            self._waiting.append((batch, predictions, kept))
         else:
             # Now, so that an invalid value is an error of this batch and not of the whole file.
             schema = self._write_waiting(self._writer, dimension)
-            self._writer.write(_table(schema, self._kept, batch, predictions))
+            self._writer.write(_table(schema, batch, predictions, kept))
 
     def _write_waiting(self, writer: ParquetWriter, dimension: int | None) -> pa.Schema:
         schema = prediction_schema(self._options, dimension or 0, self._kept)
         waiting, self._waiting = self._waiting, []
         for one in waiting:
-            writer.write(_table(schema, self._kept, *one))
+            writer.write(_table(schema, *one))
         return schema
 
 
@@ -347,9 +370,9 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {
 
 def _table(
     schema: pa.Schema,
-    kept: Mapping[str, pa.DataType],
     batch: Batch,
     predictions: Sequence[Prediction],
+    kept: Mapping[str, pa.ChunkedArray],
 ) -> pa.Table:
     import pyarrow as pa
 
@@ -367,11 +390,8 @@ def _table(
         row["tokens_used"] = None if prediction is None else prediction.tokens_used.sum
         row["more"] = json.dumps(more, ensure_ascii=False, sort_keys=True) if more else None
         rows.append(_shaped(row))
-    passed = dict(zip(kept, kept_arrays(batch.kept, kept, batch.name), strict=True))
     arrays = [
-        passed[field.name]
-        if field.name in passed
-        else _array([row.get(field.name) for row in rows], field.type)
+        kept[field.name] if field.name in kept else _array([row.get(field.name) for row in rows], field.type)
         for field in schema
     ]
     return pa.table(arrays, schema=schema)
@@ -675,6 +695,11 @@ class SyncBatchRunner:
             raise unusable_result(
                 f"{batch.name}: {message}. The response is kept in {kept}; clearing the task sends the batch again"
             ) from None
+
+    def discard(self, positions: Collection[int]) -> None:
+        """Delete the responses of some batches, if the storage allows it; the next attempt sends these again."""
+        batches = (batch for batch in self.batches.checked() if batch.position in positions)
+        discard(*[self._stored(batch).uri for batch in batches])
 
     def _read(self, batch: Batch) -> tuple[Prediction, ...]:
         """The stored response of a batch."""

@@ -15,12 +15,12 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import islice
 from threading import Lock
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID, uuid4
 
 from lucidworks_provider.client.options import MAX_TEXT_BYTES, as_json, json_body, no_text
 from lucidworks_provider.documents.document import NO_TEXT, TableColumns, text_rejection
@@ -42,12 +42,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # Reasons that a message includes.
 _DESCRIBED = 3
-# Rows of a batch, including the rejected ones; and rows of an iterable in memory.
-_MOST_ROWS = 1024
+# Rows after which a batch of rejected rows ends; and rows of an iterable in memory, and their characters.
+_MOST_ROWS, _MOST_CHARACTERS = 1024, 8_000_000
 # Bytes of a file of a spooled table.
 _SPOOL_BYTES = 4_000_000
+# Rows of a block of the digest.
+_DIGEST_ROWS = 256
 # Batches that stay in memory after their submission.
 _RECENT = 16
 
@@ -105,11 +109,15 @@ class Rows:
     def slice(self, start: int, end: int) -> Any:
         return _slice(self.kept, start, end)
 
-    def values(self, name: str) -> list[Any]:
-        """A kept column as JSON has it."""
+    def values(self, name: str, where: str) -> list[Any]:
+        """
+        A kept column as JSON has it.
+
+        :param where: names the rows in messages.
+        """
         if isinstance(self.kept, list):
             return [json_value(row.get(name)) for row in self.kept]
-        return _json_column(self.kept.column(name))
+        return _json_column(self.kept.column(name), name, where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +167,7 @@ class Survey:
     :param rejected: rows that cannot be sent.
     :param reasons: of the first of them.
     :param types: of the kept columns, where they are Arrow's.
+    :param mixed: whether a kept column has several types.
     """
 
     argument: str = "inputs"
@@ -166,7 +175,11 @@ class Survey:
     rejected: int = 0
     reasons: list[str] = field(default_factory=list)
     types: dict[str, Any] = field(default_factory=dict)
+    mixed: bool = False
     _digest: Any = field(default_factory=hashlib.sha256, repr=False)
+    _kept_digest: Any = field(default_factory=hashlib.sha256, repr=False)
+    # Kept columns that are not in the digest yet.
+    _waiting: pa.Table | None = field(default=None, repr=False)
 
     @property
     def sent(self) -> int:
@@ -174,8 +187,9 @@ class Survey:
 
     @property
     def digest(self) -> str:
-        """A digest of all rows, in their order."""
-        return str(self._digest.hexdigest())
+        """A digest of all rows, in their order, however they are divided into parts of one type."""
+        self._digest_blocks(1)
+        return hashlib.sha256(self._digest.digest() + self._kept_digest.digest()).hexdigest()
 
     def add(self, rows: Rows) -> None:
         for number, one in enumerate(rows.inputs, self.rows):
@@ -194,21 +208,40 @@ class Survey:
 
     def _add_kept(self, kept: Any) -> None:
         if isinstance(kept, list):
-            self._digest.update(repr(kept).encode(errors="surrogatepass"))
+            self._kept_digest.update(repr(kept).encode(errors="surrogatepass"))
             return
         import pyarrow as pa
 
         for column in kept.schema:
-            known = self.types.get(column.name, column.type)
-            self.types[column.name] = (
-                known
-                if known == column.type
-                else unified_type(column.name, known, column.type, self.argument)
-            )
+            known = self.types.setdefault(column.name, column.type)
+            if known != column.type:
+                self.types[column.name] = unified_type(column.name, known, column.type, self.argument)
+                self.mixed |= not pa.types.is_null(known) and not pa.types.is_null(column.type)
         # Without dictionaries, which serialize() leaves out. A copy: the bytes of a NULL are undefined.
         names = kept.schema.names
         columns = [copied(kept.column(name), name, self.argument, decoded=True) for name in names]
-        self._digest.update(pa.record_batch(columns, names).serialize())
+        table = pa.table(columns, names)
+        if self._waiting is not None and self._waiting.schema != table.schema:
+            self._digest_blocks(1)
+        self._waiting = table if self._waiting is None else pa.concat_tables([self._waiting, table])
+        self._digest_blocks(_DIGEST_ROWS)
+
+    def _digest_blocks(self, least: int) -> None:
+        """
+        Add waiting rows to the digest.
+
+        :param least: of a block; fewer rows stay.
+        """
+        import pyarrow as pa
+
+        while self._waiting is not None and self._waiting.num_rows >= least:
+            block = self._waiting.slice(0, _DIGEST_ROWS)
+            # A copy: a slice has the bits of its neighbours.
+            block = block.combine_chunks().take(pa.array(range(block.num_rows), pa.int64()))
+            self._kept_digest.update(block.combine_chunks().to_batches()[0].serialize())
+            self._waiting = (
+                self._waiting.slice(_DIGEST_ROWS) if self._waiting.num_rows > _DIGEST_ROWS else None
+            )
 
     def check(self, *, reject: bool, max_reject_ratio: float) -> None:
         """
@@ -235,7 +268,11 @@ class Survey:
 
 
 def _key(rows: Rows, place: int) -> str:
-    values = _json_rows(rows.slice(place, place + 1))[0]
+    try:
+        values = _json_rows(rows.slice(place, place + 1), "")[0]
+    except InputError:
+        # Parquet takes the key as it is.
+        return ""
     return "".join(f" ({name} {value!r:.40})" for name, value in list(values.items())[:1])
 
 
@@ -258,13 +295,14 @@ class Batches:
     spooled: bool = False
 
     def __len__(self) -> int:
+        """How many have rows to send."""
         return math.ceil(self.survey.sent / self.size)
 
     def checked(self, most: int = _MOST_ROWS) -> Iterator[Batch]:
         """
         The batches.
 
-        :param most: all rows of a batch.
+        :param most: as in :func:`split_batches`.
         :raises InputError: the rows differ from those of the survey; retryable.
         """
         seen = Survey(self.survey.argument)
@@ -291,7 +329,7 @@ def split_batches(rows: Iterable[Rows], size: int, most: int = _MOST_ROWS) -> It
     Split rows into batches.
 
     :param size: valid rows of a batch.
-    :param most: all rows of a batch.
+    :param most: all rows of a batch that has no valid row, or all of them.
     """
     position = start = sendable = 0
     inputs: list[Input] = []
@@ -300,7 +338,9 @@ def split_batches(rows: Iterable[Rows], size: int, most: int = _MOST_ROWS) -> It
         begin = 0
         for number, one in enumerate(run.inputs):
             can_be_sent = not isinstance(one, Rejected)
-            if (can_be_sent and sendable == size) or len(inputs) == most:
+            full = sendable == size
+            # A batch with fewer is not cut: it would take a request that len() does not count.
+            if (full and can_be_sent) or (len(inputs) >= most and (full or not sendable)):
                 if number > begin:
                     kept.append(run.slice(begin, number))
                 yield Batch(position, start, tuple(inputs), tuple(kept))
@@ -388,43 +428,48 @@ class Spool:
         found = json.loads(noted) if noted else {}
         if (found.get("generation"), found.get("what")) != (self.generation, what):
             return None
-        return lambda: self._rows(found["files"])
+        return lambda: self._rows(found["reading"], found["files"])
 
     def write(self, rows: Iterable[Rows], what: str) -> Callable[[], Iterator[Rows]]:
         """Read the source to its end."""
+        # Of the files' names: an attempt that Airflow considered dead may write into the same folder.
+        reading = uuid4().hex
         files, size = 0, 0
         held: list[pa.RecordBatch] = []
         for one in rows:
             batch = _spooled(one)
             if held and (batch.schema != held[0].schema or size > _SPOOL_BYTES):
-                files, size, held = self._file(files, held), 0, []
+                files, size, held = self._file(reading, files, held), 0, []
             held.append(batch)
             size += batch.nbytes
         if held:
-            files = self._file(files, held)
-        done = json.dumps({"generation": self.generation, "what": what, "files": files})
-        write_file(f"{self.folder}/table.json", done.encode())
-        return lambda: self._rows(files)
+            files = self._file(reading, files, held)
+        done = {"generation": self.generation, "what": what, "reading": reading, "files": files}
+        write_file(f"{self.folder}/table.json", json.dumps(done).encode())
+        return lambda: self._rows(reading, files)
 
     def discard(self) -> None:
         """Remove the files, if the storage allows it."""
         discard_folder(self.folder)
 
-    def _file(self, number: int, batches: Sequence[pa.RecordBatch]) -> int:
+    def _uri(self, reading: str, number: int) -> str:
+        return f"{self.folder}/{reading}.{number:05d}.arrow"
+
+    def _file(self, reading: str, number: int, batches: Sequence[pa.RecordBatch]) -> int:
         import pyarrow as pa
 
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batches[0].schema) as writer:
             for batch in batches:
                 writer.write_batch(batch)
-        write_file(f"{self.folder}/{number:05d}.arrow", sink.getvalue().to_pybytes())
+        write_file(self._uri(reading, number), sink.getvalue().to_pybytes())
         return number + 1
 
-    def _rows(self, files: int) -> Iterator[Rows]:
+    def _rows(self, reading: str, files: int) -> Iterator[Rows]:
         import pyarrow as pa
 
         for number in range(files):
-            uri = f"{self.folder}/{number:05d}.arrow"
+            uri = self._uri(reading, number)
             data = read_file(uri)
             if data is None:
                 raise InputError(
@@ -493,9 +538,15 @@ def read_batches(
             spooled = spool is not None
         for rows in read():
             rules.add(rows, survey.rows)
-            survey.add(rows)
-            if typed and isinstance(rows.kept, list):
+            if not typed:
+                _check_json(rows.kept, _span(survey, rows))
+            elif isinstance(rows.kept, list):
                 survey.types = _types(rows.kept, columns)
+            survey.add(rows)
+        if typed:
+            survey.types = {name: _known(survey.types.get(name)) for name in columns.kept}
+        if typed and survey.mixed:
+            _check_types(read(), survey)
     except StorageError:
         # A retry uses the rows that are stored.
         raise
@@ -503,8 +554,6 @@ def read_batches(
         if spool is not None:
             spool.discard()
         raise
-    if typed:
-        survey.types = {name: _known(survey.types.get(name)) for name in columns.kept}
     return Batches(read, size, survey, uri, spooled)
 
 
@@ -538,6 +587,43 @@ def _types(kept: list[dict[str, Any]], columns: TableColumns) -> dict[str, Any]:
         name: python_array([row.get(name) for row in kept], name, columns.argument) for name in columns.kept
     }
     return {name: one.type for name, one in arrays.items()}
+
+
+def _span(survey: Survey, rows: Rows) -> str:
+    """The name of rows that are not counted yet."""
+    return f"{survey.argument}[{survey.rows}] to {survey.argument}[{survey.rows + len(rows.inputs) - 1}]"
+
+
+def _check_types(read: Iterable[Rows], survey: Survey) -> None:
+    """
+    Check that values of several types fit into the common one, which is known after the last row.
+
+    :raises InputError: a value does not.
+    """
+    counted = Survey(survey.argument)
+    for rows in read:
+        kept_arrays([rows.kept], survey.types, _span(counted, rows))
+        counted.rows += len(rows.inputs)
+
+
+def _check_json(kept: Any, where: str) -> None:
+    """:raises InputError: a value of a table cannot be converted to JSON. Those of a list are checked before."""
+    import pyarrow as pa
+    import pyarrow.types as kinds
+
+    for name in () if isinstance(kept, list) else kept.schema.names:
+        column = kept.column(name)
+        if column.type in {pa.string(), pa.large_string()}:
+            # Faster than the conversion, whose error is better.
+            with suppress(pa.ArrowInvalid):
+                column.validate(full=True)
+                continue
+        elif kinds.is_integer(column.type) or kinds.is_floating(column.type):
+            continue
+        elif kinds.is_temporal(column.type):
+            # Any value can be converted, unless the time zone is unknown.
+            column = column.slice(0, 1)
+        _json_column(column, name, where)
 
 
 def _known(kind: pa.DataType | None) -> pa.DataType:
@@ -618,14 +704,38 @@ def _python_chunks(inputs: object, columns: TableColumns, rules: RowRules) -> It
     if isinstance(inputs, Mapping | bytes | bytearray | str) or not isinstance(inputs, Iterable):
         raise InputError(_not_taken(inputs, columns.argument, rules.row))
     check_documents_extra("Tables need", "pyarrow")
-    rows = _python_rows(inputs, columns, rules)
     position = 0
-    while chunk := list(islice(rows, _MOST_ROWS)):
+    for chunk in _chunks(_python_rows(inputs, columns, rules)):
         where = f"{columns.argument}[{position}] to {columns.argument}[{position + len(chunk) - 1}]"
         kept = TableColumns(None, columns.text, columns.kept)
         values = [{columns.text: None, **row} for _, row in chunk]
         yield Rows([one for one, _ in chunk], python_batch(values, kept, where).select(list(columns.kept)))
         position += len(chunk)
+
+
+def _chunks(rows: Iterable[T]) -> Iterator[list[T]]:
+    """A few rows at a time, by their number and size."""
+    chunk, size = list[T](), 0
+    for row in rows:
+        chunk.append(row)
+        size += _characters(row)
+        if len(chunk) == _MOST_ROWS or size > _MOST_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _characters(value: object) -> int:
+    """Of all texts in a value."""
+    match value:
+        case str() | bytes():
+            return len(value)
+        case Mapping():
+            return sum(map(_characters, value.values()))
+        case list() | tuple():
+            return sum(map(_characters, value))
+    return 0
 
 
 def _not_taken(inputs: object, argument: str, row: str) -> str:
@@ -742,9 +852,10 @@ def _value(value: Any, name: str, what: str, columns: TableColumns) -> Any:
     if isinstance(value, memoryview | bytearray):
         return bytes(value)
     value = _ordered(value)
-    if isinstance(value, str):
+    if isinstance(value, str | list | dict):
         try:
-            value.encode()
+            plain = value if isinstance(value, str) else json.dumps(json_value(value), ensure_ascii=False)
+            plain.encode()
         except UnicodeEncodeError:
             raise InputError(f"{what}: {name!r} contains half of a surrogate pair.") from None
     if name == columns.key:
@@ -823,6 +934,7 @@ def kept_arrays(parts: Sequence[Any], fields: Mapping[str, pa.DataType], where: 
 
     :param parts: kept columns of consecutive rows, as in :class:`Rows`.
     :param where: names the rows in messages.
+    :raises InputError: a value does not fit into its type.
     """
     import pyarrow as pa
 
@@ -830,37 +942,61 @@ def kept_arrays(parts: Sequence[Any], fields: Mapping[str, pa.DataType], where: 
         if isinstance(part, list):
             return python_array([row.get(name) for row in part], name, where, kind)
         found = part.column(name)
-        return found if found.type == kind else found.cast(kind)
+        try:
+            return found if found.type == kind else found.cast(kind)
+        except pa.ArrowException as err:
+            raise InputError(
+                f"{where}: a value of {name!r}, which is of type {found.type}, does not fit into {kind}, the common "
+                f"type of all rows: {err!s:.200}"
+            ) from err
 
     return [
         pa.chunked_array([column(name, kind, part) for part in parts], kind) for name, kind in fields.items()
     ]
 
 
-def kept_values(parts: Iterable[Any]) -> list[dict[str, Any]]:
-    """Kept columns as JSON has them, of each row."""
-    return [row for part in parts for row in _json_rows(part)]
+def kept_values(parts: Iterable[Any], where: str) -> list[dict[str, Any]]:
+    """
+    Kept columns as JSON has them, of each row.
+
+    :param where: names the rows in messages.
+    :raises InputError: a value cannot be converted.
+    """
+    return [row for part in parts for row in _json_rows(part, where)]
 
 
 def _slice(kept: Any, start: int, end: int) -> Any:
     return kept[start:end] if isinstance(kept, list) else kept.slice(start, end - start)
 
 
-def _json_rows(part: Any) -> list[dict[str, Any]]:
+def _json_rows(part: Any, where: str) -> list[dict[str, Any]]:
     if isinstance(part, list):
         return [{name: json_value(value) for name, value in row.items()} for row in part]
-    columns = {name: _json_column(part.column(place)) for place, name in enumerate(part.schema.names)}
+    columns = {name: _json_column(part.column(name), name, where) for name in part.schema.names}
     return [{name: values[number] for name, values in columns.items()} for number in range(part.num_rows)]
 
 
-def _json_column(column: pa.Array) -> list[Any]:
+def _json_column(column: pa.Array, name: str, where: str) -> list[Any]:
+    """:raises InputError: a value cannot be converted."""
     import pyarrow as pa
 
-    try:
+    with suppress(ValueError, OverflowError, LookupError):
         return [json_value(value) for value in column.to_pylist()]
-    except ValueError:
-        # Nanoseconds, which Python's types do not support.
-        return list(column.cast(pa.string()).to_pylist())
+    try:
+        return [_json_element(column.slice(place, 1)) for place in range(len(column))]
+    except (ValueError, OverflowError, LookupError, pa.ArrowException) as err:
+        raise InputError(
+            f"{where}: a value of {name!r}, which is of type {column.type}, cannot be converted to JSON: {err!s:.200}"
+        ) from err
+
+
+def _json_element(one: pa.Array) -> Any:
+    import pyarrow as pa
+
+    with suppress(ValueError, OverflowError):
+        return json_value(one[0].as_py())
+    # Nanoseconds and years that Python's types do not support.
+    return one.cast(pa.string())[0].as_py()
 
 
 def json_value(value: Any) -> Any:

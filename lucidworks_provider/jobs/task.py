@@ -34,6 +34,7 @@ from lucidworks_provider.errors import (
     ResultGoneError,
     StorageError,
     SubmissionUnknownError,
+    TooManyRejectsError,
     check_documents_extra,
 )
 from lucidworks_provider.jobs.decisions import WINDOW, JobsOutcome
@@ -70,10 +71,12 @@ class ResultFile:
     The result of a task.
 
     :param counts: of the manifest, and the URI; those that are None are left out.
+    :ivar failed: positions of the parts whose results have errors of the service.
     """
 
     def __init__(self, **counts: Any) -> None:
         self.counts = counts
+        self.failed: set[int] = set()
         self._warnings = 0
 
     def warn(self, message: str, *values: object, results: int = 1) -> None:
@@ -419,6 +422,7 @@ class JobTask(ABC, Generic[File]):
         :raises JobFailedError: a body has the status ERROR.
         :raises EmptyResultError: bodies have no result; they are not deleted.
         :raises MalformedResponseError: results are not valid for the input; their bodies are quarantined.
+        :raises TooManyRejectsError: by policy; the next attempt submits the parts with errors again.
         """
         unusable: dict[int, MalformedResponseError | EmptyResultError] = {}
         results = self.store.results
@@ -429,16 +433,22 @@ class JobTask(ABC, Generic[File]):
             size=lambda position: sizes.get(position, 0),
             max_bytes=_READ_AHEAD_BYTES,
         )
-        with closing(bodies), self.open() as file:
-            for position, body in enumerate(bodies):
-                try:
-                    self.add(file, position, self._read(record, file, position, body))
-                except (MalformedResponseError, EmptyResultError) as err:
-                    unusable[position] = err
-            if unusable:
-                # A result of the input that was submitted does not fit another one, and must not be discarded.
-                self.check_input()
-                raise self._reject(record, unusable)
+        try:
+            with closing(bodies), self.open() as file:
+                for position, body in enumerate(bodies):
+                    try:
+                        self.add(file, position, self._read(record, file, position, body))
+                    except (MalformedResponseError, EmptyResultError) as err:
+                        unusable[position] = err
+                if unusable:
+                    # A result of the input that was submitted does not fit another one, and must not be discarded.
+                    self.check_input()
+                    raise self._reject(record, unusable)
+        except TooManyRejectsError:
+            # The stored results would be too many errors again.
+            record.mark_failed(dict.fromkeys(file.failed, ""))
+            self.store.save(record)
+            raise
         manifest = self.manifest(file)
         record.finish(manifest)
         self.store.close(record)

@@ -427,9 +427,10 @@ class RowsMixin:
         return batches
 
     def _ended(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
+        ended: dict[str, Any] = super()._ended(context, manifest)  # type: ignore[misc]
+        # Last: a retry after a kill until here needs the rows.
         if self._spool is not None:
             self._spool.discard()
-        ended: dict[str, Any] = super()._ended(context, manifest)  # type: ignore[misc]
         return ended
 
 

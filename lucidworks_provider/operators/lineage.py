@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from lucidworks_provider.client.use_cases import PredictionOptions
 
 _MAGIC = re.compile(r"[*?\[]")
-# Several schemes for one store; OpenLineage knows it by one.
-_SAME = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "abfss", "az": "abfss", "wasb": "wasbs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ def dataset_name(uri: str, *, glob: bool = False) -> tuple[str, str]:
         files and folders with the name of one are found, those of a store once this process has read the source.
     """
     uri = uri.strip()
-    from lucidworks_provider.storage import local_path, plain_uri
+    from lucidworks_provider.storage import SAME_STORE, local_path, plain_uri
 
     if glob and _MAGIC.search(uri):
         from lucidworks_provider.documents.source import known_folder, source_folder
@@ -73,7 +71,7 @@ def dataset_name(uri: str, *, glob: bool = False) -> tuple[str, str]:
     scheme, separator, rest = plain_uri(uri).partition("://")
     if not separator:
         scheme, rest = "file", scheme
-    scheme = _SAME.get(scheme, scheme)
+    scheme = SAME_STORE.get(scheme, scheme)
     if scheme in {"http", "https"}:
         rest = re.split("[?#]", rest)[0]
     if glob and (magic := _MAGIC.search(rest)):

@@ -15,7 +15,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from lucidworks_provider.client.options import check_choice, check_option, number, whole
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
-from lucidworks_provider.errors import StorageError
+from lucidworks_provider.errors import StorageError, TooManyRejectsError
 from lucidworks_provider.operators.base import (
     DEFERRABLE,
     LIMIT,
@@ -333,9 +333,14 @@ class LucidworksPredictionOperator(_Predicting):
         from lucidworks_provider import metrics
         from lucidworks_provider.jobs.prediction_task import prediction_file
 
-        with prediction_file(uri, runner.options, runner.policy, runner.batches.survey.types) as file:
-            for batch in runner.batches.checked():
-                runner.write(file, batch)
+        try:
+            with prediction_file(uri, runner.options, runner.policy, runner.batches.survey.types) as file:
+                for batch in runner.batches.checked():
+                    runner.write(file, batch)
+        except TooManyRejectsError:
+            # The stored responses would be too many errors again.
+            runner.discard(file.failed)
+            raise
         metrics.written(file.manifest)
         return file.manifest
 

@@ -203,6 +203,25 @@ def test_what_a_source_may_hold(base: str, source: str, output: str, expected: b
     assert may_contain(f"{base}/{source}", f"{base}/{output}".rstrip("/"), names) == expected
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("s3://aws@b", "s3a://b", True),
+        ("s3n://b", "s3://other@b", True),
+        ("gcs://google@b", "gs://b", True),
+        ("az://c", "abfss://azure@c", True),
+        ("abfs://c@a.dfs.core.windows.net", "abfs://d@a.dfs.core.windows.net", False),
+        ("s3://b", "gs://b", False),
+        ("s3://b", "s3://c", False),
+    ],
+)
+def test_spellings_of_one_store(one: str, other: str, same: bool) -> None:
+    for source, result in ((one, other), (other, one)):
+        assert is_file_of(f"{source}/in", f"{result}/in/p.parquet") is same
+        assert is_file_of(f"{source}/t.parquet", f"{result}/t.parquet") is same
+        assert may_contain(f"{source}/in", f"{result}/in/out", {"chunks"}) is same
+
+
 def test_a_glob_goes_into_no_folder_that_it_cannot_match(base: str) -> None:
     # Of a table beside the source, where its log would be refused.
     fill(base, "2024/may/a.txt", "chunks/chunks/_delta_log/0.json", "chunks/chunks/0.txt")

@@ -47,6 +47,7 @@ from lucidworks_provider.errors import (
     ServiceError,
     StorageError,
     TokenRefusedError,
+    TooManyRejectsError,
     UnknownResourceError,
 )
 from lucidworks_provider.jobs import polling, record, task
@@ -817,6 +818,24 @@ def test_a_budget_of_requests_is_checked_before_the_first(service: Service, eith
         either.run(max_requests=2)
     assert service.calls("submit-prediction") == service.calls("predict") == []
     assert either.run(max_requests=3)["predictions"] == 10
+
+
+def test_after_too_many_errors_a_clear_sends_the_batches_with_errors_again(
+    service: Service, either: Attempts
+) -> None:
+    service.settings(pending_polls=0, pending_seconds=0)
+    for endpoint in ("predict", "poll-prediction"):
+        service.fault(endpoint, "item-error")
+    words = r"^1 of 10 inputs have no prediction\. The first error is that of input (0|4|8): .+\. That is more than"
+    with pytest.raises(TooManyRejectsError, match=words) as caught:
+        either.run()
+    assert not caught.value.retryable
+    assert not either.path.exists()
+    either.clear()
+    assert either.run().get("errors") is None
+    assert either.responses() == TEN
+    assert sorted((service.sent() + service.submitted()).values()) == [1, 1, 2]
+    assert either.only_the_result()
 
 
 # Jobs

@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
@@ -32,8 +32,10 @@ from airflow.providers.common.compat.sdk import DAG, AirflowSkipException
 from operator_service import (
     LLAMA,
     Attempts,
+    Death,
     Service,
     by_jobs,
+    die,
     direct,
     hash_of,
     lineage_of,
@@ -68,9 +70,12 @@ from lucidworks_provider.errors import (
     ServiceError,
     StorageNotSharedError,
 )
+from lucidworks_provider.jobs import rows as rows_module
 from lucidworks_provider.jobs import task
 from lucidworks_provider.jobs.chunk_task import ChunkTask
 from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
+from lucidworks_provider.jobs.rows import Rejected, RowRules, Rows, Spool, Survey, read_batches
+from lucidworks_provider.operators import base
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 
 COLUMNS: dict[str, Any] = {"id_column": "sku", "columns": ["brand"]}
@@ -489,6 +494,7 @@ def test_ids_of_several_types_are_refused_where_a_column_has_one(service: Servic
     assert column(predicted(inputs, tmp_path / "p.jsonl"), "id") == [1, "x"]
 
 
+HALF_A_PAIR = "a\ud800"
 DAY = date(2026, 1, 1)
 HOUR = timedelta(hours=1)
 NAIVE, AWARE = datetime(2026, 1, 1, 13), datetime(2026, 1, 1, 13, tzinfo=UTC)
@@ -515,6 +521,23 @@ def test_nanoseconds_of_a_key_stay(service: Service, tmp_path: Path, zone: str |
     predicted(make([{"id": one, "text": "a"} for one in ids]), path)
     keys = pq.read_table(path)["id"]
     assert (keys.type, keys.to_pylist()) == (pa.timestamp("ns", zone), ids)
+
+
+@pytest.mark.parametrize("offset", [HOUR, timedelta(minutes=53, seconds=28)])
+@make_rows
+def test_times_of_several_offsets_are_utc(
+    service: Service, tmp_path: Path, make: Any, offset: timedelta
+) -> None:
+    path, zones = tmp_path / "p.parquet", [timezone(offset), timezone(2 * HOUR)]
+    times = [AWARE.astimezone(zones[number > 1023]) for number in range(1030)]
+    predicted(
+        make([{"id": n, "text": "a", "c": one} for n, one in enumerate(times)]),
+        path,
+        columns=["c"],
+        batch_size=32,
+    )
+    found = pq.read_table(path)["c"]
+    assert (found.type, found.to_pylist()) == (pa.timestamp("us", "UTC"), [AWARE] * 1030)
 
 
 def test_values_that_json_has_no_type_for_are_text(service: Service, tmp_path: Path) -> None:
@@ -577,6 +600,79 @@ def test_what_pandas_has_for_a_missing_value_is_null(
     found = predicted(rows, tmp_path / "p.parquet", max_reject_ratio=0.5)
     assert column(found, "status") == ["rejected", "predicted", "predicted"]
     assert column(found, "id") == [AWARE, None, AWARE + HOUR]
+
+
+LATE = datetime(9999, 12, 31, 23, 59, 59)
+US, NS = pa.timestamp("us"), pa.timestamp("ns")
+# The form of the result, the tables of a folder or the rows of a list, and what the error says.
+NOT_PASSED: dict[str, tuple[str, list[pa.Array] | list[dict[str, Any]], list[str]]] = {
+    "late": (
+        "parquet",
+        [pa.array([LATE], US), pa.array([1], NS)],
+        ["[0] to ", "does not fit into timestamp[ns]"],
+    ),
+    "large": (
+        "parquet",
+        [pa.array([2], pa.int64()), pa.array([2**63], pa.uint64())],
+        ["[1] to ", "does not fit into int64"],
+    ),
+    "bytes": (
+        "jsonl",
+        [pa.array([b"\xff"]).view(pa.string())],
+        ["cannot be converted to JSON", "invalid start byte"],
+    ),
+    "nested": ("jsonl", [pa.array([{"a": 2**50}], pa.struct([("a", pa.timestamp("ms"))]))], ["to JSON"]),
+    "zone": ("jsonl", [pa.array([1], pa.timestamp("us", "Nowhere/X"))], ["to JSON", "Nowhere/X"]),
+    "list": ("jsonl", [{"id": 1, "text": "a", "c": {"a": [HALF_A_PAIR]}}], ["[0]: 'c' contains half of a"]),
+}
+
+
+@pytest.mark.parametrize("kind", ["returned", "file", "jobs", "chunks"])
+@pytest.mark.parametrize("name", NOT_PASSED)
+def test_values_that_cannot_be_passed_through_are_refused_before_anything_is_sent(
+    service: Service, tmp_path: Path, kind: str, name: str
+) -> None:
+    form, given, words = NOT_PASSED[name]
+    if kind == "returned" and form == "parquet":
+        return
+    source: Any = given
+    if isinstance(given[0], pa.Array):
+        source = tmp_path / "in"
+        source.mkdir()
+        for number, values in enumerate(given):
+            table = pa.table({"id": [number], "text": ["A."], "c": values})
+            pq.write_table(table, source / f"{number}.parquet")
+    with pytest.raises(InputError) as caught:
+        MAKE[kind](source, tmp_path / f"p.{form}", columns=["c"]).execute(new_context())
+    assert missing_words(caught.value, [*words, "'c'"]) == []
+    assert service.nothing_sent()
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        (pa.array([LATE, NAIVE], pa.timestamp("us", "Europe/Berlin")), "10000-01-01 00:59:59.000000+0100"),
+        (pa.array([2**38, 0], pa.timestamp("s")), "10680-07-14 06:09:04"),
+        (pa.array([-(10**6), 0], pa.date32()), "-0768-02-04"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["file", "chunks"])
+def test_times_that_python_has_not_are_text_in_json(
+    service: Service, tmp_path: Path, kind: str, values: pa.Array, wanted: str
+) -> None:
+    table, path = pa.table({"id": [1, 2], "text": ["A.", "B."], "c": values}), tmp_path / "p.jsonl"
+    MAKE[kind](table, path, columns=["c"]).execute(new_context())
+    assert column(rows_of(path), "c") == [wanted, values[1].as_py().isoformat()]
+
+
+def test_a_rejected_row_may_have_a_key_that_is_no_text(service: Service, tmp_path: Path) -> None:
+    keys = pa.array([b"\xff", b"b"]).view(pa.string())
+    path = tmp_path / "p.parquet"
+    direct(pa.table({"id": keys, "text": [None, "b"]}), result_path=str(path), max_reject_ratio=0.5).execute(
+        new_context()
+    )
+    assert pq.read_table(path)["id"].cast(pa.binary()).to_pylist() == [b"\xff", b"b"]
 
 
 @pytest.mark.parametrize("row", [7, b"AB", {"i", "t"}])
@@ -660,7 +756,6 @@ UNSENDABLE: dict[str, Any] = {
     "too long": "a" * 1_000_001,
     "controls": "\x01\x02\x03",
 }
-HALF_A_PAIR = "a\ud800"
 
 
 def given_as(how: str, rows: list[dict[str, Any]], folder: Path) -> Any:
@@ -708,6 +803,29 @@ def test_documents_that_cannot_be_sent_have_no_chunks(
     assert [(row["sku"], row["text"]) for row in rows_of(tmp_path / form)] == wanted
     assert "3 of 10 rows cannot be sent. documents[0] (sku 0): It has no text." in caplog.text
     assert "They are not in the result." in caplog.text
+
+
+@pytest.mark.parametrize("first", [0, 2100])
+def test_long_runs_of_rejected_rows_take_no_more_requests(
+    service: Service, tmp_path: Path, first: int
+) -> None:
+    texts = [None] * first + ["a", *[None] * 1100] * 6
+    path = tmp_path / "p.parquet"
+    inputs = pa.table({"id": range(len(texts)), "text": texts})
+    direct(inputs, result_path=str(path), max_reject_ratio=1, max_requests=2).execute(new_context())
+    assert len(service.calls("predict")) == 2
+    assert column(rows_of(path), "id") == [*range(len(texts))]
+    assert column(rows_of(path), "response") == texts
+
+
+def test_a_text_of_csv_that_cannot_be_sent_is_rejected_alone(service: Service, tmp_path: Path) -> None:
+    texts = [UNSENDABLE["NUL"], "Text ü.", UNSENDABLE["controls"], "Text."]
+    source = write(tmp_path / "t.csv", [{"id": n, "text": text} for n, text in enumerate(texts)])
+    found = predicted(str(source), max_reject_ratio=0.5)
+    assert column(found, "status") == ["rejected", "predicted", "rejected", "predicted"]
+    assert "a NUL character at position 1" in found[0]["error"]
+    with pytest.raises(InputError, match=r"2 of 4 rows cannot be sent\. inputs\[0\]"):
+        predicted(str(source), on_invalid="fail")
 
 
 def test_half_a_surrogate_pair_is_no_text_either(service: Service, tmp_path: Path) -> None:
@@ -856,6 +974,47 @@ def test_stored_rows_are_removed_where_nothing_is_sent(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["file", "jobs", "chunks"])
+def test_rows_stay_stored_until_the_last_step(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    context, path = new_context(), tmp_path / "p.jsonl"
+    with monkeypatch.context() as dying:
+        dying.setattr(base, "push_result", die)
+        with pytest.raises(Death):
+            MAKE[kind](iter(dictionaries()), path, **COLUMNS).execute(context)
+    assert MAKE[kind](iter(()), path, **COLUMNS).execute(context)["uri"] == str(path)
+    assert column(rows_of(path), "sku") == SKUS
+    assert set((service.sent() + service.submitted()).values()) == {1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_readings_of_two_attempts_at_once_are_not_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_module, "_SPOOL_BYTES", 1)
+    spool = Spool(str(tmp_path / "t.table"), 0)
+
+    def reading(name: str, between: Callable[[], Any]) -> Iterator[Rows]:
+        for number in range(4):
+            yield Rows([{"text": f"{name}{number}"}], pa.record_batch({"id": [number]}))
+            if number == 2:
+                between()
+
+    def texts(read: Callable[[], Iterator[Rows]] | None) -> list[str]:
+        assert read is not None
+        return [one["text"] for rows in read() for one in rows.inputs if not isinstance(one, Rejected)]
+
+    def other() -> None:
+        assert texts(spool.write(reading("b", lambda: None), "what")) == ["b0", "b1", "b2", "b3"]
+
+    wanted = ["a0", "a1", "a2", "a3"]
+    assert texts(spool.write(reading("a", other), "what")) == wanted
+    with pytest.raises(Death):
+        spool.write(reading("c", die), "what")
+    assert texts(spool.read("what")) == wanted
+
+
 def test_a_generator_that_fails_leaves_nothing(service: Service, tmp_path: Path) -> None:
     def rows() -> Iterator[dict[str, Any]]:
         for n in range(2000):
@@ -902,6 +1061,30 @@ def test_a_table_that_changes_while_its_jobs_are_submitted(service: Service, tmp
         return await asyncio.wait_for(asyncio.gather(*posts, return_exceptions=True), 10)
 
     assert ["was changed while" in str(error) for error in asyncio.run(submit())] == [True] * 3
+
+
+def test_the_digest_of_rows_does_not_depend_on_their_parts() -> None:
+    table = pa.table(
+        {
+            "n": [None if n % 7 == 0 else n for n in range(600)],
+            "category": pa.array([f"c{n % 9}" if n % 3 else None for n in range(600)]).dictionary_encode(),
+            "list": [[None if n % 2 else "q"] * (n % 4) if n % 6 else None for n in range(600)],
+            "struct": [{"a": n if n % 3 else None} if n % 4 else None for n in range(600)],
+        }
+    )
+
+    def of(table: pa.Table, *sizes: int) -> set[str]:
+        digests = set()
+        for size in sizes:
+            survey = Survey()
+            for batch in table.to_batches(size):
+                start = survey.rows
+                survey.add(Rows([{"text": f"{start + n}"} for n in range(batch.num_rows)], batch))
+            digests.add(survey.digest)
+        return digests
+
+    assert len(of(table, 1, 3, 50, 256, 257, 1000)) == 1
+    assert of(table.slice(0, 599), 50) != of(table, 50)
 
 
 CHANGED = [*ROWS[:9], ROWS[9] | {"brand": "another"}]
@@ -1138,9 +1321,22 @@ def test_lineage_has_the_files_and_the_types_of_the_key(service: Service, tmp_pa
 def test_batches_are_small_where_texts_are_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "_BATCH_BYTES", 100_000)
     rows = [{"id": n, "text": f"{n}" + "a" * 10_000} for n in range(100)]
-    for name in ("t.parquet", "t.csv", "t.jsonl"):
-        table = tables.open_table(str(write(tmp_path / name, rows)), TableColumns())
+    files = [str(write(tmp_path / name, rows)) for name in ("t.parquet", "t.csv", "t.jsonl")]
+    for source in (*files, pa.Table.from_pylist(rows)):
+        table = tables.open_table(source, TableColumns())
         assert table is not None
         sizes = [batch.num_rows for batch in table.read()]
         assert sum(sizes) == 100
-        assert name == "t.parquet" or max(sizes) <= 10
+        assert source is files[0] or max(sizes) <= 10
+
+
+@pytest.mark.parametrize("name", ["text", "c"])
+def test_parts_of_an_iterable_are_small_where_values_are_long(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(rows_module, "_MOST_CHARACTERS", 100_000)
+    rows = ({"id": n, "text": "a", "c": []} | {name: "a" * 10_000} for n in range(100))
+    rules = RowRules(lambda wire, what: None)
+    batches = read_batches(rows, TableColumns(others=("c",)), rules, 4)
+    sizes = [len(part.inputs) for part in batches.read()]
+    assert (sum(sizes), max(sizes) <= 11) == (100, True)
