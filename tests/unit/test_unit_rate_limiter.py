@@ -141,12 +141,32 @@ def test_a_probe_without_a_response_is_replaced() -> None:
     limiter = paused(0.0)
     limiter.lost(limiter.sent(1.0), 1.1)
     assert limiter.wait(1.1) == 0
-    slow = limiter.sent(1.2)
+    limiter.sent(1.2)
     assert limiter.wait(1.2 + PATIENCE) == 0
     limiter.sent(1.2 + PATIENCE)
-    # The replaced one says nothing new.
-    assert not limiter.accepted(slow, 3.3)
     assert limiter.state is State.PROBING
+
+
+def test_the_late_response_of_a_replaced_probe_decides() -> None:
+    limiter = paused(0.0)
+    slow = [limiter.sent(1.0 + PATIENCE * number) for number in range(3)]
+    assert limiter.refused(slow[0], 6.0, 9.0, 0.0) == 9.0
+    # Those that were sent before that pause say nothing about the next probe.
+    assert limiter.refused(slow[1], 8.0, 9.0, 0.0) is None
+    assert not limiter.accepted(slow[2], 10.0)
+    assert (limiter.state, limiter.wait(10.0)) == (State.PAUSED, 5.0)
+    slow = [limiter.sent(15.0 + PATIENCE * number) for number in range(3)]
+    assert limiter.accepted(slow[1], 20.0)
+    assert limiter.state is State.LIMITED
+
+
+def test_a_late_429_starts_a_pause_also_while_another_process_probes() -> None:
+    limiter = paused(0.0, shared=True)
+    limiter.agreed(0.0, 1.0)
+    probe = limiter.sent(1.0)
+    limiter.agreed(1.5, 1.0 + PATIENCE)
+    assert limiter.refused(probe, 4.0, 30.0, 0.0) == 30.0
+    assert limiter.wait(4.0) == 30.0
 
 
 def test_responses_from_before_a_pause_end_nothing() -> None:
@@ -263,6 +283,15 @@ def test_a_bucket_is_used_up(rate: float, latency: tuple[float, float], retry_af
     for seed in range(2 if rate < 100 else 1):
         world = World(Bucket(rate), latency=latency, connections=128, retry_after=retry_after, seed=seed)
         check(world.run(120), 60, 120, share=0.95, most=0.04 if rate == 5 else 0.02)
+
+
+@pytest.mark.parametrize("retry_after", [True, False], ids=["retry-after", "none"])
+@pytest.mark.parametrize("rate", [5, 20, 200])
+def test_a_bucket_is_used_up_though_responses_take_longer_than_a_probe_is_waited_for(
+    rate: float, retry_after: bool
+) -> None:
+    world = World(Bucket(rate), latency=(3.0, 5.0), connections=1500, retry_after=retry_after)
+    check(world.run(300), 100, 300, share=0.9, most=0.15)
 
 
 @pytest.mark.parametrize("kind", [Sliding, Fixed])

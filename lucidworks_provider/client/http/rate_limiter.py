@@ -14,7 +14,7 @@ state           what may be sent
 ``LIMITED``     ``rate`` requests a second, evenly
 ``SUSPECTING``  nothing until a request in flight has ended: two 429s in a row were received
 ``PAUSED``      nothing until the pause ends; then one process sends one request, the probe
-``PROBING``     nothing until the probe has ended; a 429 starts the next pause
+``PROBING``     another probe after each ``PATIENCE``; the first response decides: a 429 starts the next pause
 ==============  ==============================================================================================
 
 *One 429* delays its own request by its ``Retry-After``; the caller does that. *Two in a row* stop all requests until
@@ -99,7 +99,7 @@ IN_VAIN = 6
 JITTER = 0.1
 # Seconds before the first probe, in which a short window ends.
 PROBE_DELAY = 0.1
-# Seconds after which a response is no longer waited for.
+# Seconds after which a probe without a response is followed by another.
 PATIENCE = 2.0
 # What a cut keeps of the measured usual share, which may change.
 KEPT = 0.8
@@ -156,9 +156,10 @@ class AdaptiveRateLimiter:
         # The last 429: its permit, how many there were in a row, and how many requests were accepted before it.
         self._refused_permit, self._in_a_row, self._accepted_before = -1, 0, 0
         self._score = 0.0
-        # The stop: its begin, its end or that of the current step, the last pause, and the probe.
+        # The stop: its begin, its end or that of the current step, and the last pause.
         self._stopped_at = self._until = self._pause = 0.0
-        self._permitted, self._probe, self._refused_probes = False, -1, 0
+        # The probes: the first since one was refused (-1 if none), and the last.
+        self._permitted, self._first_probe, self._probe, self._refused_probes = False, -1, -1, 0
         # The last cut: its time (later by unused turns), how many requests were accepted before it, the last permit.
         self._cut_at, self._cut_accepted, self._cut_permit = -math.inf, 0, -1
         # The estimate of the limit, the begin of the time without a cut (later by unused turns), the next turn.
@@ -219,6 +220,8 @@ class AdaptiveRateLimiter:
         self._sent += 1
         if self.stopped:
             self.state, self._probe, self._permitted = State.PROBING, self._sent, False
+            if self._first_probe < 0:
+                self._first_probe = self._sent
             self._until = now + PATIENCE
         elif self.rate is not None:
             self._take_turn(now)
@@ -233,7 +236,7 @@ class AdaptiveRateLimiter:
         if permit <= self._refused_permit:
             return False
         self._in_a_row = 0
-        was_probe = self.stopped and permit >= self._probe >= 0
+        was_probe = self._is_probe(permit)
         if was_probe or self.state is State.SUSPECTING:
             self._resume(now)
         return was_probe
@@ -257,7 +260,8 @@ class AdaptiveRateLimiter:
         self._in_a_row += 1
         is_limit = self._is_limit(permit, now)
         self._refused_permit = max(permit, self._refused_permit)
-        if self.state is State.PROBING and permit == self._probe:
+        if self._is_probe(permit):
+            self._first_probe = -1
             self._refused_probes += 1
             pause = retry_after or min(retrying.LONGEST_WAIT, max(retrying.FIRST_WAIT, 2 * self._pause))
             self._pause = min(pause, retrying.LONGEST_RETRY_AFTER)
@@ -268,9 +272,13 @@ class AdaptiveRateLimiter:
                 self._cut(now)
             if self._in_a_row >= 2:
                 self.state, self._until, self._stopped_at = State.SUSPECTING, now + PATIENCE, now
-                self._permitted, self._probe, self._pause, self._refused_probes = False, -1, 0.0, 0
+                self._permitted, self._first_probe, self._pause, self._refused_probes = False, -1, 0.0, 0
         self._check_suspicion(now)
         return None
+
+    def _is_probe(self, permit: int) -> bool:
+        """Whether its response decides. Not only that of the last probe: responses may take longer than PATIENCE."""
+        return self.stopped and permit >= self._first_probe >= 0
 
     def _check_suspicion(self, now: float) -> None:
         """Probe soon if no response is outstanding."""
