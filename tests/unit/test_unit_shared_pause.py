@@ -199,6 +199,20 @@ def test_a_clock_that_is_off_prolongs_no_pause_for_long(variables: dict[str, str
     assert VariablePauseStore("name").read().ended is None
 
 
+def test_a_record_of_a_clock_that_is_hours_ahead_holds_a_process_for_its_length_only(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead, monotonic = time.time() + 10_000, time.monotonic()
+    store = new_store()
+    for record in (["other", ahead + 5, 5, 0], ["other", ahead + 10, 5, 0]):
+        variables["lucidworks_pause_name"] = json.dumps(record)
+        for seconds, left in ((0, 5), (3, 2), (6, 0)):
+            monkeypatch.setattr(time, "monotonic", lambda at=monotonic + seconds: at)
+            assert store.read().left == pytest.approx(left, abs=0.1)
+        monotonic += 6
+    assert SharedPause(lambda: store).ask(2, 20) == 0
+
+
 @pytest.mark.parametrize(
     "text",
     [
