@@ -19,6 +19,7 @@ from lucidworks_provider.client.http.rate_limiter import (
     FIRST_RATE,
     PATIENCE,
     PROBE_DELAY,
+    REFUSED_PROBES,
     AdaptiveRateLimiter,
     State,
 )
@@ -201,6 +202,17 @@ def test_permission_to_probe_is_for_one_request() -> None:
     assert limiter.must_ask()
 
 
+def test_each_pause_of_another_process_is_a_refused_probe() -> None:
+    limiter = paused(0.0, shared=True)
+    for number in range(1, REFUSED_PROBES):
+        assert limiter.refused_for(30.0 * number) == 0
+        for now in (30.0 * number, 30.0 * number + 15):
+            limiter.agreed(15.0, now, f"other {number}")
+    assert limiter.refused_for(200.0) == pytest.approx(200.0, abs=1)
+    limiter.agreed(None, 200.0, "other 9")
+    assert limiter.refused_for(200.0) == 0
+
+
 def test_when_the_probe_of_another_is_accepted_all_resume() -> None:
     limiter = paused(10.0, shared=True)
     limiter.agreed(None, 11.0)
@@ -355,6 +367,27 @@ def test_a_storm_draws_one_request_a_pause_from_the_whole_fleet(limit: Limit | N
     assert sum(begin <= one.time < end for one in found_out) <= 1 + (end - begin) / 2
     resumed = {one.process for one in world.arrivals if one.accepted and end <= one.time <= end + 2}
     assert resumed == {sender.number for sender in world.senders}
+
+
+def test_every_process_of_a_fleet_notices_that_everything_is_refused() -> None:
+    shared = partial(AdaptiveRateLimiter, shared=True)
+    world = World(Storm(40, 1000, 30.0), 50, connections=4, limiter=shared, fleet=Fleet(1.0))
+    world.demand(1.0, 0, 300)
+    world.run(300)
+    refused_for = [one.limiter.refused_for(300) for one in world.senders]
+    assert min(refused_for) > retrying.LONGEST_REFUSAL
+    assert max(refused_for) < 300 - 40
+
+
+@pytest.mark.parametrize("latency", [(0.02, 0.05), (3.0, 5.0)], ids=["quick", "slow"])
+@pytest.mark.parametrize("rate", [1 / 6, 5])
+def test_a_low_limit_of_a_fleet_refuses_not_everything(rate: float, latency: tuple[float, float]) -> None:
+    shared = partial(AdaptiveRateLimiter, shared=True)
+    world = World(Bucket(rate), 50, connections=4, latency=latency, limiter=shared, fleet=Fleet(1.0))
+    for now in range(1, 601):
+        world.run(now)
+        for one in world.senders:
+            assert one.limiter.refused_for(now) <= retrying.LONGEST_REFUSAL
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7])

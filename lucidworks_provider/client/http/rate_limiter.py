@@ -87,7 +87,7 @@ RESTART, GROWTH = 0.985, 0.05
 CALM, E_SECONDS = 2.25, 12.0
 # The exponent of that factor, at most.
 MOST_GROWTH = 30.0
-# Refused probes in a row that are an outage.
+# Refused probes in a row that are an outage, those of other processes included.
 REFUSED_PROBES = 6
 # Seconds for which late turns are made up; more would be a burst.
 SLACK = 0.1
@@ -160,6 +160,8 @@ class AdaptiveRateLimiter:
         self._stopped_at = self._until = self._pause = 0.0
         # The probes: the first since one was refused (-1 if none), and the last.
         self._permitted, self._first_probe, self._probe, self._refused_probes = False, -1, -1, 0
+        # The last pause of another process that was counted.
+        self._others_pause = ""
         # The last cut: its time (later by unused turns), how many requests were accepted before it, the last permit.
         self._cut_at, self._cut_accepted, self._cut_permit = -math.inf, 0, -1
         # The estimate of the limit, the begin of the time without a cut (later by unused turns), the next turn.
@@ -200,14 +202,18 @@ class AdaptiveRateLimiter:
         """Whether to ask the other processes before sending; :meth:`agreed` takes the reply."""
         return self._shared and self.stopped and not self._permitted
 
-    def agreed(self, seconds: float | None, now: float) -> None:
+    def agreed(self, seconds: float | None, now: float, others_pause: str = "") -> None:
         """
         Take the reply of :meth:`SharedPause.ask`.
 
         :param seconds: of the pause; 0 for the permission to probe; None if the pause is over.
+        :param others_pause: see :attr:`SharedPause.others_pause`.
         """
         if not self.stopped:
             return
+        # In a fleet each process seldom probes.
+        self._refused_probes += others_pause not in {"", self._others_pause}
+        self._others_pause = others_pause
         if seconds is None:
             self._resume(now)
         elif seconds:
@@ -375,7 +381,7 @@ class PauseRecord:
     """
     The state of the pause in the store.
 
-    :param owner: of the pause or of the claim; empty if there is none.
+    :param owner: of the pause or of the claim, and the number of the pause; empty if there is none.
     :param left: seconds until it expires.
     :param ended: seconds since a pause ended, if one has ended recently.
     """
@@ -384,10 +390,16 @@ class PauseRecord:
     left: float = 0.0
     ended: float | None = None
 
+    @property
+    def is_pause(self) -> bool:
+        """A claim has no number."""
+        return " " in self.owner
+
 
 class PauseStore(Protocol):
     """
-    Every method raises an error of this package when the store cannot be used.
+    Every method raises an error of this package when the store cannot be used. What replaces a record keeps the time
+    at which a pause ended.
 
     :param read_interval: seconds between two reads, at least.
     """
@@ -444,12 +456,16 @@ class SharedPause:
     down, each process probes for itself.
 
     :param new_store: called before the first use, which most processes never have.
+    :ivar others_pause: the last pause of another process, which begins with a refused probe; not one after which this
+        process is about to resume, as a probe was accepted since it stopped.
     """
 
     def __init__(self, new_store: Callable[[], PauseStore]) -> None:
         self._new_store = new_store
         self._me = uuid.uuid4().hex
+        self._pauses = 0
         self._rest_until = 0.0
+        self.others_pause = ""
 
     @cached_property
     def _store(self) -> PauseStore:
@@ -465,9 +481,12 @@ class SharedPause:
         :return: 0 if it may probe; else seconds until the next call; None if the pause is over.
         """
         record = self._store.read()
+        accepted = record.ended is not None and record.ended < stopped
         if record.owner:
+            if record.is_pause and not accepted and not self._is_mine(record):
+                self.others_pause = record.owner
             return min(record.left, max(self._store.read_interval, READ_AGAIN * record.left))
-        if record.ended is not None and record.ended < stopped:
+        if accepted:
             return None
         return 0.0 if self._store.claim(self._me, min(seconds, MAX_PAUSE)) else self._store.read_interval
 
@@ -475,14 +494,19 @@ class SharedPause:
     def hold(self, seconds: float) -> None:
         """Start a pause, unless another process has started a longer one."""
         record = self._store.read()
-        if record.owner in {"", self._me} or record.left < seconds:
-            self._store.write(self._me, min(seconds, MAX_PAUSE))
+        if self._is_mine(record) or record.left < seconds:
+            self._pauses += 1
+            self._store.write(f"{self._me} {self._pauses}", min(seconds, MAX_PAUSE))
 
     @_best_effort
     def end(self) -> None:
-        """End the pause, unless another process has started one since."""
-        if self._store.read().owner in {"", self._me}:
+        """End the pause, unless another process has started one since. A claim of another may be younger than a probe."""
+        record = self._store.read()
+        if self._is_mine(record) or not record.is_pause:
             self._store.end()
+
+    def _is_mine(self, record: PauseRecord) -> bool:
+        return record.owner.partition(" ")[0] in {"", self._me}
 
 
 def shared_pause(settings: LucidworksSettings, base_url: str) -> SharedPause | None:
@@ -671,7 +695,8 @@ class RequestQueue:
 
     def _agree(self, seconds: float | None) -> None:
         with self._lock:
-            self._limiter.agreed(seconds, time.monotonic())
+            others_pause = "" if self._pause is None else self._pause.others_pause
+            self._limiter.agreed(seconds, time.monotonic(), others_pause)
 
     @contextmanager
     def _waiting(self, waiter: _Waiter) -> Iterator[_Waiter]:

@@ -91,6 +91,8 @@ class VariablePauseStore:
         self._key = f"lucidworks_pause_{name}"
         # The last record, and when this process read it first, by a clock that is never set.
         self._seen = "", 0.0
+        # When a pause ended last, as the last record has it.
+        self._ended = 0.0
 
     def read(self) -> PauseRecord:
         now = time.time()
@@ -103,6 +105,7 @@ class VariablePauseStore:
             since = max(0.0, now - ended) if -SKEW < now - ended < END_KEPT else None
         except (TypeError, ValueError, OverflowError, RecursionError):
             return PauseRecord()  # not written by this package
+        self._ended = 0.0 if since is None else ended
         return PauseRecord(str(owner), left, since) if left > 0 else PauseRecord(ended=since)
 
     def claim(self, owner: str, seconds: float) -> bool:
@@ -112,7 +115,7 @@ class VariablePauseStore:
         return self.read().owner in {"", owner}
 
     def write(self, owner: str, seconds: float) -> None:
-        self._set(owner, round(time.time() + seconds, 3), round(seconds, 3), 0)
+        self._set(owner, round(time.time() + seconds, 3), round(seconds, 3), self._ended)
 
     def end(self) -> None:
         self._set("", 0, 0, round(time.time(), 3))
