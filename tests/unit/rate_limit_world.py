@@ -155,7 +155,9 @@ class Fleet:
     def read(self) -> PauseRecord:
         now = self.now()
         ended = now - self.ended_at if now - self.ended_at < END_KEPT else None
-        return PauseRecord(self.owner, self.until - now, ended) if now < self.until else PauseRecord(ended=ended)
+        return (
+            PauseRecord(self.owner, self.until - now, ended) if now < self.until else PauseRecord(ended=ended)
+        )
 
     def claim(self, owner: str, seconds: float) -> bool:
         if not self.read().owner:

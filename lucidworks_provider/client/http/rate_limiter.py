@@ -59,7 +59,7 @@ from typing import Concatenate, ParamSpec, Protocol
 from lucidworks_provider import retrying
 from lucidworks_provider.client.http.messages import Request, Response, retry_after
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.errors import AcquireTimeoutError, LucidworksError
+from lucidworks_provider.errors import AcquireTimeoutError, LucidworksError, RateLimitError
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -178,6 +178,11 @@ class AdaptiveRateLimiter:
     def stopped(self) -> bool:
         """Whether nothing but a probe may be sent."""
         return self.state not in {State.FREE, State.LIMITED}
+
+    @property
+    def refused_probes(self) -> int:
+        """Of the current stop, those of other processes included."""
+        return self._refused_probes
 
     def refused_for(self, now: float) -> float:
         """
@@ -500,7 +505,7 @@ class SharedPause:
 
     @_best_effort
     def end(self) -> None:
-        """End the pause, unless another process has started one since. A claim of another may be younger than a probe."""
+        """End the pause, unless another process has started one since. A slow probe outlasts its own claim."""
         record = self._store.read()
         if self._is_mine(record) or not record.is_pause:
             self._store.end()
@@ -522,9 +527,14 @@ _CHECK_FIRST = 5.0
 
 
 class _Waiter:
-    """A thread, or a coroutine of an event loop."""
+    """
+    A thread, or a coroutine of an event loop.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    :param refused_probes: when it began to wait.
+    """
+
+    def __init__(self, refused_probes: int, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.refused_probes = refused_probes
         self._loop = loop
         self._woken: Future[None] = Future()
 
@@ -548,15 +558,6 @@ class _Waiter:
             async with asyncio.timeout(seconds):
                 await asyncio.wrap_future(self._woken)
         self._woken = Future()
-
-
-def _before(begin_by: float | None, seconds: float) -> float:
-    """Shorten a wait: it does not end after ``begin_by``."""
-    if begin_by is None:
-        return seconds
-    if (left := begin_by - time.monotonic()) <= 0:
-        raise AcquireTimeoutError("The rate limiter has not permitted the request in time.")
-    return min(seconds, left)
 
 
 @asynccontextmanager
@@ -619,16 +620,18 @@ class RequestQueue:
 
         :param begin_by: in the clock of ``time.monotonic``.
         :raises AcquireTimeoutError: there is no permit by then.
+        :raises RateLimitError: the service has refused everything for ``LONGEST_REFUSAL``, and again during this
+            wait. Not with ``begin_by``, which limits the wait.
         """
         permit, _ = self._try_acquire()
         if permit is not None:
             return permit
-        with self._waiting(_Waiter()) as waiter:
+        with self._waiting(_Waiter(self._limiter.refused_probes)) as waiter:
             while True:
                 permit, seconds = self._try_acquire(waiter)
                 if permit is not None:
                     return permit
-                seconds = _before(begin_by, seconds)
+                seconds = self._before(begin_by, seconds, waiter)
                 if seconds:
                     waiter.sleep(seconds)
                 else:
@@ -639,12 +642,12 @@ class RequestQueue:
         permit, _ = self._try_acquire()
         if permit is not None:
             return permit
-        with self._waiting(_Waiter(asyncio.get_running_loop())) as waiter:
+        with self._waiting(_Waiter(self._limiter.refused_probes, asyncio.get_running_loop())) as waiter:
             while True:
                 permit, seconds = self._try_acquire(waiter)
                 if permit is not None:
                     return permit
-                seconds = _before(begin_by, seconds)
+                seconds = self._before(begin_by, seconds, waiter)
                 if seconds:
                     await waiter.asleep(seconds)
                 else:
@@ -685,6 +688,24 @@ class RequestQueue:
             if seconds > 0 or self._limiter.must_ask():
                 return None, seconds
             return self._limiter.sent(now), 0.0
+
+    def _before(self, begin_by: float | None, seconds: float, waiter: _Waiter) -> float:
+        """Shorten a wait: it does not end after ``begin_by``, or in an outage."""
+        if begin_by is not None:
+            if (left := begin_by - time.monotonic()) <= 0:
+                raise AcquireTimeoutError("The rate limiter has not permitted the request in time.")
+            return min(seconds, left)
+        # One more refusal: after a time without requests, the first one is sent, whatever was known before.
+        if (
+            self._limiter.refused_probes != waiter.refused_probes
+            and self.refused_for > retrying.LONGEST_REFUSAL
+        ):
+            raise RateLimitError(
+                "HTTP 429: the service has refused every request for "
+                f"{retrying.LONGEST_REFUSAL:.0f} s; this one was not sent.",
+                status=429,
+            )
+        return seconds
 
     def _ask(self) -> float | None:
         """Called by the first waiter only, without the lock, as it may block."""
