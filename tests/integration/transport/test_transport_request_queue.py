@@ -316,9 +316,26 @@ async def test_the_first_user_decides_how_many_connections(wanted: int | None) -
             assert first.connections == (wanted or CONNECTIONS)
             at_once = first._session.connector  # noqa: SLF001
             assert at_once is not None
-            assert at_once.limit == (wanted or CONNECTIONS)
+            assert at_once.limit == 2 * (wanted or CONNECTIONS)
         async with shared_transport(one) as later:
             assert later.connections == CONNECTIONS
+
+
+async def test_a_pause_of_the_application_leaves_the_models_api_its_connections() -> None:
+    with scripted(answer()) as application, scripted(answer()) as models:
+        one = settings(application.url, models_url=models.url)
+        refuse(queue_of(application.url, one), 60)
+        async with shared_transport(one) as transport:
+            waiting = [
+                asyncio.create_task(transport.send(get(f"{application.url}/ai/x")))
+                for _ in range(CONNECTIONS)
+            ]
+            await asyncio.sleep(0.05)
+            listed = await asyncio.wait_for(transport.send(get(f"{models.url}/customers/c/ai/models")), 5)
+            assert listed.status == 200
+            for one_waiting in waiting:
+                one_waiting.cancel()
+            await asyncio.wait(waiting)
 
 
 async def test_slots_stay_what_they_are(emulator: RunningEmulator) -> None:
