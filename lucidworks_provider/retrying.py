@@ -19,8 +19,8 @@ other 4xx                   no                         no
 ==========================  =========================  ===================================
 
 Waits grow exponentially, and half of each is random, so that processes do not retry at the same time. A
-``Retry-After`` is a lower bound. The three minutes are those in which the service accepts no request of the
-process, and refuses several; see ``RequestQueue.refused_for``.
+``Retry-After`` is a lower bound. In the three minutes, the service accepts no request of the process, and refuses
+several of it or of other processes; see ``RequestQueue.refused_for``.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class LucidworksClient:
         """
         Keep the connections of the running loop open while this is held, instead of opening one per call.
 
-        :param connections: requests at a time, 8 by default; the first caller in the loop decides.
+        :param connections: requests at a time to each API, 8 by default; the first caller in the loop decides.
         """
         aio = await import_in_thread(_AIO)
         async with aio.shared_transport(self.settings, connections) as transport:

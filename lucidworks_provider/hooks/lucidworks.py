@@ -305,7 +305,7 @@ class LucidworksHook(LucidworksAuthHook):
         """
         Keep the connections of the running loop open while this is held, instead of opening one per call.
 
-        :param connections: requests at a time, 8 by default; the first caller in the loop decides.
+        :param connections: requests at a time to each API, 8 by default; the first caller in the loop decides.
         """
         await self.aget_settings()
         async with self._client.shared(connections) as transport:

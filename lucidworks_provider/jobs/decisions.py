@@ -44,6 +44,9 @@ FAILED                         FAILED          FAILED (2)          FAILED
 DELETING                       FAILED          wait                wait where DELETED is waited for, else FAILED
 DELETED, or no such resource   FAILED (1)      REACHED             as DELETING
 a retryable error              wait            wait                wait
+not sent: others were before   TIMEOUT         TIMEOUT             TIMEOUT
+  it until ``LAST_POLLS``
+  seconds after the deadline
 403 and the like (3)           wait, ERROR     wait, ERROR         wait, ERROR
 any other error                ERROR           ERROR               ERROR
 the deadline has passed        TIMEOUT         TIMEOUT             TIMEOUT
@@ -82,6 +85,7 @@ from typing import Any
 from lucidworks_provider.client.jobs import JobState, PollResult
 from lucidworks_provider.client.models import Progress, is_unknown_state
 from lucidworks_provider.errors import (
+    AcquireTimeoutError,
     ForbiddenError,
     LucidworksError,
     RequestRefusedError,
@@ -131,8 +135,8 @@ class Poll:
     """
     Command: GET. Reply: a PollResult, for models and deployments a ResourceState or an error.
 
-    :param begin_by: of a job, in the clock of the decision: a request that waits for others until then is not sent,
-        and the reply is None.
+    :param begin_by: in the clock of the decision: a request that waits for others until then is not sent. For a job,
+        the reply is None then, else an AcquireTimeoutError.
     """
 
     begin_by: float | None = None
@@ -540,7 +544,9 @@ def state_decision(
     refused_since: float | None = None
     while True:
         left, asked = deadline - now(), None
-        result = yield Poll()
+        result = yield Poll(max(deadline, now()) + LAST_POLLS)
+        if isinstance(result, AcquireTimeoutError):
+            return StateOutcome(StateEnd.TIMEOUT, state, message or NOT_POLLED)
         if isinstance(result, LucidworksError):
             message, asked = str(result), result.retry_after
             if is_not_now(result):

@@ -476,7 +476,11 @@ class ResourcePoller(Poller):
                 client = self.hook.shared_client()
                 await client.__aenter__()
                 self._client = client
-            result = await get_state(self.hook, self.kind, self.resource_id, self.model_id)
+            if begin_by is not None:
+                begin_by += time.monotonic() - time.time()
+            result = await get_state(self.hook, self.kind, self.resource_id, self.model_id, begin_by)
+        except AcquireTimeoutError as err:
+            return err
         except LucidworksError as err:
             await self._log(log.warning, "no response, polling again: %s", str(err))
             if isinstance(err, AuthenticationError | ConfigurationError):
@@ -504,11 +508,16 @@ def _warn_once(kind: str, resource_id: str, message: str) -> None:
 
 
 async def get_state(
-    hook: AsyncHook, kind: str, resource_id: str, model_id: str | None = None
+    hook: AsyncHook,
+    kind: str,
+    resource_id: str,
+    model_id: str | None = None,
+    begin_by: float | None = None,
 ) -> ResourceState:
     """
     Request the state of a model or a deployment once.
 
+    :param begin_by: in the clock of ``time.monotonic``: a request that waits for others until then is not sent.
     :raises LucidworksError: no response. A resource that does not exist is a response.
     """
     # Waits for jobs do not need the Models API.
@@ -517,9 +526,10 @@ async def get_state(
     found: Model | Deployment | None = None
     if kind == "model":
         with contextlib.suppress(UnknownResourceError):
-            found = await hook.acall(get_model(resource_id), attempts=1)
+            found = await hook.acall(get_model(resource_id).beginning_by(begin_by), attempts=1)
     else:
-        found = await hook.acall(find_deployment(resource_id, model_id), attempts=1)
+        call = find_deployment(resource_id, model_id).beginning_by(begin_by)
+        found = await hook.acall(call, attempts=1)
     return (
         ResourceState(Progress.GONE, None)
         if found is None

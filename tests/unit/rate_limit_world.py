@@ -12,7 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from lucidworks_provider.client.http.rate_limiter import PATIENCE, AdaptiveRateLimiter
+from lucidworks_provider.client.http.rate_limiter import (
+    END_KEPT,
+    PATIENCE,
+    AdaptiveRateLimiter,
+    PauseRecord,
+    SharedPause,
+)
 
 
 class Unlimited(AdaptiveRateLimiter):
@@ -135,31 +141,34 @@ class Storm:
 @dataclass
 class Fleet:
     """
-    The pause of several processes.
+    The store of the pause of several processes.
 
     :param read_interval: seconds between two reads of the pause, at least.
     """
 
     read_interval: float = 0.25
-    owner: int | None = None
+    now: Callable[[], float] = lambda: 0.0
+    owner: str = ""
     until: float = 0.0
-    ended_at: float = -60.0
+    ended_at: float = -math.inf
 
-    def ask(self, process: int, seconds: float, since: float, now: float) -> float | None:
-        if self.owner is None and since <= self.ended_at:
-            return None
-        if self.owner is None or now >= self.until:
-            self.owner, self.until = process, now + seconds
-            return 0.0
-        return min(self.until - now, max(self.read_interval, 0.1 * (self.until - now)))
+    def read(self) -> PauseRecord:
+        now = self.now()
+        ended = now - self.ended_at if now - self.ended_at < END_KEPT else None
+        return (
+            PauseRecord(self.owner, self.until - now, ended) if now < self.until else PauseRecord(ended=ended)
+        )
 
-    def hold(self, process: int, seconds: float, now: float) -> None:
-        if self.owner in {None, process} or self.until < now + seconds:
-            self.owner, self.until = process, now + seconds
+    def claim(self, owner: str, seconds: float) -> bool:
+        if not self.read().owner:
+            self.write(owner, seconds)
+        return self.owner == owner
 
-    def end(self, process: int, now: float) -> None:
-        if self.owner == process or now >= self.until:
-            self.owner, self.until, self.ended_at = None, now, now
+    def write(self, owner: str, seconds: float) -> None:
+        self.owner, self.until = owner, self.now() + seconds
+
+    def end(self) -> None:
+        self.until = self.ended_at = self.now()
 
 
 class Arrival(NamedTuple):
@@ -183,6 +192,7 @@ class Process:
     number: int
     free: int
     limiter: Any
+    pause: SharedPause | None = None
     backlog: int | None = None
     # Earlier attempts of refused requests whose wait is over.
     again: deque[int] = field(default_factory=deque)
@@ -226,12 +236,19 @@ class World:
         self._counter = itertools.count()
         self.left = math.inf if self.work is None else self.work * self.processes
         self.senders = [
-            Process(number, self.connections, self.limiter(), self.work) for number in range(self.processes)
+            Process(number, self.connections, self.limiter(), self._pause(), self.work)
+            for number in range(self.processes)
         ]
         for sender in self.senders:
             self.at(self.random.uniform(0, 0.1), self._send, sender)
             if self.stalls:
                 self.at(0.5, self._stall, sender)
+
+    def _pause(self) -> SharedPause | None:
+        if (fleet := self.fleet) is None:
+            return None
+        fleet.now = lambda: self.now
+        return SharedPause(lambda: fleet)
 
     def at(self, time: float, call: Callable[..., None], *arguments: Any) -> None:
         heapq.heappush(self._events, (time, next(self._counter), call, arguments))
@@ -297,10 +314,9 @@ class World:
                     sender.alarm = then
                     self.at(then, self._send, sender)
                 return
-            if self.fleet is not None and sender.limiter.must_ask():
-                since = sender.limiter.stopped_at
-                assert since is not None
-                sender.limiter.agreed(self.fleet.ask(sender.number, PATIENCE, since, self.now), self.now)
+            if sender.pause is not None and sender.limiter.must_ask():
+                reply = sender.pause.ask(PATIENCE, self.now - sender.limiter.stopped_at)
+                sender.limiter.agreed(reply, self.now, sender.pause.others_pause)
                 continue
             permit = sender.limiter.sent(self.now)
             sender.free -= 1
@@ -319,14 +335,14 @@ class World:
         if wait is None:
             sender.free += 1
             self.left -= 1
-            if sender.limiter.accepted(permit, self.now) and self.fleet is not None:
-                self.fleet.end(sender.number, self.now)
+            if sender.limiter.accepted(permit, self.now) and sender.pause is not None:
+                sender.pause.end()
         else:
             sender.heard.append(self.now)
             asked = wait if self.retry_after else None
             pause = sender.limiter.refused(permit, self.now, asked, self.random.random())
-            if pause is not None and self.fleet is not None:
-                self.fleet.hold(sender.number, pause, self.now)
+            if pause is not None and sender.pause is not None:
+                sender.pause.hold(pause)
             if not self.occupies:
                 sender.free += 1
             # As `transport.retry` waits.

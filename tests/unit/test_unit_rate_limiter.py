@@ -19,6 +19,7 @@ from lucidworks_provider.client.http.rate_limiter import (
     FIRST_RATE,
     PATIENCE,
     PROBE_DELAY,
+    REFUSED_PROBES,
     AdaptiveRateLimiter,
     State,
 )
@@ -141,12 +142,32 @@ def test_a_probe_without_a_response_is_replaced() -> None:
     limiter = paused(0.0)
     limiter.lost(limiter.sent(1.0), 1.1)
     assert limiter.wait(1.1) == 0
-    slow = limiter.sent(1.2)
+    limiter.sent(1.2)
     assert limiter.wait(1.2 + PATIENCE) == 0
     limiter.sent(1.2 + PATIENCE)
-    # The replaced one says nothing new.
-    assert not limiter.accepted(slow, 3.3)
     assert limiter.state is State.PROBING
+
+
+def test_the_late_response_of_a_replaced_probe_decides() -> None:
+    limiter = paused(0.0)
+    slow = [limiter.sent(1.0 + PATIENCE * number) for number in range(3)]
+    assert limiter.refused(slow[0], 6.0, 9.0, 0.0) == 9.0
+    # Those that were sent before that pause say nothing about the next probe.
+    assert limiter.refused(slow[1], 8.0, 9.0, 0.0) is None
+    assert not limiter.accepted(slow[2], 10.0)
+    assert (limiter.state, limiter.wait(10.0)) == (State.PAUSED, 5.0)
+    slow = [limiter.sent(15.0 + PATIENCE * number) for number in range(3)]
+    assert limiter.accepted(slow[1], 20.0)
+    assert limiter.state is State.LIMITED
+
+
+def test_a_late_429_starts_a_pause_also_while_another_process_probes() -> None:
+    limiter = paused(0.0, shared=True)
+    limiter.agreed(0.0, 1.0)
+    probe = limiter.sent(1.0)
+    limiter.agreed(1.5, 1.0 + PATIENCE)
+    assert limiter.refused(probe, 4.0, 30.0, 0.0) == 30.0
+    assert limiter.wait(4.0) == 30.0
 
 
 def test_responses_from_before_a_pause_end_nothing() -> None:
@@ -179,6 +200,17 @@ def test_permission_to_probe_is_for_one_request() -> None:
     assert not limiter.must_ask()
     limiter.sent(12.0)
     assert limiter.must_ask()
+
+
+def test_each_pause_of_another_process_is_a_refused_probe() -> None:
+    limiter = paused(0.0, shared=True)
+    for number in range(1, REFUSED_PROBES):
+        assert limiter.refused_for(30.0 * number) == 0
+        for now in (30.0 * number, 30.0 * number + 15):
+            limiter.agreed(15.0, now, f"other {number}")
+    assert limiter.refused_for(200.0) == pytest.approx(200.0, abs=1)
+    limiter.agreed(None, 200.0, "other 9")
+    assert limiter.refused_for(200.0) == 0
 
 
 def test_when_the_probe_of_another_is_accepted_all_resume() -> None:
@@ -265,6 +297,15 @@ def test_a_bucket_is_used_up(rate: float, latency: tuple[float, float], retry_af
         check(world.run(120), 60, 120, share=0.95, most=0.04 if rate == 5 else 0.02)
 
 
+@pytest.mark.parametrize("retry_after", [True, False], ids=["retry-after", "none"])
+@pytest.mark.parametrize("rate", [5, 20, 200])
+def test_a_bucket_is_used_up_though_responses_take_longer_than_a_probe_is_waited_for(
+    rate: float, retry_after: bool
+) -> None:
+    world = World(Bucket(rate), latency=(3.0, 5.0), connections=1500, retry_after=retry_after)
+    check(world.run(300), 100, 300, share=0.9, most=0.15)
+
+
 @pytest.mark.parametrize("kind", [Sliding, Fixed])
 @pytest.mark.parametrize("rate", [5, 20, 200])
 def test_a_window_is_used_up(kind: Callable[[float], Limit], rate: float) -> None:
@@ -326,6 +367,27 @@ def test_a_storm_draws_one_request_a_pause_from_the_whole_fleet(limit: Limit | N
     assert sum(begin <= one.time < end for one in found_out) <= 1 + (end - begin) / 2
     resumed = {one.process for one in world.arrivals if one.accepted and end <= one.time <= end + 2}
     assert resumed == {sender.number for sender in world.senders}
+
+
+def test_every_process_of_a_fleet_notices_that_everything_is_refused() -> None:
+    shared = partial(AdaptiveRateLimiter, shared=True)
+    world = World(Storm(40, 1000, 30.0), 50, connections=4, limiter=shared, fleet=Fleet(1.0))
+    world.demand(1.0, 0, 300)
+    world.run(300)
+    refused_for = [one.limiter.refused_for(300) for one in world.senders]
+    assert min(refused_for) > retrying.LONGEST_REFUSAL
+    assert max(refused_for) < 300 - 40
+
+
+@pytest.mark.parametrize("latency", [(0.02, 0.05), (3.0, 5.0)], ids=["quick", "slow"])
+@pytest.mark.parametrize("rate", [1 / 6, 5])
+def test_a_low_limit_of_a_fleet_refuses_not_everything(rate: float, latency: tuple[float, float]) -> None:
+    shared = partial(AdaptiveRateLimiter, shared=True)
+    world = World(Bucket(rate), 50, connections=4, latency=latency, limiter=shared, fleet=Fleet(1.0))
+    for now in range(1, 601):
+        world.run(now)
+        for one in world.senders:
+            assert one.limiter.refused_for(now) <= retrying.LONGEST_REFUSAL
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7])

@@ -141,6 +141,48 @@ def test_an_end_leaves_anothers_pause_alone(board: Board, one: SharedPause, othe
     assert (board.until, board.ended) == (33, None)
 
 
+def test_a_claim_of_another_does_not_hide_that_a_late_probe_was_accepted(
+    board: Board, one: SharedPause, other: SharedPause
+) -> None:
+    third = SharedPause(lambda: board)
+    assert one.ask(2, 0) == 0
+    board.now = 3
+    assert other.ask(2, 3) == 0
+    board.now = 4
+    one.end()
+    assert third.ask(2, 3) is None
+
+
+def test_the_pauses_of_others_are_seen_and_no_claims(
+    board: Board, one: SharedPause, other: SharedPause
+) -> None:
+    seen = set()
+    for begin in (0, 20):
+        board.now = begin
+        assert one.ask(2, begin) == 0
+        other.ask(2, begin)
+        seen.add(other.others_pause)
+        one.hold(10)
+        for board.now in (begin + 1, begin + 9):
+            other.ask(2, board.now)
+            seen.add(other.others_pause)
+        assert one.others_pause == ""
+    assert len(seen) == 3
+    assert "" in seen
+
+
+@pytest.mark.parametrize("stopped", [20, 2], ids=["before", "after"])
+def test_a_pause_after_an_accepted_probe_is_no_refusal_of_everything(
+    board: Board, one: SharedPause, other: SharedPause, stopped: float
+) -> None:
+    board.now = 30
+    one.end()
+    board.now = 35
+    one.hold(10)
+    other.ask(2, stopped)
+    assert (other.others_pause == "") == (stopped == 20)
+
+
 def test_without_the_store_each_process_has_its_own_pause(
     board: Board, one: SharedPause, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +223,16 @@ def test_a_variable_shows_the_pause_to_other_processes(variables: dict[str, str]
     assert other.ask(30, 0) == 0
 
 
+def test_a_new_claim_keeps_the_end_of_the_pause_before(variables: dict[str, str]) -> None:
+    one, other = SharedPause(new_store), SharedPause(new_store)
+    one.end()
+    assert one.ask(30, 0) == 0
+    assert new_store().read().ended == pytest.approx(0, abs=0.5)
+    one.hold(30)
+    other.ask(30, 10)
+    assert other.others_pause == ""
+
+
 def test_the_end_of_a_pause_is_forgotten(variables: dict[str, str]) -> None:
     variables["lucidworks_pause_name"] = json.dumps(["", 0, 0, time.time() - END_KEPT - 1])
     assert SharedPause(new_store).ask(2, 1_000) == 0
@@ -192,6 +244,20 @@ def test_a_clock_that_is_off_prolongs_no_pause_for_long(variables: dict[str, str
     variables["lucidworks_pause_name"] = json.dumps(["other", now + 5, 5, now])
     assert 0 <= VariablePauseStore("name").read().left <= 5
     assert VariablePauseStore("name").read().ended is None
+
+
+def test_a_record_of_a_clock_that_is_hours_ahead_holds_a_process_for_its_length_only(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead, monotonic = time.time() + 10_000, time.monotonic()
+    store = new_store()
+    for record in (["other", ahead + 5, 5, 0], ["other", ahead + 10, 5, 0]):
+        variables["lucidworks_pause_name"] = json.dumps(record)
+        for seconds, left in ((0, 5), (3, 2), (6, 0)):
+            monkeypatch.setattr(time, "monotonic", lambda at=monotonic + seconds: at)
+            assert store.read().left == pytest.approx(left, abs=0.1)
+        monotonic += 6
+    assert SharedPause(lambda: store).ask(2, 20) == 0
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from lucidworks_provider.client.models import Progress, deployment_progress, model_progress
 from lucidworks_provider.errors import (
+    AcquireTimeoutError,
     ConfigurationError,
     ForbiddenError,
     LucidworksError,
@@ -16,9 +17,12 @@ from lucidworks_provider.errors import (
 )
 from lucidworks_provider.jobs.decisions import (
     GONE,
+    LAST_POLLS,
     LONGEST_SILENCE,
+    NOT_POLLED,
     READY,
     YOUNG,
+    Poll,
     ResourceState,
     Sleep,
     StateEnd,
@@ -130,6 +134,12 @@ def outcome_of(
             return stop.value
 
 
+@pytest.mark.parametrize(("deadline", "begin_by"), [(70.0, 70.0 + LAST_POLLS), (5.0, 20.0 + LAST_POLLS)])
+def test_a_poll_of_a_state_may_not_begin_long_after_the_deadline(deadline: float, begin_by: float) -> None:
+    decision = state_decision(READY, poll_interval=10.0, deadline=deadline, now=lambda: 20.0)
+    assert decision.send(None) == Poll(begin_by)
+
+
 def test_errors_and_the_deadline_of_a_wait_for_a_state() -> None:
     running = ResourceState(Progress.RUNNING, "TRAINING")
     ready = ResourceState(Progress.READY, "AVAILABLE")
@@ -153,5 +163,8 @@ def test_errors_and_the_deadline_of_a_wait_for_a_state() -> None:
         assert outcome_of(refused, running, deadline=0.0, confirm=True).end is StateEnd.TIMEOUT
         assert outcome_of(refused, ready, deadline=0.0, confirm=True).end is StateEnd.REACHED
     assert outcome_of(running, RequestRefusedError("no", status=422), ready).end is StateEnd.ERROR
+    late = AcquireTimeoutError("not permitted")
+    assert outcome_of(running, late) == StateOutcome(StateEnd.TIMEOUT, "TRAINING", NOT_POLLED)
+    assert outcome_of(running, away, late) == StateOutcome(StateEnd.TIMEOUT, "TRAINING", "away")
     odd = ResourceState(Progress.RUNNING, "RESTING")
     assert outcome_of(odd).message == "RESTING is not a known state."

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from yarl import URL
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.http.messages import ACCEPT_ENCODING, Request, Response
-from lucidworks_provider.client.http.rate_limiter import acquired_by, queue_for
+from lucidworks_provider.client.http.rate_limiter import RequestQueue, acquired_by, queue_for
 from lucidworks_provider.client.http.transport import (
     LEAST_SPEED,
     AllowedHosts,
@@ -48,7 +49,7 @@ from lucidworks_provider.threads import in_thread
 if TYPE_CHECKING:
     from lucidworks_provider.client.auth.source import TokenSource
 
-# Connections per application, and so responses in memory at once.
+# Connections to an application, and to the Models API; and so responses in memory at once.
 CONNECTIONS = 8
 # Connections of all sessions of users on one event loop.
 SESSION_CONNECTIONS = 32
@@ -63,7 +64,7 @@ class AsyncTransport:
     """
     Sends requests for every coroutine of one event loop.
 
-    :param connections: requests at once.
+    :param connections: requests at once to the application, and to the Models API.
     :param observe: called with the outcome of each request: its status, ``not_sent`` or ``broken``.
     :param slots: hold one from before the GET of a result until its body is stored, so that a thousand results that
         become ready together do not fill the memory.
@@ -79,8 +80,10 @@ class AsyncTransport:
     _session_connector: aiohttp.BaseConnector | None = None
 
     def __post_init__(self) -> None:
-        # First in, first out, unlike aiohttp's pool.
-        self._connection = asyncio.Semaphore(self.connections)
+        # First in, first out, unlike aiohttp's pool. By queue: requests that wait for the end of a pause hold theirs.
+        self._connections: defaultdict[RequestQueue | None, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(self.connections)
+        )
         # Event loops keep only weak references to tasks.
         self._pause_updates: set[asyncio.Future[object]] = set()
 
@@ -96,7 +99,8 @@ class AsyncTransport:
         queue = queue_for(request, self.settings)
         begin_by = request.begin_by
         # Most requests may wait for any time, and do without the generator.
-        async with self._connection if begin_by is None else acquired_by(self._connection, begin_by):
+        connection = self._connections[queue]
+        async with connection if begin_by is None else acquired_by(connection, begin_by):
             # After the connection: a permit is for immediate use.
             permit = None if queue is None else await queue.aacquire(begin_by)
             response = update_pause = None
@@ -204,7 +208,7 @@ def shared_transport(
     """
     The transport of the running loop for these settings: opened for the first user and closed after the last.
 
-    :param connections: requests at once; the first user decides. ``CONNECTIONS`` unless given.
+    :param connections: requests at once to each API; the first user decides. ``CONNECTIONS`` unless given.
     """
     return _SharedTransport(settings, connections or CONNECTIONS)
 
@@ -248,7 +252,8 @@ class _SharedTransport(AbstractAsyncContextManager[AsyncTransport]):
 async def _new_transport(settings: LucidworksSettings, connections: int) -> AsyncTransport:
     # Loading certificates takes tens of milliseconds, so not in the event loop.
     context = await asyncio.get_running_loop().run_in_executor(None, _ssl_context, settings)
-    connector = aiohttp.TCPConnector(limit=connections, ssl=context)
+    # To the application and to the Models API, which may be one host.
+    connector = aiohttp.TCPConnector(limit=2 * connections, ssl=context)
     # Decompressed by BodyReader: aiohttp's errors name no encoding.
     headers = {"Accept-Encoding": ACCEPT_ENCODING}
     session = client_session(

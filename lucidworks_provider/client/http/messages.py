@@ -165,6 +165,31 @@ class Call(Generic[T_co]):
         """The first exchange, which is the only one of most calls."""
         return next(self.steps(settings))
 
+    def beginning_by(self, begin_by: float | None) -> Call[T_co]:
+        """
+        Return the call with a limit for each of its requests.
+
+        :param begin_by: see :class:`Request`.
+        """
+
+        def steps(settings: LucidworksSettings) -> Steps[T_co]:
+            inner = self.steps(settings)
+            try:
+                exchange = next(inner)
+                while True:
+                    request = replace(exchange.request, begin_by=begin_by)
+                    try:
+                        parsed = yield replace(exchange, request=request)
+                    except LucidworksError as err:
+                        exchange = inner.throw(err)
+                    else:
+                        exchange = inner.send(parsed)
+            except StopIteration as end:
+                result: T_co = end.value
+                return result
+
+        return Call(steps)
+
 
 def endpoint(build: Callable[[LucidworksSettings], Request], parse: Callable[[Response], T]) -> Call[T]:
     """Return a call of one request."""

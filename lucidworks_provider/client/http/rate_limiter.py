@@ -14,7 +14,7 @@ state           what may be sent
 ``LIMITED``     ``rate`` requests a second, evenly
 ``SUSPECTING``  nothing until a request in flight has ended: two 429s in a row were received
 ``PAUSED``      nothing until the pause ends; then one process sends one request, the probe
-``PROBING``     nothing until the probe has ended; a 429 starts the next pause
+``PROBING``     another probe after each ``PATIENCE``; the first response decides: a 429 starts the next pause
 ==============  ==============================================================================================
 
 *One 429* delays its own request by its ``Retry-After``; the caller does that. *Two in a row* stop all requests until
@@ -59,7 +59,7 @@ from typing import Concatenate, ParamSpec, Protocol
 from lucidworks_provider import retrying
 from lucidworks_provider.client.http.messages import Request, Response, retry_after
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.errors import AcquireTimeoutError, LucidworksError
+from lucidworks_provider.errors import AcquireTimeoutError, LucidworksError, RateLimitError
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ RESTART, GROWTH = 0.985, 0.05
 CALM, E_SECONDS = 2.25, 12.0
 # The exponent of that factor, at most.
 MOST_GROWTH = 30.0
-# Refused probes in a row that are an outage.
+# Refused probes in a row that are an outage, those of other processes included.
 REFUSED_PROBES = 6
 # Seconds for which late turns are made up; more would be a burst.
 SLACK = 0.1
@@ -99,7 +99,7 @@ IN_VAIN = 6
 JITTER = 0.1
 # Seconds before the first probe, in which a short window ends.
 PROBE_DELAY = 0.1
-# Seconds after which a response is no longer waited for.
+# Seconds after which a probe without a response is followed by another.
 PATIENCE = 2.0
 # What a cut keeps of the measured usual share, which may change.
 KEPT = 0.8
@@ -156,9 +156,12 @@ class AdaptiveRateLimiter:
         # The last 429: its permit, how many there were in a row, and how many requests were accepted before it.
         self._refused_permit, self._in_a_row, self._accepted_before = -1, 0, 0
         self._score = 0.0
-        # The stop: its begin, its end or that of the current step, the last pause, and the probe.
+        # The stop: its begin, its end or that of the current step, and the last pause.
         self._stopped_at = self._until = self._pause = 0.0
-        self._permitted, self._probe, self._refused_probes = False, -1, 0
+        # The probes: the first since one was refused (-1 if none), and the last.
+        self._permitted, self._first_probe, self._probe, self._refused_probes = False, -1, -1, 0
+        # The last pause of another process that was counted.
+        self._others_pause = ""
         # The last cut: its time (later by unused turns), how many requests were accepted before it, the last permit.
         self._cut_at, self._cut_accepted, self._cut_permit = -math.inf, 0, -1
         # The estimate of the limit, the begin of the time without a cut (later by unused turns), the next turn.
@@ -175,6 +178,11 @@ class AdaptiveRateLimiter:
     def stopped(self) -> bool:
         """Whether nothing but a probe may be sent."""
         return self.state not in {State.FREE, State.LIMITED}
+
+    @property
+    def refused_probes(self) -> int:
+        """Of the current stop, those of other processes included."""
+        return self._refused_probes
 
     def refused_for(self, now: float) -> float:
         """
@@ -199,14 +207,18 @@ class AdaptiveRateLimiter:
         """Whether to ask the other processes before sending; :meth:`agreed` takes the reply."""
         return self._shared and self.stopped and not self._permitted
 
-    def agreed(self, seconds: float | None, now: float) -> None:
+    def agreed(self, seconds: float | None, now: float, others_pause: str = "") -> None:
         """
         Take the reply of :meth:`SharedPause.ask`.
 
         :param seconds: of the pause; 0 for the permission to probe; None if the pause is over.
+        :param others_pause: see :attr:`SharedPause.others_pause`.
         """
         if not self.stopped:
             return
+        # In a fleet each process seldom probes.
+        self._refused_probes += others_pause not in {"", self._others_pause}
+        self._others_pause = others_pause
         if seconds is None:
             self._resume(now)
         elif seconds:
@@ -219,6 +231,8 @@ class AdaptiveRateLimiter:
         self._sent += 1
         if self.stopped:
             self.state, self._probe, self._permitted = State.PROBING, self._sent, False
+            if self._first_probe < 0:
+                self._first_probe = self._sent
             self._until = now + PATIENCE
         elif self.rate is not None:
             self._take_turn(now)
@@ -233,7 +247,7 @@ class AdaptiveRateLimiter:
         if permit <= self._refused_permit:
             return False
         self._in_a_row = 0
-        was_probe = self.stopped and permit >= self._probe >= 0
+        was_probe = self._is_probe(permit)
         if was_probe or self.state is State.SUSPECTING:
             self._resume(now)
         return was_probe
@@ -257,7 +271,8 @@ class AdaptiveRateLimiter:
         self._in_a_row += 1
         is_limit = self._is_limit(permit, now)
         self._refused_permit = max(permit, self._refused_permit)
-        if self.state is State.PROBING and permit == self._probe:
+        if self._is_probe(permit):
+            self._first_probe = -1
             self._refused_probes += 1
             pause = retry_after or min(retrying.LONGEST_WAIT, max(retrying.FIRST_WAIT, 2 * self._pause))
             self._pause = min(pause, retrying.LONGEST_RETRY_AFTER)
@@ -268,9 +283,13 @@ class AdaptiveRateLimiter:
                 self._cut(now)
             if self._in_a_row >= 2:
                 self.state, self._until, self._stopped_at = State.SUSPECTING, now + PATIENCE, now
-                self._permitted, self._probe, self._pause, self._refused_probes = False, -1, 0.0, 0
+                self._permitted, self._first_probe, self._pause, self._refused_probes = False, -1, 0.0, 0
         self._check_suspicion(now)
         return None
+
+    def _is_probe(self, permit: int) -> bool:
+        """Whether its response decides. Not only that of the last probe: responses may take longer than PATIENCE."""
+        return self.stopped and permit >= self._first_probe >= 0
 
     def _check_suspicion(self, now: float) -> None:
         """Probe soon if no response is outstanding."""
@@ -367,7 +386,7 @@ class PauseRecord:
     """
     The state of the pause in the store.
 
-    :param owner: of the pause or of the claim; empty if there is none.
+    :param owner: of the pause or of the claim, and the number of the pause; empty if there is none.
     :param left: seconds until it expires.
     :param ended: seconds since a pause ended, if one has ended recently.
     """
@@ -376,10 +395,16 @@ class PauseRecord:
     left: float = 0.0
     ended: float | None = None
 
+    @property
+    def is_pause(self) -> bool:
+        """A claim has no number."""
+        return " " in self.owner
+
 
 class PauseStore(Protocol):
     """
-    Every method raises an error of this package when the store cannot be used.
+    Every method raises an error of this package when the store cannot be used. What replaces a record keeps the time
+    at which a pause ended.
 
     :param read_interval: seconds between two reads, at least.
     """
@@ -436,12 +461,16 @@ class SharedPause:
     down, each process probes for itself.
 
     :param new_store: called before the first use, which most processes never have.
+    :ivar others_pause: the last pause of another process, which begins with a refused probe; not one after which this
+        process is about to resume, as a probe was accepted since it stopped.
     """
 
     def __init__(self, new_store: Callable[[], PauseStore]) -> None:
         self._new_store = new_store
         self._me = uuid.uuid4().hex
+        self._pauses = 0
         self._rest_until = 0.0
+        self.others_pause = ""
 
     @cached_property
     def _store(self) -> PauseStore:
@@ -457,9 +486,12 @@ class SharedPause:
         :return: 0 if it may probe; else seconds until the next call; None if the pause is over.
         """
         record = self._store.read()
+        accepted = record.ended is not None and record.ended < stopped
         if record.owner:
+            if record.is_pause and not accepted and not self._is_mine(record):
+                self.others_pause = record.owner
             return min(record.left, max(self._store.read_interval, READ_AGAIN * record.left))
-        if record.ended is not None and record.ended < stopped:
+        if accepted:
             return None
         return 0.0 if self._store.claim(self._me, min(seconds, MAX_PAUSE)) else self._store.read_interval
 
@@ -467,14 +499,19 @@ class SharedPause:
     def hold(self, seconds: float) -> None:
         """Start a pause, unless another process has started a longer one."""
         record = self._store.read()
-        if record.owner in {"", self._me} or record.left < seconds:
-            self._store.write(self._me, min(seconds, MAX_PAUSE))
+        if self._is_mine(record) or record.left < seconds:
+            self._pauses += 1
+            self._store.write(f"{self._me} {self._pauses}", min(seconds, MAX_PAUSE))
 
     @_best_effort
     def end(self) -> None:
-        """End the pause, unless another process has started one since."""
-        if self._store.read().owner in {"", self._me}:
+        """End the pause, unless another process has started one since. A slow probe outlasts its own claim."""
+        record = self._store.read()
+        if self._is_mine(record) or not record.is_pause:
             self._store.end()
+
+    def _is_mine(self, record: PauseRecord) -> bool:
+        return record.owner.partition(" ")[0] in {"", self._me}
 
 
 def shared_pause(settings: LucidworksSettings, base_url: str) -> SharedPause | None:
@@ -490,9 +527,14 @@ _CHECK_FIRST = 5.0
 
 
 class _Waiter:
-    """A thread, or a coroutine of an event loop."""
+    """
+    A thread, or a coroutine of an event loop.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    :param refused_probes: when it began to wait.
+    """
+
+    def __init__(self, refused_probes: int, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.refused_probes = refused_probes
         self._loop = loop
         self._woken: Future[None] = Future()
 
@@ -516,15 +558,6 @@ class _Waiter:
             async with asyncio.timeout(seconds):
                 await asyncio.wrap_future(self._woken)
         self._woken = Future()
-
-
-def _before(begin_by: float | None, seconds: float) -> float:
-    """Shorten a wait: it does not end after ``begin_by``."""
-    if begin_by is None:
-        return seconds
-    if (left := begin_by - time.monotonic()) <= 0:
-        raise AcquireTimeoutError("The rate limiter has not permitted the request in time.")
-    return min(seconds, left)
 
 
 @asynccontextmanager
@@ -587,16 +620,18 @@ class RequestQueue:
 
         :param begin_by: in the clock of ``time.monotonic``.
         :raises AcquireTimeoutError: there is no permit by then.
+        :raises RateLimitError: the service has refused everything for ``LONGEST_REFUSAL``, and again during this
+            wait. Not with ``begin_by``, which limits the wait.
         """
         permit, _ = self._try_acquire()
         if permit is not None:
             return permit
-        with self._waiting(_Waiter()) as waiter:
+        with self._waiting(_Waiter(self._limiter.refused_probes)) as waiter:
             while True:
                 permit, seconds = self._try_acquire(waiter)
                 if permit is not None:
                     return permit
-                seconds = _before(begin_by, seconds)
+                seconds = self._before(begin_by, seconds, waiter)
                 if seconds:
                     waiter.sleep(seconds)
                 else:
@@ -607,12 +642,12 @@ class RequestQueue:
         permit, _ = self._try_acquire()
         if permit is not None:
             return permit
-        with self._waiting(_Waiter(asyncio.get_running_loop())) as waiter:
+        with self._waiting(_Waiter(self._limiter.refused_probes, asyncio.get_running_loop())) as waiter:
             while True:
                 permit, seconds = self._try_acquire(waiter)
                 if permit is not None:
                     return permit
-                seconds = _before(begin_by, seconds)
+                seconds = self._before(begin_by, seconds, waiter)
                 if seconds:
                     await waiter.asleep(seconds)
                 else:
@@ -654,6 +689,24 @@ class RequestQueue:
                 return None, seconds
             return self._limiter.sent(now), 0.0
 
+    def _before(self, begin_by: float | None, seconds: float, waiter: _Waiter) -> float:
+        """Shorten a wait: it does not end after ``begin_by``, or in an outage."""
+        if begin_by is not None:
+            if (left := begin_by - time.monotonic()) <= 0:
+                raise AcquireTimeoutError("The rate limiter has not permitted the request in time.")
+            return min(seconds, left)
+        # One more refusal: after a time without requests, the first one is sent, whatever was known before.
+        if (
+            self._limiter.refused_probes != waiter.refused_probes
+            and self.refused_for > retrying.LONGEST_REFUSAL
+        ):
+            raise RateLimitError(
+                "HTTP 429: the service has refused every request for "
+                f"{retrying.LONGEST_REFUSAL:.0f} s; this one was not sent.",
+                status=429,
+            )
+        return seconds
+
     def _ask(self) -> float | None:
         """Called by the first waiter only, without the lock, as it may block."""
         stopped_at = self._limiter.stopped_at
@@ -663,7 +716,8 @@ class RequestQueue:
 
     def _agree(self, seconds: float | None) -> None:
         with self._lock:
-            self._limiter.agreed(seconds, time.monotonic())
+            others_pause = "" if self._pause is None else self._pause.others_pause
+            self._limiter.agreed(seconds, time.monotonic(), others_pause)
 
     @contextmanager
     def _waiting(self, waiter: _Waiter) -> Iterator[_Waiter]:

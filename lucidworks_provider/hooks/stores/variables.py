@@ -79,7 +79,7 @@ class VariablePauseStore:
     """
     The pause, in a Variable, with times of the hosts' wall clocks.
 
-    A difference of clocks prolongs a pause to at most twice its length.
+    Whatever the clocks show, a process waits for a record at most its length, counted from its first read.
     """
 
     read_interval = 1.0
@@ -89,15 +89,23 @@ class VariablePauseStore:
 
     def __init__(self, name: str) -> None:
         self._key = f"lucidworks_pause_{name}"
+        # The last record, and when this process read it first, by a clock that is never set.
+        self._seen = "", 0.0
+        # When a pause ended last, as the last record has it.
+        self._ended = 0.0
 
     def read(self) -> PauseRecord:
         now = time.time()
+        text = get_variable(self._key) or "null"
+        if self._seen[0] != text:
+            self._seen = text, time.monotonic()
         try:
-            owner, until, seconds, ended = json.loads(get_variable(self._key) or "null")
-            left = min(until - now, seconds, MAX_PAUSE)
+            owner, until, seconds, ended = json.loads(text)
+            left = min(until - now, min(MAX_PAUSE, seconds) - (time.monotonic() - self._seen[1]))
             since = max(0.0, now - ended) if -SKEW < now - ended < END_KEPT else None
         except (TypeError, ValueError, OverflowError, RecursionError):
             return PauseRecord()  # not written by this package
+        self._ended = 0.0 if since is None else ended
         return PauseRecord(str(owner), left, since) if left > 0 else PauseRecord(ended=since)
 
     def claim(self, owner: str, seconds: float) -> bool:
@@ -107,7 +115,7 @@ class VariablePauseStore:
         return self.read().owner in {"", owner}
 
     def write(self, owner: str, seconds: float) -> None:
-        self._set(owner, round(time.time() + seconds, 3), round(seconds, 3), 0)
+        self._set(owner, round(time.time() + seconds, 3), round(seconds, 3), self._ended)
 
     def end(self) -> None:
         self._set("", 0, 0, round(time.time(), 3))

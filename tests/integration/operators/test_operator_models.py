@@ -50,6 +50,8 @@ from operator_service import Service, new_context, serialized
 from dev.processes import until
 from lucidworks_provider.client import models
 from lucidworks_provider.client.http.aio import AsyncTransport
+from lucidworks_provider.client.http.messages import Response
+from lucidworks_provider.client.http.rate_limiter import queue_of
 from lucidworks_provider.client.model_specs import DeploymentSpec, TrainingSpec
 from lucidworks_provider.client.models import (
     create_deployment,
@@ -458,6 +460,26 @@ def test_a_model_that_is_not_known_everywhere_yet_is_waited_for(
 
     assert (asyncio.run(end(model_id)), len(asked)) == ("reached", 3)
     assert asyncio.run(end("never-heard-of")) == "failed"
+
+
+@pytest.mark.usefixtures("forgotten_queues")
+@pytest.mark.parametrize("kind", ["model", "deployment"])
+def test_a_wait_ends_while_the_rate_limiter_permits_no_poll(
+    service: ModelService, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(decisions, "LAST_POLLS", 0.2)
+    hook = LucidworksHook()
+    settings = hook.get_settings()
+    queue = queue_of(settings.models_url, settings)
+    for _ in range(3):
+        queue.ended(queue.acquire(), Response(429, {"retry-after": "60"}, b""))
+    began = time.monotonic()
+    wait = polling.wait_for_state(
+        hook, kind=kind, resource_id="r", target="ready", poll_interval=0.1, deadline=time.time() + 0.3
+    )
+    outcome = asyncio.run(asyncio.wait_for(wait, 10))
+    assert 0.5 <= time.monotonic() - began < 3
+    assert (outcome["end"], outcome["message"]) == ("timeout", decisions.NOT_POLLED)
 
 
 def test_a_trigger_is_small_and_only_looks(service: ModelService) -> None:

@@ -18,14 +18,17 @@ import pytest
 import requests
 from transport_wire import Mode, answer, fault, get, scripted, send, settings, submit
 
+from lucidworks_provider import retrying
 from lucidworks_provider.client.auth.token import TokenIdentity, token_request
 from lucidworks_provider.client.chunking import submit_chunking
+from lucidworks_provider.client.http import rate_limiter
 from lucidworks_provider.client.http.aio import CONNECTIONS, shared_transport
 from lucidworks_provider.client.http.messages import Request, Response
 from lucidworks_provider.client.http.rate_limiter import (
     REFUSED_PROBES,
     PauseRecord,
     RequestQueue,
+    SharedPause,
     queue_for,
     queue_of,
 )
@@ -33,7 +36,7 @@ from lucidworks_provider.client.jobs import CHUNKING, poll_job
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.emulator.server import RunningEmulator
-from lucidworks_provider.errors import AcquireTimeoutError, TransportError
+from lucidworks_provider.errors import AcquireTimeoutError, RateLimitError, TransportError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.jobs.polling import wait_for_jobs
 from lucidworks_provider.jobs.record import JobRecord, JobStateStore, ResultDirectory
@@ -313,9 +316,26 @@ async def test_the_first_user_decides_how_many_connections(wanted: int | None) -
             assert first.connections == (wanted or CONNECTIONS)
             at_once = first._session.connector  # noqa: SLF001
             assert at_once is not None
-            assert at_once.limit == (wanted or CONNECTIONS)
+            assert at_once.limit == 2 * (wanted or CONNECTIONS)
         async with shared_transport(one) as later:
             assert later.connections == CONNECTIONS
+
+
+async def test_a_pause_of_the_application_leaves_the_models_api_its_connections() -> None:
+    with scripted(answer()) as application, scripted(answer()) as models:
+        one = settings(application.url, models_url=models.url)
+        refuse(queue_of(application.url, one), 60)
+        async with shared_transport(one) as transport:
+            waiting = [
+                asyncio.create_task(transport.send(get(f"{application.url}/ai/x")))
+                for _ in range(CONNECTIONS)
+            ]
+            await asyncio.sleep(0.05)
+            listed = await asyncio.wait_for(transport.send(get(f"{models.url}/customers/c/ai/models")), 5)
+            assert listed.status == 200
+            for one_waiting in waiting:
+                one_waiting.cancel()
+            await asyncio.wait(waiting)
 
 
 async def test_slots_stay_what_they_are(emulator: RunningEmulator) -> None:
@@ -405,6 +425,45 @@ async def test_the_others_queue_behind_the_one_that_asks(fleet: Fleet) -> None:
                 await transport.send(get(f"{server.url}/ai/x"))
             await asyncio.gather(*(transport.send(get(f"{server.url}/ai/x")) for _ in range(8)))
     assert fleet.said == ["read", "read", "claim", "read", "end"]
+
+
+class Refused(Fleet):
+    """The store while the service refuses the probes of other processes."""
+
+    read_interval = 0.01
+
+    def read(self) -> PauseRecord:
+        self._note("read")
+        return PauseRecord(f"other {len(self.said)}", 0.02)
+
+
+async def test_requests_that_wait_are_given_up_when_the_probes_of_others_are_refused_for_minutes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retrying, "LONGEST_REFUSAL", 0.2)
+    queue = RequestQueue(SharedPause(Refused))
+    for permit in [queue.acquire(), queue.acquire()]:
+        queue.ended(permit, Response(429, {}, b""))
+    began = time.monotonic()
+    waiting = [asyncio.create_task(queue.aacquire()) for _ in range(3)]
+    waiting += [asyncio.create_task(asyncio.to_thread(queue.acquire)) for _ in range(3)]
+    limited = asyncio.create_task(queue.aacquire(began + 1))
+    ended = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+    assert {type(one) for one in ended} == {RateLimitError}
+    assert 0.2 <= time.monotonic() - began < 1
+    with pytest.raises(AcquireTimeoutError):
+        await limited
+    assert time.monotonic() - began >= 1
+
+
+def test_after_an_hour_without_requests_the_first_one_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrying, "LONGEST_REFUSAL", 0.0)
+    monkeypatch.setattr(rate_limiter, "REFUSED_PROBES", 1)
+    queue = RequestQueue()
+    refuse(queue, 0.2)
+    assert queue.refused_for > 0
+    pass_probe(queue)
+    assert queue.refused_for == 0
 
 
 # --- what it costs
