@@ -419,7 +419,7 @@ async def wait_for_state(
     :param target: see :mod:`~lucidworks_provider.jobs.decisions`.
     :param deadline: seconds since the epoch.
     :param started: when waiting began, seconds since the epoch, if before this call.
-    :param confirm: poll again after a refusal, also after the deadline.
+    :param confirm: poll again after a response that may be a gateway's, also after the deadline.
     :param model_id: of a deployment whose model is known.
     :return: the arguments that name the resource and the fields of a
         :class:`~lucidworks_provider.jobs.decisions.StateOutcome`: ``dag.test()`` gives a task the event and nothing
