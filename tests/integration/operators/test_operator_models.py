@@ -283,6 +283,17 @@ def test_what_failed_is_made_again(service: ModelService, deferrable: bool) -> N
     assert deploy(model_id).execute(CONTEXT) == service.deployed()[1]
 
 
+@pytest.mark.parametrize("wait", [True, False])
+def test_what_fails_at_once_is_an_error_without_a_wait(service: ModelService, wait: bool) -> None:
+    service.settings(training_seconds=0, training_fails=True)
+    with pytest.raises(JobFailedError, match=r"Model 'shop': [0-9a-f-]{36} is TRAIN_FAILED"):
+        train(wait_for_completion=wait).execute(CONTEXT)
+    service.settings(training_fails=False, deploy_seconds=0, deploy_fails=True)
+    model_id = str(train(wait_for_completion=wait).execute(CONTEXT))
+    with pytest.raises(JobFailedError, match=rf"Deployment of model {model_id}: .* is DEPLOY_FAILED"):
+        deploy(model_id, wait_for_completion=wait).execute(CONTEXT)
+
+
 def test_other_arguments_are_another_model(service: ModelService, logs: Logs) -> None:
     service.settings(training_seconds=0)
     others: list[dict[str, Any]] = [
@@ -322,7 +333,11 @@ def test_lists_that_lag_are_made_up_for_by_the_state_store(
     for name in ("list_models", "list_deployments", "list_model_deployments"):
         monkeypatch.setattr(models, name, returning(()))
     assert train().execute(training) == model_id
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "get_model", raising(UnknownResourceError("not yet", status=404)))
+        assert train(wait_for_completion=False).execute(training) == model_id
     assert deploy(model_id).execute(deploying) == deployment_id
+    assert (service.count("create-model"), service.count("deploy")) == (1, 1)
     # A deployment that no list shows is deleted too.
     undeploying = undeploy(f"{deployment_id}\n", wait_for_completion=False)
     undeploying.execute(CONTEXT)
