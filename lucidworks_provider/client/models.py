@@ -216,7 +216,7 @@ class Model:
 
 
 def unseen_model(model_id: str) -> Model:
-    """A model of which nothing but the id is known: it was made a moment ago, and the service does not show it yet."""
+    """A model of which nothing but the id is known: it was made a moment ago, and is not shown yet."""
     return _model({"id": model_id})
 
 

@@ -53,12 +53,12 @@ the deadline has passed        TIMEOUT         TIMEOUT             TIMEOUT
 =============================  ==============  ==================  ============================================
 
 (1) One that is missing is polled again for ``YOUNG`` seconds: a new resource may not be known everywhere yet, and one
-list without it may be a gateway's. After the deadline only with ``confirm``, else TIMEOUT.
+list without it may be a gateway's. After the deadline until ``confirm_until``, then TIMEOUT.
 
 (2) If the deletion failed, and ``YOUNG`` seconds after the wait began: the service may still show an earlier one. A
 deployment that failed before its deletion began still shows that failure.
 
-(3) Polled again for ``GONE_PATIENCE``, as it may be a gateway's, but after the deadline only with ``confirm``.
+(3) Polled again for ``GONE_PATIENCE``, as it may be a gateway's, but after the deadline only until ``confirm_until``.
 
 :func:`event_decision`:
 
@@ -528,7 +528,7 @@ def state_decision(
     deadline: float,
     now: Callable[[], float],
     started: float | None = None,
-    confirm: bool = False,
+    confirm_until: float = 0.0,
 ) -> Generator[Command, ResourceState | LucidworksError, StateOutcome]:
     """
     Poll a model or a deployment until it is in the target state or cannot get there; see the table above.
@@ -536,7 +536,8 @@ def state_decision(
     :param target: :data:`READY`, :data:`GONE`, or a state by name.
     :param deadline: in the same clock as ``now``.
     :param started: when waiting began, if before this call.
-    :param confirm: poll again after a response that may be a gateway's, also after the deadline.
+    :param confirm_until: after the deadline, a response that may be a gateway's is polled again until then: the poke
+        of a sensor has a deadline that has passed.
     """
     began = now() if started is None else started
     state, message = None, ""
@@ -553,7 +554,7 @@ def state_decision(
         if (seconds := doubt(target, result)) != patience:
             patience, since = seconds, now()
         if now() - since < patience:
-            left = patience if confirm else deadline - now()
+            left = max(deadline, confirm_until) - now()
             if left <= 0:
                 return StateOutcome(StateEnd.TIMEOUT, state, message, retry_after=asked)
             yield Sleep(min(max(min(poll_interval, GONE_INTERVAL), asked_wait(asked)), left))

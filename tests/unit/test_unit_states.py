@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of ``state_decision``: when a wait for a model or a deployment ends."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -158,7 +159,10 @@ def test_a_deletion_that_fails_is_seen_soon(target: str) -> None:
     assert YOUNG <= seconds <= YOUNG + 15
     # Each poke of a sensor is a wait of its own.
     for started, end in ((0.0, LATE), (-YOUNG, FAILED)):
-        assert outcome_of(DELETE_FAILED, target=target, deadline=0, started=started, confirm=True).end is end
+        assert (
+            outcome_of(DELETE_FAILED, target=target, deadline=0, started=started, confirm_until=math.inf).end
+            is end
+        )
 
 
 @pytest.mark.parametrize("poll_interval", [1.0, 15.0, 60.0, 600.0])
@@ -176,12 +180,16 @@ def test_a_few_responses_without_the_resource_end_no_wait(poll_interval: float) 
 @pytest.mark.parametrize("started", [0.0, -3600.0])
 def test_a_poke_looks_again_for_what_is_missing(started: float) -> None:
     poke = {"deadline": 0.0, "started": started}
-    assert run([MISSING, TRAINING], **poke, confirm=True) == (StateOutcome(LATE, "TRAINING"), GONE_INTERVAL)
-    assert run([MISSING, AVAILABLE], **poke, confirm=True)[0].end is DONE
-    outcome, seconds = run([MISSING], **poke, confirm=True)
+    assert run([MISSING, TRAINING], **poke, confirm_until=math.inf) == (
+        StateOutcome(LATE, "TRAINING"),
+        GONE_INTERVAL,
+    )
+    assert run([MISSING, AVAILABLE], **poke, confirm_until=math.inf)[0].end is DONE
+    outcome, seconds = run([MISSING], **poke, confirm_until=math.inf)
     assert (outcome.end, seconds) == (FAILED, pytest.approx(YOUNG, abs=GONE_INTERVAL))
-    # Where the wait is resumed after the deadline.
-    assert outcome_of(MISSING, **poke).end is LATE
+    # Not after the timeout of the sensor.
+    for until in (0.0, 7.0):
+        assert run([MISSING], **poke, confirm_until=until) == (StateOutcome(LATE), until)
 
 
 @pytest.mark.parametrize(("deadline", "begin_by"), [(70.0, 70.0 + LAST_POLLS), (5.0, 20.0 + LAST_POLLS)])
@@ -207,9 +215,9 @@ def test_errors_and_the_deadline_of_a_wait_for_a_state() -> None:
             assert outcome_of(*first, refused).end is StateEnd.ERROR
             # Not after the deadline, except for a sensor that pokes.
             assert outcome_of(*first, refused, deadline=5.0).end is StateEnd.TIMEOUT
-        assert outcome_of(refused, deadline=0.0, confirm=True).end is StateEnd.ERROR
-        assert outcome_of(refused, running, deadline=0.0, confirm=True).end is StateEnd.TIMEOUT
-        assert outcome_of(refused, ready, deadline=0.0, confirm=True).end is StateEnd.REACHED
+        assert outcome_of(refused, deadline=0.0, confirm_until=math.inf).end is StateEnd.ERROR
+        assert outcome_of(refused, running, deadline=0.0, confirm_until=math.inf).end is StateEnd.TIMEOUT
+        assert outcome_of(refused, ready, deadline=0.0, confirm_until=math.inf).end is StateEnd.REACHED
     assert outcome_of(running, RequestRefusedError("no", status=422), ready).end is StateEnd.ERROR
     late = AcquireTimeoutError("not permitted")
     assert outcome_of(running, late) == StateOutcome(StateEnd.TIMEOUT, "TRAINING", NOT_POLLED)
