@@ -300,7 +300,7 @@ class LucidworksTrainModelOperator(CredentialsMixin, LineageMixin, _CreatingOper
         training = TrainingSpec(
             stripped(self.name),
             self.model_type,
-            dictionary(self.training_data, "training_data") or {},
+            dictionary(self.training_data, "training_data", keep_none=True) or {},
             self.region,
             dictionary(self.config, "config"),
         )

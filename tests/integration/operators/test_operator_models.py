@@ -191,6 +191,10 @@ def test_without_waiting(service: ModelService) -> None:
         (lambda: train(model_type=None), "model_type"),
         (lambda: train(training_data={}), "training_data"),
         (lambda: train(training_data="nothing"), "training_data"),
+        (
+            lambda: train(training_data='{"catalog": null, "signals": "gs://s"}'),
+            "training_data: catalog is None",
+        ),
         (lambda: train(config="[1]"), "config"),
         (lambda: train(region=""), "region"),
         (lambda: train(poll_interval=0), "poll_interval"),
@@ -719,6 +723,29 @@ def test_a_template_is_rendered_when_it_is_sent(service: ModelService) -> None:
     assert CANARY not in repr(task.__dict__)
 
 
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize(
+    ("field", "given", "words"),
+    [
+        ("training_data", DATA | {"catalog": "{{ none }}"}, "training_data: catalog is None"),
+        (
+            "training_data_credentials",
+            {"serviceAccountKey": "{{ none }}"},
+            "serviceAccountKey must be a text",
+        ),
+    ],
+)
+def test_a_template_without_a_value_is_refused(
+    service: ModelService, field: str, given: dict[str, str], words: str, native: bool
+) -> None:
+    with DAG("d", start_date=datetime(2026, 1, 1), schedule=None, render_template_as_native_obj=native):
+        task = train(**{field: given})
+    task.render_template_fields(CONTEXT)
+    with pytest.raises(InputError, match=words):
+        task.execute(CONTEXT)
+    assert service.nothing_sent()
+
+
 def test_credentials_of_an_upstream_task(service: ModelService) -> None:
     from airflow.providers.common.compat.sdk import task
 
@@ -807,7 +834,7 @@ def test_a_failure_after_a_poke_keeps_its_own_message(service: ModelService) -> 
     ],
 )
 def test_a_misspelt_target_state(service: ModelService, kind: str, state: str, hint: str, logs: Logs) -> None:
-    with contextlib.suppress(AirflowFailException):  # of a missing one
+    with contextlib.suppress(AirflowSensorTimeout):
         SENSORS[kind]("nope", target_state=state, timeout=0.01).execute(CONTEXT)
     assert hint in logs.text
     assert ("known state" in logs.text) == bool(hint)
