@@ -558,6 +558,18 @@ def test_a_deletion_that_fails(service: ModelService, arguments: dict[str, Any])
     assert service.deployed() == []
 
 
+@both
+def test_a_deletion_that_fails_during_the_wait(service: ModelService, deferrable: bool) -> None:
+    deployment_id = deployed(service)
+    service.settings(undeploy_fails=True)
+    with pytest.raises(JobFailedError, match=f"{deployment_id} is DELETE_FAILED"):
+        run(lambda: undeploy(deployment_id), deferrable=deferrable)
+    sensor = deployment_sensor(deployment_id, target_state="DELETED")
+    with pytest.raises(AirflowFailException, match=f"{deployment_id} is DELETE_FAILED"):
+        run(lambda: sensor, deferrable=deferrable)
+    assert service.deployed() == [deployment_id]
+
+
 def test_a_deletion_of_what_failed_and_with_a_lost_response(service: ModelService) -> None:
     deployment_id = deployed(service)
     service.force(deployment_id, "DEPLOY_FAILED")
