@@ -551,6 +551,12 @@ class LucidworksUndeployModelOperator(_ModelOperator):
         """Resume after the triggerer's wait."""
         self._end(context, event)
 
+    def _end(self, context: Context, event: dict[str, Any]) -> None:
+        try:
+            super()._end(context, event)
+        except JobFailedError as err:
+            raise err.as_retryable() from None  # a retry deletes it again
+
     def _delete(self, deployment_id: str) -> bool:
         """Whether there was a deployment to delete."""
         from lucidworks_provider.client.models import (

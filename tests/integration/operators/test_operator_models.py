@@ -562,8 +562,9 @@ def test_a_deletion_that_fails(service: ModelService, arguments: dict[str, Any])
 def test_a_deletion_that_fails_during_the_wait(service: ModelService, deferrable: bool) -> None:
     deployment_id = deployed(service)
     service.settings(undeploy_fails=True)
-    with pytest.raises(JobFailedError, match=f"{deployment_id} is DELETE_FAILED"):
+    with pytest.raises(JobFailedError, match=f"{deployment_id} is DELETE_FAILED") as caught:
         run(lambda: undeploy(deployment_id), deferrable=deferrable)
+    assert caught.value.retryable
     sensor = deployment_sensor(deployment_id, target_state="DELETED")
     with pytest.raises(AirflowFailException, match=f"{deployment_id} is DELETE_FAILED"):
         run(lambda: sensor, deferrable=deferrable)
