@@ -73,7 +73,7 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
                 poll_interval=self._poll_seconds,
                 deadline=time.time(),
                 started=started,
-                confirm_until=started + self._timeout_seconds,
+                confirm_until=started + self.timeout,
             )
         )
         if event["end"] == "timeout":
