@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -884,6 +884,10 @@ def test_a_sensor_in_reschedule_mode(service: ModelService) -> None:
         assert next_poke.value.reschedule_date.timestamp() - began == pytest.approx(wait, abs=2.0)
     service.emulator.state.clock.advance(FOREVER)
     model_sensor(model_id, mode="reschedule").execute({"ti": ti})
+    # One response without the model, in a poke an hour after the first one.
+    ti.get_first_reschedule_date = lambda _: datetime.now(UTC) - timedelta(hours=1)
+    service.fault("get-model", "404")
+    model_sensor(model_id, mode="reschedule", timeout=7200).execute({"ti": ti})
 
 
 # What a DAG author sees
