@@ -2,11 +2,11 @@
 """
 ### Chunk a table of products
 
-Reads products (JSON Lines with `sku` and `description`), has Lucidworks AI chunk and vectorise the descriptions,
-writes one Parquet file with the `sku` beside each chunk, and joins it to the products.
+Reads products (a file of JSON Lines with `sku` and `description`), has Lucidworks AI chunk and vectorise the
+descriptions, writes one Parquet file with the `sku` beside each chunk, and joins it to the products.
 
-Set `LUCIDWORKS_CATALOGUE` (the file, a folder or a glob; `.parquet` and `.csv` work too) and `LUCIDWORKS_OUTPUT` (a
-folder) in the environment of the workers, as URIs of any storage that Airflow reaches, or edit the two constants.
+Set `LUCIDWORKS_CATALOGUE` (the file) and `LUCIDWORKS_OUTPUT` (a folder) in the environment of the workers, as URIs
+of any storage that Airflow reaches, or edit the two constants. Other files need another `join`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def join(chunked: dict[str, Any]) -> dict[str, int]:
 
     with ObjectStoragePath(chunked["uri"]).open("rb") as file:
         chunks = Counter(pq.read_table(file, columns=["sku"])["sku"].to_pylist())
-    products = [json.loads(line) for line in ObjectStoragePath(CATALOGUE).read_text().splitlines()]
+    lines = ObjectStoragePath(CATALOGUE).read_text().split("\n")
+    products = [json.loads(line) for line in lines if line.strip()]
     return {product["sku"]: chunks[product["sku"]] for product in products}
 
 

@@ -33,7 +33,8 @@ def rows(uri: str) -> list[dict[str, Any]]:
 
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-    return [json.loads(line) for line in ObjectStoragePath(uri).read_text().splitlines()]
+    lines = ObjectStoragePath(uri).read_text().split("\n")
+    return [json.loads(line) for line in lines if line.strip()]
 
 
 @task
@@ -44,13 +45,13 @@ def products() -> list[dict[str, str]]:
 
 @task
 def merge(keywords: dict[str, Any], summaries: dict[str, Any], day: str) -> str:
-    """The products, each with its keywords and its summary."""
+    """The products, each with its keywords and its summary; a rejected description has neither."""
     import json
 
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-    by_sku = {row["id"]: row["keywords"] for row in rows(keywords["uri"])}
-    summary = {row["id"]: row["response"] for row in rows(summaries["uri"])}
+    by_sku = {row["id"]: row.get("keywords") for row in rows(keywords["uri"])}
+    summary = {row["id"]: row.get("response") for row in rows(summaries["uri"])}
     uri = f"{OUTPUT}/{day}/enriched.jsonl"
     enriched = [
         product | {"keywords": by_sku[product["sku"]], "summary": summary[product["sku"]]}

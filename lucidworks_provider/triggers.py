@@ -230,6 +230,11 @@ class _StateEventTrigger(BaseEventTrigger):
         ):
             if not isinstance(value, str) or not value.strip():
                 raise InputError(f"{name} is {value!r}; give a non-empty text.")
+        if target_state.strip().upper() == "DELETED":
+            raise InputError(
+                f"target_state is {target_state!r}, and the service does not list what is deleted; give DELETING, or "
+                "wait for DELETED with a sensor."
+            )
         if isinstance(poll_interval, bool) or not isinstance(poll_interval, int | float):
             raise InputError(f"poll_interval is {poll_interval!r}; give seconds.")
         if not poll_interval >= _SHORTEST_POLL:

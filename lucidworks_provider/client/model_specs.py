@@ -311,10 +311,8 @@ def _compare(asked: Mapping[str, Any], sent: Mapping[str, Any]) -> Comparison:
 
 
 def _likeness(asked: object, shown: object) -> Likeness:
-    if not is_shown(asked):
-        return Likeness.SAME
     if not is_shown(shown):
-        return Likeness.UNCERTAIN
+        return Likeness.UNCERTAIN if is_shown(asked) else Likeness.SAME
     if isinstance(asked, Mapping):
         return _mapping_likeness(asked, shown)
     if isinstance(asked, list | tuple):
@@ -332,7 +330,7 @@ def _mapping_likeness(asked: Mapping[str, Any], shown: object) -> Likeness:
         return Likeness.DIFFERENT
     return max(
         (
-            _likeness(value, shown[name]) if name in shown else Likeness.DIFFERENT
+            _likeness(value, shown.get(name)) if name in shown or not is_shown(value) else Likeness.DIFFERENT
             for name, value in asked.items()
             # What looks like a key is not kept of a response.
             if value is not None and not is_secret_name(name)
@@ -398,7 +396,7 @@ _FIELDS = {"name": _name_likeness, "region": _region_likeness, "modelId": _id_li
 
 
 def _plain_word(text: str) -> str:
-    return re.sub(r"[\W_]+", "-", text.casefold())
+    return re.sub(r"[-_\s]+", "-", text.casefold())
 
 
 def _plain(value: object) -> object:

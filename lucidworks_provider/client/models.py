@@ -215,6 +215,11 @@ class Model:
         return self.training_started
 
 
+def unseen_model(model_id: str) -> Model:
+    """A model of which nothing but the id is known: it was made a moment ago, and is not shown yet."""
+    return _model({"id": model_id})
+
+
 def unseen_deployment(deployment_id: str) -> Deployment:
     """A deployment of which nothing but the id is known: it was made a moment ago, and no list shows it yet."""
     return _deployment({"id": deployment_id})

@@ -29,7 +29,8 @@ _SECRET_PARTS = (
 _SECRET_HEADS = frozenset({"key", "token", "pwd", "jwt", "authorization"})
 _HARMLESS = frozenset(
     {"max", "min", "stop", "eos", "bos", "pad", "unk", "mask", "first", "last"}
-    | {"public", "foreign", "sort", "partition", "group", "join"}
+    | {"oov", "cls", "sep", "sos", "start", "end"}
+    | {"public", "primary", "foreign", "sort", "partition", "group", "join"}
 )
 # The same for a name written as one word.
 _JOINED = re.compile(

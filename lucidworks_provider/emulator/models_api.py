@@ -234,11 +234,9 @@ def metrics_json(model: Model, now: float) -> dict[str, float]:
     return {"hit@5": round(0.6 + first / 1024, 4), "ndcg@5": round(0.5 + second / 1024, 4)}
 
 
-def deployment_json(deployment: Deployment, now: float, state: str | None = None) -> dict[str, object]:
-    """Return a deployment, in a state that only a response to the deletion has if one is given."""
+def deployment_json(deployment: Deployment, now: float) -> dict[str, object]:
+    """Return a deployment; only the response to its deletion may have the state DELETED."""
     shown = {**deployment.order, **_short_json(deployment, now), "createdBy": deployment.created_by}
-    if state is not None:
-        shown["state"] = state
     return {name: value for name, value in shown.items() if value is not None}
 
 
@@ -366,8 +364,7 @@ async def undeploy(call: Call) -> Response:
     if deployment is None:
         raise ApiError(404, "There is no such deployment.")
     deployment.delete(now, seconds=settings.undeploy_seconds, fails=settings.undeploy_fails)
-    state = DELETE_FAILED if settings.undeploy_fails else DELETED
-    return _respond(call, deployment_json(deployment, now, state))
+    return _respond(call, deployment_json(deployment, now))
 
 
 def _respond(call: Call, shown: object) -> Response:

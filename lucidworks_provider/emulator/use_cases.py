@@ -254,17 +254,20 @@ def _keyword_extraction(ask: Ask, at: int) -> str:
     """Return the most frequent words; the list beside ``response`` is called ``keywords`` [A]."""
     given = ask.text(at)
     found = [word for word, _ in Counter(content_words(given)).most_common(ask.config["maxKeywords"])]
-    return _generated(given, ", ".join(found), keywords=found)
+    response = ask.cut(", ".join(found))
+    return _generated(given, response, keywords=[one for one in response.rstrip(",").split(", ") if one])
 
 
 def _ner(ask: Ask, at: int) -> str:
-    """Return capitalised words as entities, and the same as JSON in ``response``."""
+    """Return capitalised words as entities, and the same as JSON in ``response``; JSON that is cut has none [A]."""
     types = ask.config["entityTypeMap"] or dict.fromkeys(_ENTITY_TYPES, ())
     examples = {kind: {one.casefold() for one in known} for kind, known in types.items()}
     entities: dict[str, list[str]] = {name: [] for name in examples}
     for entity in _names(ask.text(at)):
         entities[_type_of(entity, examples)].append(entity)
-    return _generated(ask.text(at), _dump(entities), entities=entities)
+    whole = _dump(entities)
+    response = ask.cut(whole)
+    return _generated(ask.text(at), response, entities=entities if response == whole else {})
 
 
 def _names(given: str) -> list[str]:
@@ -293,7 +296,7 @@ def _faq_enrichment(ask: Ask, at: int) -> str:
     given = ask.text(at)
     sentences = [given[start:end] for start, end in sentence_spans(given)[:_FAQ_QUESTIONS]]
     pairs = [{"question": _question(sentence), "answer": sentence} for sentence in sentences]
-    return _generated(given, _dump(pairs))
+    return _generated(given, ask.cut(_dump(pairs)))
 
 
 def _question(sentence: str) -> str:

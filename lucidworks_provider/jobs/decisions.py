@@ -52,13 +52,13 @@ any other error                ERROR           ERROR               ERROR
 the deadline has passed        TIMEOUT         TIMEOUT             TIMEOUT
 =============================  ==============  ==================  ============================================
 
-(1) ``YOUNG`` seconds after it was last seen: a new resource may not be known everywhere yet, and one list without it
-may be a gateway's.
+(1) One that is missing is polled again for ``YOUNG`` seconds: a new resource may not be known everywhere yet, and one
+list without it may be a gateway's. After the deadline until ``confirm_until``, then TIMEOUT.
 
-(2) If the deletion failed, and not an earlier one that the service may still show for ``YOUNG`` seconds. A deployment
-that failed before its deletion began still shows that failure.
+(2) If the deletion failed, and ``YOUNG`` seconds after the wait began: the service may still show an earlier one. A
+deployment that failed before its deletion began still shows that failure.
 
-(3) Polled again for ``GONE_PATIENCE``, as it may be a gateway's, but after the deadline only with ``confirm``.
+(3) Polled again for ``GONE_PATIENCE``, as it may be a gateway's, but after the deadline only until ``confirm_until``.
 
 :func:`event_decision`:
 
@@ -115,7 +115,7 @@ UNANSWERED_WAIT = 1.0
 LAST_POLLS = 10.0
 # Responses without information about a job, model or deployment: a gateway's, or a cache's.
 NOT_NOW = frozenset({304, 403, 404, 409, 410})
-# Seconds for which a model or a deployment may be missing from a list.
+# Seconds for which a model or a deployment may be missing from a list, or may show what was before the wait.
 YOUNG = 30.0
 NOT_POLLED = "The last poll waited for other requests, or for the rate limit, and was not sent."
 # Targets besides a state's own name.
@@ -486,23 +486,22 @@ def reached(target: str, resource: ResourceState) -> bool:
     return target == READY and resource.progress is Progress.READY
 
 
-def judge_state(target: str, resource: ResourceState, *, age: float, left: float) -> StateEnd | None:
+def judge_state(target: str, resource: ResourceState, *, waited: float, left: float) -> StateEnd | None:
     """
     Apply the table to one poll; None where the wait continues.
 
     :param target: :data:`READY`, :data:`GONE`, or a state by name.
-    :param age: seconds since the resource was last seen, or since waiting began.
+    :param waited: seconds since waiting began.
     :param left: seconds until the deadline.
     """
     if reached(target, resource):
         return StateEnd.REACHED
     state = (resource.state or "DELETED").upper()
     deleting = target == GONE or target.upper() == "DELETED"
-    young = resource.state is None and age < YOUNG
-    lost = resource.progress is Progress.GONE and not deleting and not young
+    lost = resource.progress is Progress.GONE and not deleting
     failed = resource.progress is Progress.FAILED
     if deleting:
-        failed = failed and "DELET" in state and age >= YOUNG
+        failed = failed and "DELET" in state and waited >= YOUNG
     if lost or failed:
         return StateEnd.FAILED
     return StateEnd.TIMEOUT if left <= 0 else None
@@ -529,7 +528,7 @@ def state_decision(
     deadline: float,
     now: Callable[[], float],
     started: float | None = None,
-    confirm: bool = False,
+    confirm_until: float = 0.0,
 ) -> Generator[Command, ResourceState | LucidworksError, StateOutcome]:
     """
     Poll a model or a deployment until it is in the target state or cannot get there; see the table above.
@@ -537,11 +536,12 @@ def state_decision(
     :param target: :data:`READY`, :data:`GONE`, or a state by name.
     :param deadline: in the same clock as ``now``.
     :param started: when waiting began, if before this call.
-    :param confirm: poll again after a refusal, also after the deadline.
+    :param confirm_until: after the deadline, a response that may be a gateway's is polled again until then: the poke
+        of a sensor has a deadline that has passed.
     """
-    last_seen = now() if started is None else started
+    began = now() if started is None else started
     state, message = None, ""
-    refused_since: float | None = None
+    patience, since = 0.0, began
     while True:
         left, asked = deadline - now(), None
         result = yield Poll(max(deadline, now()) + LAST_POLLS)
@@ -549,27 +549,32 @@ def state_decision(
             return StateOutcome(StateEnd.TIMEOUT, state, message or NOT_POLLED)
         if isinstance(result, LucidworksError):
             message, asked = str(result), result.retry_after
-            if is_not_now(result):
-                refused_since = now() if refused_since is None else refused_since
-                if now() - refused_since < GONE_PATIENCE:
-                    left = GONE_PATIENCE if confirm else deadline - now()
-                    if left <= 0:
-                        return StateOutcome(StateEnd.TIMEOUT, state, message, retry_after=asked)
-                    yield Sleep(min(max(min(poll_interval, GONE_INTERVAL), asked_wait(asked)), left))
-                    continue
-            else:
-                refused_since = None
-            if not result.retryable:
-                return StateOutcome(StateEnd.ERROR, state, f"{type(result).__name__}: {result}")
-            end = StateEnd.TIMEOUT if left <= 0 else None
         else:
-            state, message, refused_since = result.state, unknown_state(result), None
-            if state is not None:
-                last_seen = now()
-            end = judge_state(target, result, age=now() - last_seen, left=left)
+            state, message = result.state, unknown_state(result)
+        if (seconds := doubt(target, result)) != patience:
+            patience, since = seconds, now()
+        if now() - since < patience:
+            left = max(deadline, confirm_until) - now()
+            if left <= 0:
+                return StateOutcome(StateEnd.TIMEOUT, state, message, retry_after=asked)
+            yield Sleep(min(max(min(poll_interval, GONE_INTERVAL), asked_wait(asked)), left))
+            continue
+        if not isinstance(result, LucidworksError):
+            end = judge_state(target, result, waited=now() - began, left=left)
+        elif not result.retryable:
+            return StateOutcome(StateEnd.ERROR, state, f"{type(result).__name__}: {result}")
+        else:
+            end = StateEnd.TIMEOUT if left <= 0 else None
         if end is not None:
             return StateOutcome(end, state, message, retry_after=asked)
         yield Sleep(state_wait(poll_interval, deadline - now(), asked))
+
+
+def doubt(target: str, result: ResourceState | LucidworksError) -> float:
+    """Seconds for which a response is polled again, as it may be a gateway's; 0 for one that counts at once."""
+    if isinstance(result, LucidworksError):
+        return GONE_PATIENCE if is_not_now(result) else 0.0
+    return YOUNG if result.state is None and not reached(target, result) else 0.0
 
 
 def unknown_state(resource: ResourceState) -> str:

@@ -409,7 +409,7 @@ async def wait_for_state(
     poll_interval: float,
     deadline: float,
     started: float | None = None,
-    confirm: bool = False,
+    confirm_until: float = 0.0,
     model_id: str | None = None,
 ) -> dict[str, Any]:
     """
@@ -419,7 +419,7 @@ async def wait_for_state(
     :param target: see :mod:`~lucidworks_provider.jobs.decisions`.
     :param deadline: seconds since the epoch.
     :param started: when waiting began, seconds since the epoch, if before this call.
-    :param confirm: poll again after a refusal, also after the deadline.
+    :param confirm_until: see :func:`~lucidworks_provider.jobs.decisions.state_decision`.
     :param model_id: of a deployment whose model is known.
     :return: the arguments that name the resource and the fields of a
         :class:`~lucidworks_provider.jobs.decisions.StateOutcome`: ``dag.test()`` gives a task the event and nothing
@@ -431,7 +431,7 @@ async def wait_for_state(
         deadline=deadline,
         now=time.time,
         started=started,
-        confirm=confirm,
+        confirm_until=confirm_until,
     )
     async with ResourcePoller(hook, kind, resource_id, model_id, target) as poller:
         outcome = await perform(decision, poller)

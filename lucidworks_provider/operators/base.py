@@ -98,10 +98,13 @@ LIMIT: Option[int | None] = (
 FLAG: Option[bool] = ("True or False", lambda value: value is not None and as_bool(value))
 
 
-def dictionary(value: Mapping[str, Any] | str | None, what: str) -> Mapping[str, Any] | None:
+def dictionary(
+    value: Mapping[str, Any] | str | None, what: str, *, keep_none: bool = False
+) -> Mapping[str, Any] | None:
     """
     A dictionary, or a string with a JSON object, without the options that are None.
 
+    :param keep_none: for a dictionary whose keys have no default: its validation refuses None.
     :raises InputError: any other string. Other values are returned, to be validated with their options.
     """
     decoded: Any = value
@@ -111,7 +114,9 @@ def dictionary(value: Mapping[str, Any] | str | None, what: str) -> Mapping[str,
         if decoded is not None and not isinstance(decoded, dict):
             raise InputError(f"{what} is {value[:80]!r}, which is not a JSON object; give a dictionary.")
     # A RedactedDict has more than its items.
-    options: Mapping[str, Any] | None = as_json(decoded) if type(decoded) is dict else decoded
+    options: Mapping[str, Any] | None = (
+        as_json(decoded) if type(decoded) is dict and not keep_none else decoded
+    )
     return options
 
 

@@ -125,8 +125,10 @@ class _CreatingOperator(_ModelOperator):
 
         :param get_saved: gets a resource by its saved id and whether it was created within ``_LAG`` seconds.
         :param list_candidates: lists everything that may meet the spec, as completely as the service shows it.
+        :raises JobFailedError: what was created has failed at once.
         """
         from lucidworks_provider.client.model_specs import UnansweredPost, choose
+        from lucidworks_provider.client.models import Progress
         from lucidworks_provider.jobs.record import fingerprint_of, get_state, set_state
         from lucidworks_provider.jobs.task import JOB_POSSIBLE
 
@@ -173,6 +175,8 @@ class _CreatingOperator(_ModelOperator):
         set_state(
             store, _STATE_NAME, json.dumps({"fingerprint": fingerprint, "id": created.id, "at": time.time()})
         )
+        if created.progress is Progress.FAILED:
+            raise JobFailedError(f"{spec.what}: {created.id} is {created.state}.")
         return created
 
     def _earlier_attempt(self, context: Context) -> UnansweredPost | None:
@@ -296,7 +300,7 @@ class LucidworksTrainModelOperator(CredentialsMixin, LineageMixin, _CreatingOper
         training = TrainingSpec(
             stripped(self.name),
             self.model_type,
-            dictionary(self.training_data, "training_data") or {},
+            dictionary(self.training_data, "training_data", keep_none=True) or {},
             self.region,
             dictionary(self.config, "config"),
         )
@@ -335,14 +339,14 @@ class LucidworksTrainModelOperator(CredentialsMixin, LineageMixin, _CreatingOper
             return None
         return UnansweredPost(began.timestamp()) if isinstance(began, datetime) else None
 
-    def _get_saved(self, model_id: str, _: bool) -> Model | None:
+    def _get_saved(self, model_id: str, recent: bool) -> Model | None:
         """The model that an earlier attempt created, unless it failed or was deleted."""
-        from lucidworks_provider.client.models import Progress, get_model
+        from lucidworks_provider.client.models import Progress, get_model, unseen_model
 
         try:
             model = self.hook.call(get_model(model_id))
         except UnknownResourceError:
-            return None
+            return unseen_model(model_id) if recent else None
         return model if model.progress in {Progress.READY, Progress.RUNNING} else None
 
     def _list_candidates(self, training: TrainingSpec) -> list[Model]:
@@ -546,6 +550,12 @@ class LucidworksUndeployModelOperator(_ModelOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
         """Resume after the triggerer's wait."""
         self._end(context, event)
+
+    def _end(self, context: Context, event: dict[str, Any]) -> None:
+        try:
+            super()._end(context, event)
+        except JobFailedError as err:
+            raise err.as_retryable() from None  # a retry deletes it again
 
     def _delete(self, deployment_id: str) -> bool:
         """Whether there was a deployment to delete."""

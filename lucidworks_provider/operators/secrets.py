@@ -286,7 +286,7 @@ def resolve_credentials(rendered: Any, keys: Mapping[str, str]) -> dict[str, str
             f'{ARGUMENT} is not a dictionary; write it as {{"serviceAccountKey": "…"}}, or put the key into a '
             "connection and name that in credentials_conn_id."
         )
-    given = {name: value for name, value in {**rest, **found, **keys}.items() if value is not None}
+    given = {**rest, **found, **keys}
     for name, value in given.items():
         if not isinstance(name, str) or not isinstance(value, str) or not value.strip() or value == MASK:
             raise InputError(f"{ARGUMENT}: {name} must be a text that is not empty.")

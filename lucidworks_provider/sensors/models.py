@@ -63,6 +63,7 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
         from lucidworks_provider.jobs.polling import wait_for_state
 
         self._last_seen = self._retry_after = None
+        started = self._started(context)
         event = asyncio.run(
             wait_for_state(
                 self.hook,
@@ -71,8 +72,8 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
                 target=self._target,
                 poll_interval=self._poll_seconds,
                 deadline=time.time(),
-                started=self._started(context),
-                confirm=True,
+                started=started,
+                confirm_until=started + self.timeout,
             )
         )
         if event["end"] == "timeout":

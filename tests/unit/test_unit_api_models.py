@@ -407,6 +407,38 @@ def test_likeness_of_a_model(likeness: Likeness, cases: list[dict[str, Any]]) ->
             assert f"{field}: requested" in str(compared)
 
 
+@pytest.mark.parametrize(
+    ("asked", "found", "likeness"),
+    [
+        ("ecommerce-rnn", "ECOMMERCE_RNN", SAME),
+        ("word en", "Word-En", SAME),
+        (0.001, "1e-3", SAME),
+        ("1e-3", 0.001, SAME),
+        (True, "true", SAME),
+        *((empty, None, SAME) for empty in ("", [], {})),
+        *((empty, empty, SAME) for empty in ("", [], {})),
+        *(("gru", empty, UNCERTAIN) for empty in (None, "", [])),
+        ("1e-3", "1e+3", DIFFERENT),
+        ("+1", "-1", DIFFERENT),
+        (1, "-1", DIFFERENT),
+        (",", ";", DIFFERENT),
+        ("a,b", "a.b", DIFFERENT),
+        ("<u>", "<x>", DIFFERENT),
+        ("", "gru", DIFFERENT),
+        ([], ["gru"], DIFFERENT),
+    ],
+)
+def test_likeness_of_an_option(asked: Any, found: Any, likeness: Likeness) -> None:
+    names = ("x", "trainer.x", "trainer.primary_key", "trainer.oov_token")
+    for name in names:
+        compared = training(config={name: asked}).compare(model(config={name: found, "default": 7}))
+        assert compared.likeness is likeness, name
+    # A key, which is not kept of a response.
+    assert (
+        training(config={"api_key": asked}).compare(model(config={"api_key": found, "a": 1})).likeness is SAME
+    )
+
+
 def test_what_is_not_requested_is_not_compared() -> None:
     asked = training(region=None, config=None)
     assert asked.compare(model(region=None, config=None)).likeness is SAME

@@ -54,6 +54,7 @@ ACCOUNT = {
         (False, "tokensUsed maxTokens max_tokens promptTokens tokenizer tokenLimit stopToken keywords"),
         (False, "keyword-extraction maxKeywords monkey keyboard turkey topK topk temperature azureEndpoint"),
         (False, "azureDeployment googleProjectId googleRegion memoryUuid 1 _ publicKey sortKey"),
+        (False, "trainer.primary_key oov_token trainer_config.clsToken start_token"),
     ],
 )
 def test_names_of_secrets_and_others(secret: bool, names: str) -> None:

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of ``state_decision``: when a wait for a model or a deployment ends."""
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +21,7 @@ from lucidworks_provider.errors import (
 )
 from lucidworks_provider.jobs.decisions import (
     GONE,
+    GONE_INTERVAL,
     LAST_POLLS,
     LONGEST_SILENCE,
     NOT_POLLED,
@@ -64,26 +69,17 @@ OLD = YOUNG + 1
 def test_what_a_state_means(kind: str, state: str | None, target: str, ending: StateEnd | None) -> None:
     progress = model_progress if kind == "model" else deployment_progress
     seen = ResourceState(Progress.GONE if state is None else progress(state), state)
-    assert judge_state(target, seen, age=OLD, left=100) is ending
+    assert judge_state(target, seen, waited=OLD, left=100) is ending
     # The deadline ends what would be waited for, and nothing else.
-    assert judge_state(target, seen, age=OLD, left=0) is (LATE if ending is WAIT else ending)
-
-
-def test_what_was_created_a_moment_ago_may_not_be_listed_yet() -> None:
-    nothing = ResourceState(Progress.GONE, None)
-    assert judge_state(READY, nothing, age=1, left=100) is WAIT
-    assert judge_state(READY, nothing, age=1, left=0) is LATE
-    assert judge_state(GONE, nothing, age=1, left=100) is DONE
-    failed = ResourceState(Progress.FAILED, "TRAIN_FAILED")
-    assert judge_state(READY, failed, age=1, left=100) is FAILED
+    assert judge_state(target, seen, waited=OLD, left=0) is (LATE if ending is WAIT else ending)
 
 
 @pytest.mark.parametrize(
-    ("state", "age"), [("DEPLOY_FAILED", 0), ("DEPLOY_FAILED", OLD), ("DELETE_FAILED", 0)]
+    ("state", "waited"), [("DEPLOY_FAILED", 0), ("DEPLOY_FAILED", OLD), ("DELETE_FAILED", 0)]
 )
-def test_a_deletion_outlives_failures_from_before_it(state: str, age: float) -> None:
+def test_a_deletion_outlives_failures_from_before_it(state: str, waited: float) -> None:
     seen = ResourceState(deployment_progress(state), state)
-    assert judge_state(GONE, seen, age=age, left=9) is WAIT
+    assert judge_state(GONE, seen, waited=waited, left=9) is WAIT
 
 
 def test_the_wait_until_the_next_poll() -> None:
@@ -115,12 +111,22 @@ def test_a_poll_of_a_state_waits_for_the_retry_after_of_the_response_before(
         assert command.seconds <= 1.1 * max(LONGEST_SILENCE, deadline)
 
 
-def outcome_of(
-    *script: ResourceState | LucidworksError, deadline: float = 1000.0, confirm: bool = False
-) -> StateOutcome:
-    """Of a wait for READY that polls the script's entries in turn, the last one for ever."""
+Script = Sequence[ResourceState | LucidworksError]
+
+
+def run(
+    script: Script,
+    target: str = READY,
+    *,
+    poll_interval: float = 10.0,
+    deadline: float = 86_400.0,
+    **given: Any,
+) -> tuple[StateOutcome, float]:
+    """The outcome of a wait that polls the script's entries in turn, the last one for ever, and its seconds."""
     now, polls = 0.0, 0
-    decision = state_decision(READY, poll_interval=10.0, deadline=deadline, now=lambda: now, confirm=confirm)
+    decision = state_decision(
+        target, poll_interval=poll_interval, deadline=deadline, now=lambda: now, **given
+    )
     command = decision.send(None)
     while True:
         try:
@@ -131,7 +137,59 @@ def outcome_of(
                 command = decision.send(script[min(polls, len(script) - 1)])
                 polls += 1
         except StopIteration as stop:
-            return stop.value
+            return stop.value, now
+
+
+def outcome_of(*script: ResourceState | LucidworksError, **given: Any) -> StateOutcome:
+    return run(script, **given)[0]
+
+
+TRAINING = ResourceState(Progress.RUNNING, "TRAINING")
+AVAILABLE = ResourceState(Progress.READY, "AVAILABLE")
+DELETING = ResourceState(Progress.GONE, "DELETING")
+DELETE_FAILED = ResourceState(Progress.FAILED, "DELETE_FAILED")
+MISSING = ResourceState(Progress.GONE, None)
+AWAY = ServiceError("away", status=503)
+
+
+@pytest.mark.parametrize("target", [GONE, "DELETED"])
+def test_a_deletion_that_fails_is_seen_soon(target: str) -> None:
+    outcome, seconds = run([DELETING, DELETING, DELETE_FAILED], target, poll_interval=15.0)
+    assert (outcome.end, outcome.state) == (FAILED, "DELETE_FAILED")
+    assert YOUNG <= seconds <= YOUNG + 15
+    # Each poke of a sensor is a wait of its own.
+    for started, end in ((0.0, LATE), (-YOUNG, FAILED)):
+        assert (
+            outcome_of(DELETE_FAILED, target=target, deadline=0, started=started, confirm_until=math.inf).end
+            is end
+        )
+
+
+@pytest.mark.parametrize("poll_interval", [1.0, 15.0, 60.0, 600.0])
+def test_a_few_responses_without_the_resource_end_no_wait(poll_interval: float) -> None:
+    for script in ([MISSING, AVAILABLE], [TRAINING, MISSING, TRAINING, MISSING, AVAILABLE]):
+        assert run(script, poll_interval=poll_interval)[0].end is DONE
+    # A refusal is no second miss.
+    refused = ForbiddenError("no", status=403)
+    assert run([TRAINING, *[refused] * 4, MISSING, AVAILABLE], poll_interval=poll_interval)[0].end is DONE
+    assert run([TRAINING, *[MISSING, AWAY] * 9, AVAILABLE], poll_interval=poll_interval)[0].end is DONE
+    outcome, seconds = run([MISSING], poll_interval=poll_interval)
+    assert (outcome.end, seconds) == (FAILED, pytest.approx(YOUNG, abs=GONE_INTERVAL))
+
+
+@pytest.mark.parametrize("started", [0.0, -3600.0])
+def test_a_poke_looks_again_for_what_is_missing(started: float) -> None:
+    poke = {"deadline": 0.0, "started": started}
+    assert run([MISSING, TRAINING], **poke, confirm_until=math.inf) == (
+        StateOutcome(LATE, "TRAINING"),
+        GONE_INTERVAL,
+    )
+    assert run([MISSING, AVAILABLE], **poke, confirm_until=math.inf)[0].end is DONE
+    outcome, seconds = run([MISSING], **poke, confirm_until=math.inf)
+    assert (outcome.end, seconds) == (FAILED, pytest.approx(YOUNG, abs=GONE_INTERVAL))
+    # Not after the timeout of the sensor.
+    for until in (0.0, 7.0):
+        assert run([MISSING], **poke, confirm_until=until) == (StateOutcome(LATE), until)
 
 
 @pytest.mark.parametrize(("deadline", "begin_by"), [(70.0, 70.0 + LAST_POLLS), (5.0, 20.0 + LAST_POLLS)])
@@ -141,9 +199,7 @@ def test_a_poll_of_a_state_may_not_begin_long_after_the_deadline(deadline: float
 
 
 def test_errors_and_the_deadline_of_a_wait_for_a_state() -> None:
-    running = ResourceState(Progress.RUNNING, "TRAINING")
-    ready = ResourceState(Progress.READY, "AVAILABLE")
-    away, denied = ServiceError("away", status=503), ConfigurationError("no customer_id")
+    running, ready, away, denied = TRAINING, AVAILABLE, AWAY, ConfigurationError("no customer_id")
     assert outcome_of(running, away, ready) == StateOutcome(StateEnd.REACHED, "AVAILABLE")
     assert outcome_of(running, away) == StateOutcome(StateEnd.TIMEOUT, "TRAINING", "away")
     ended = outcome_of(running, denied, ready)
@@ -159,9 +215,9 @@ def test_errors_and_the_deadline_of_a_wait_for_a_state() -> None:
             assert outcome_of(*first, refused).end is StateEnd.ERROR
             # Not after the deadline, except for a sensor that pokes.
             assert outcome_of(*first, refused, deadline=5.0).end is StateEnd.TIMEOUT
-        assert outcome_of(refused, deadline=0.0, confirm=True).end is StateEnd.ERROR
-        assert outcome_of(refused, running, deadline=0.0, confirm=True).end is StateEnd.TIMEOUT
-        assert outcome_of(refused, ready, deadline=0.0, confirm=True).end is StateEnd.REACHED
+        assert outcome_of(refused, deadline=0.0, confirm_until=math.inf).end is StateEnd.ERROR
+        assert outcome_of(refused, running, deadline=0.0, confirm_until=math.inf).end is StateEnd.TIMEOUT
+        assert outcome_of(refused, ready, deadline=0.0, confirm_until=math.inf).end is StateEnd.REACHED
     assert outcome_of(running, RequestRefusedError("no", status=422), ready).end is StateEnd.ERROR
     late = AcquireTimeoutError("not permitted")
     assert outcome_of(running, late) == StateOutcome(StateEnd.TIMEOUT, "TRAINING", NOT_POLLED)

@@ -220,7 +220,7 @@ def test_it_can_be_made_anew_from_its_row() -> None:
     ("name", "values"),
     [
         ("model_id", ["", None]),
-        ("target_state", [" "]),
+        ("target_state", [" ", "DELETED", " deleted"]),
         ("lucidworks_conn_id", [""]),
         ("poll_interval", [0, float("nan"), "60", True]),
     ],

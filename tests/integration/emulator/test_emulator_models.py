@@ -184,7 +184,7 @@ def test_a_deletion_that_takes_time(caller: Caller, predicting: Caller) -> None:
     caller.set(undeploy_seconds=50)
     deployment = deployed(caller)
     for _ in range(2):  # the second one does not begin anew
-        assert delete(caller, deployment)["state"] == "DELETED"
+        assert delete(caller, deployment)["state"] == "DELETING"
         assert get(caller, "deployments")[0]["state"] == "DELETING"
         assert embeds(predicting, deployment) == 404
         caller.advance(25)

@@ -135,6 +135,28 @@ def test_max_tokens_ends_a_generated_text(caller: Caller) -> None:
             assert len(element["response"].split()) == element["tokensUsed"]["completionTokens"] == most
 
 
+@pytest.mark.parametrize(
+    ("use_case", "whole", "cut"),
+    [
+        ("keyword-extraction", {"keywords": ["tent", "ann"]}, {"keywords": ["tent"]}),
+        ("ner", {"entities": {"person": ["Ann"]}}, {"entities": {}}),
+        ("faq-enrichment", {}, {}),
+    ],
+)
+def test_max_tokens_ends_a_list(
+    caller: Caller, use_case: str, whole: dict[str, Any], cut: dict[str, Any]
+) -> None:
+    config = {"useCaseConfig": {"entityTypeMap": {"person": ["Ann"]}}} if use_case == "ner" else {}
+    complete = only(caller.predict(use_case, "A tent: Ann has a tent.", **config))
+    element = only(
+        caller.predict(use_case, "A tent: Ann has a tent.", modelConfig={"maxTokens": 2}, **config)
+    )
+    assert complete["response"].startswith(element["response"])
+    assert element["tokensUsed"]["completionTokens"] <= 2 < complete["tokensUsed"]["completionTokens"]
+    for shown, expected in ((complete, whole), (element, cut)):
+        assert {name: shown[name] for name in expected} == expected
+
+
 def test_rag_picks_the_document_that_shares_words(caller: Caller) -> None:
     element = only(caller.predict("rag", batch=[GERMANY]))
     assert str(UUID(element.pop("memoryUuid")))

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -191,6 +191,10 @@ def test_without_waiting(service: ModelService) -> None:
         (lambda: train(model_type=None), "model_type"),
         (lambda: train(training_data={}), "training_data"),
         (lambda: train(training_data="nothing"), "training_data"),
+        (
+            lambda: train(training_data='{"catalog": null, "signals": "gs://s"}'),
+            "training_data: catalog is None",
+        ),
         (lambda: train(config="[1]"), "config"),
         (lambda: train(region=""), "region"),
         (lambda: train(poll_interval=0), "poll_interval"),
@@ -283,6 +287,17 @@ def test_what_failed_is_made_again(service: ModelService, deferrable: bool) -> N
     assert deploy(model_id).execute(CONTEXT) == service.deployed()[1]
 
 
+@pytest.mark.parametrize("wait", [True, False])
+def test_what_fails_at_once_is_an_error_without_a_wait(service: ModelService, wait: bool) -> None:
+    service.settings(training_seconds=0, training_fails=True)
+    with pytest.raises(JobFailedError, match=r"Model 'shop': [0-9a-f-]{36} is TRAIN_FAILED"):
+        train(wait_for_completion=wait).execute(CONTEXT)
+    service.settings(training_fails=False, deploy_seconds=0, deploy_fails=True)
+    model_id = str(train(wait_for_completion=wait).execute(CONTEXT))
+    with pytest.raises(JobFailedError, match=rf"Deployment of model {model_id}: .* is DEPLOY_FAILED"):
+        deploy(model_id, wait_for_completion=wait).execute(CONTEXT)
+
+
 def test_other_arguments_are_another_model(service: ModelService, logs: Logs) -> None:
     service.settings(training_seconds=0)
     others: list[dict[str, Any]] = [
@@ -322,7 +337,11 @@ def test_lists_that_lag_are_made_up_for_by_the_state_store(
     for name in ("list_models", "list_deployments", "list_model_deployments"):
         monkeypatch.setattr(models, name, returning(()))
     assert train().execute(training) == model_id
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "get_model", raising(UnknownResourceError("not yet", status=404)))
+        assert train(wait_for_completion=False).execute(training) == model_id
     assert deploy(model_id).execute(deploying) == deployment_id
+    assert (service.count("create-model"), service.count("deploy")) == (1, 1)
     # A deployment that no list shows is deleted too.
     undeploying = undeploy(f"{deployment_id}\n", wait_for_completion=False)
     undeploying.execute(CONTEXT)
@@ -539,6 +558,19 @@ def test_a_deletion_that_fails(service: ModelService, arguments: dict[str, Any])
     assert service.deployed() == []
 
 
+@both
+def test_a_deletion_that_fails_during_the_wait(service: ModelService, deferrable: bool) -> None:
+    deployment_id = deployed(service)
+    service.settings(undeploy_fails=True)
+    with pytest.raises(JobFailedError, match=f"{deployment_id} is DELETE_FAILED") as caught:
+        run(lambda: undeploy(deployment_id), deferrable=deferrable)
+    assert caught.value.retryable
+    sensor = deployment_sensor(deployment_id, target_state="DELETED")
+    with pytest.raises(AirflowFailException, match=f"{deployment_id} is DELETE_FAILED"):
+        run(lambda: sensor, deferrable=deferrable)
+    assert service.deployed() == [deployment_id]
+
+
 def test_a_deletion_of_what_failed_and_with_a_lost_response(service: ModelService) -> None:
     deployment_id = deployed(service)
     service.force(deployment_id, "DEPLOY_FAILED")
@@ -704,6 +736,29 @@ def test_a_template_is_rendered_when_it_is_sent(service: ModelService) -> None:
     assert CANARY not in repr(task.__dict__)
 
 
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize(
+    ("field", "given", "words"),
+    [
+        ("training_data", DATA | {"catalog": "{{ none }}"}, "training_data: catalog is None"),
+        (
+            "training_data_credentials",
+            {"serviceAccountKey": "{{ none }}"},
+            "serviceAccountKey must be a text",
+        ),
+    ],
+)
+def test_a_template_without_a_value_is_refused(
+    service: ModelService, field: str, given: dict[str, str], words: str, native: bool
+) -> None:
+    with DAG("d", start_date=datetime(2026, 1, 1), schedule=None, render_template_as_native_obj=native):
+        task = train(**{field: given})
+    task.render_template_fields(CONTEXT)
+    with pytest.raises(InputError, match=words):
+        task.execute(CONTEXT)
+    assert service.nothing_sent()
+
+
 def test_credentials_of_an_upstream_task(service: ModelService) -> None:
     from airflow.providers.common.compat.sdk import task
 
@@ -829,6 +884,10 @@ def test_a_sensor_in_reschedule_mode(service: ModelService) -> None:
         assert next_poke.value.reschedule_date.timestamp() - began == pytest.approx(wait, abs=2.0)
     service.emulator.state.clock.advance(FOREVER)
     model_sensor(model_id, mode="reschedule").execute({"ti": ti})
+    # One response without the model, in a poke an hour after the first one.
+    ti.get_first_reschedule_date = lambda _: datetime.now(UTC) - timedelta(hours=1)
+    service.fault("get-model", "404")
+    model_sensor(model_id, mode="reschedule", timeout=7200).execute({"ti": ti})
 
 
 # What a DAG author sees

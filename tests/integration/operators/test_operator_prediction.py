@@ -711,6 +711,19 @@ def test_fields_of_another_type_than_documented_cost_no_prediction(service: Serv
     assert sync.rows()[1] == ODD | {"index": 1, "status": "predicted", "sources": ["http://example.com/1"]}
 
 
+@pytest.mark.parametrize(
+    ("use_case", "name", "empty"), [("faq-enrichment", "pairs", []), ("ner", "entities", {})]
+)
+def test_a_list_that_ends_after_max_tokens(
+    service: Service, sync: Attempts, use_case: str, name: str, empty: Any
+) -> None:
+    rows = sync.run(
+        use_case=use_case, inputs=["Ann has a tent."], model_config={"maxTokens": 5}, result_path=None
+    )
+    assert (rows[0]["status"], rows[0][name]) == ("predicted", empty)
+    assert rows[0]["response"].startswith(("[{", "{"))
+
+
 PEOPLE = [{"type": "PERSON", "text": "Bob"}]
 # Of each use case: the column, what its responses have there that cannot be read, and what can.
 UNREAD: dict[str, tuple[str, list[Any], Any]] = {

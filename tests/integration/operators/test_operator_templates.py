@@ -390,11 +390,8 @@ def test_a_predictions_options(emulator: RunningEmulator, monkeypatch: pytest.Mo
     }
 
 
-@pytest.mark.parametrize("credentials", [NONE, {"serviceAccountKey": NONE}])
-def test_the_credentials_of_a_training(
-    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, credentials: Any
-) -> None:
-    task = rendered(LucidworksTrainModelOperator, training_data_credentials=credentials)
+def test_the_credentials_of_a_training(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = rendered(LucidworksTrainModelOperator, training_data_credentials=NONE)
     sent = sent_by(task, monkeypatch)
     assert sent["name"] == "n"
     assert "trainingDataCredentials" not in json.dumps(sent)

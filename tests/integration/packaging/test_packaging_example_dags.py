@@ -2,11 +2,14 @@
 """Every example DAG parses without an error, without a network, and without reading a Variable or Connection."""
 
 import inspect
+import json
 import os
 import socket
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import lucidworks_provider
@@ -69,6 +72,42 @@ def test_it_parses(path: Path, parsing: None) -> None:
     assert any("lucidworks" in tag for tag in dag.tags)
     for task in dag.tasks:
         assert task.retries >= 1 or not isinstance(task, LucidworksChunkOperator)
+
+
+# A separator of lines in a text, a rejected row, and a blank line.
+PRODUCTS = [{"sku": "1", "description": "One.\u2028Two."}, {"sku": "2", "description": " "}]
+LINES = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in PRODUCTS) + "\n"
+
+
+def function(example: str, task_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The function of a task, whose example reads and writes in a folder."""
+    [dag] = parse(FOLDER / f"{example}.py").dags.values()
+    found = dag.get_task(task_id).python_callable
+    (tmp_path / "products.jsonl").write_text(LINES)
+    monkeypatch.setitem(found.__globals__, "CATALOGUE", f"file://{tmp_path}/products.jsonl")
+    monkeypatch.setitem(found.__globals__, "OUTPUT", f"file://{tmp_path}")
+    return found
+
+
+def test_chunks_are_joined_to_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    join = function("chunk_products", "join", tmp_path, monkeypatch)
+    pq.write_table(pa.table({"sku": ["1", "1"]}), tmp_path / "chunks.parquet")
+    assert join({"uri": f"file://{tmp_path}/chunks.parquet"}) == {"1": 2, "2": 0}
+
+
+def test_a_rejected_product_is_not_enriched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    merge = function("enrich_catalogue", "merge", tmp_path, monkeypatch)
+    predicted = {"id": "1", "status": "predicted", "response": "A\u2028b", "keywords": ["a"]}
+    rejected = {"id": "2", "status": "rejected", "error": "It has no text."}
+    lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in (predicted, rejected)]
+    (tmp_path / "result.jsonl").write_text("".join(lines))
+    (tmp_path / "day").mkdir()
+    result = {"uri": f"file://{tmp_path}/result.jsonl", "tokens": 1}
+    merged = Path(merge(result, result, "day").removeprefix("file://")).read_text()
+    assert [json.loads(line) for line in merged.split("\n")[:-1]] == [
+        PRODUCTS[0] | {"keywords": ["a"], "summary": "A\u2028b"},
+        PRODUCTS[1] | {"keywords": None, "summary": None},
+    ]
 
 
 SDK = "from airflow.providers.common.compat.sdk import"
