@@ -169,10 +169,12 @@ def publish(
         chunks = _Commit(below(output, CHUNKS), tables.chunks, deletion_vectors=settings.deletion_vectors)
         chunks.actions += [file.remove(_now()) for file in tables.lost.values()]
         _write_chunks(chunks, db, parts, settings)
-        version = chunks.version if chunks.actions else chunks.version - 1
+        # Consumers of changes may have the version before.
+        new = chunks.actions or db.one(f"SELECT 1 {_UPSERTS} WHERE {_NEW_VERSION}")
+        version = chunks.version if new else chunks.version - 1
         documents = -1 if tables.documents is None else tables.documents.version
         # Versions of other writers are recorded: readers of changes find them, and positions are read once.
-        changed = chunks.actions or tables.documents is None or tables.changed_by_others
+        changed = new or tables.documents is None or tables.changed_by_others
         changed = changed or db.one("SELECT 1 FROM upserts")
         result = {
             **returned(counts),
@@ -188,7 +190,7 @@ def publish(
         record = RunRecord(number, task, journal, result, version, action, transactions or {}, tables.run)
         write_run_record(output, record)
         lease.renew()
-        if not chunks.actions or chunks.commit({RUN: number}, "WRITE"):
+        if not new or chunks.commit({RUN: number}, "WRITE"):
             result["documents_version"] = _commit_documents(
                 output,
                 db,
@@ -451,6 +453,11 @@ def _copy(
 # -- documents -----------------------------------------------------------------------------------------
 
 
+_UPSERTS = "FROM upserts u LEFT JOIN documents d ON d.id = u.id"
+# Documents whose chunks the run or, since the last run, another program has changed.
+_NEW_VERSION = "(u.change IS NOT NULL OR coalesce(d.altered, 0))"
+
+
 def _write_upserts(uri: str, db: RunDatabase, version: int) -> DataFile | None:
     """
     Write the new rows of ``documents``.
@@ -459,9 +466,9 @@ def _write_upserts(uri: str, db: RunDatabase, version: int) -> DataFile | None:
     """
     query = (
         "SELECT u.id, u.status, u.hash, u.size, u.etag, u.file, u.part, u.first, u.chunks, u.tokens, "
-        "coalesce(u.change, d.change), CASE WHEN u.change IS NULL THEN d.version ELSE ? END, "
+        f"coalesce(u.change, iif(d.altered, 'changed', d.change)), iif({_NEW_VERSION}, ?, d.version), "
         "coalesce(d.presence, ''), u.reason, u.detail, u.attempts, u.rejected_hash, u.change "
-        "FROM upserts u LEFT JOIN documents d ON d.id = u.id ORDER BY u.id"
+        f"{_UPSERTS} ORDER BY u.id"
     )
     count, schema = db.count("SELECT count(*) FROM upserts"), documents_schema()
     if not count:

@@ -37,7 +37,7 @@ _TABLES = """
 CREATE TABLE documents (id TEXT PRIMARY KEY, status TEXT, hash TEXT, size INTEGER, etag TEXT, file TEXT, part TEXT,
     first INTEGER, chunks INTEGER, tokens INTEGER, change TEXT, version INTEGER, presence TEXT, reason TEXT,
     detail TEXT, attempts INTEGER, rejected_hash TEXT, doc_file TEXT, doc_row INTEGER, present INTEGER,
-    moved INTEGER DEFAULT 0, dropped INTEGER DEFAULT 0) WITHOUT ROWID;
+    moved INTEGER DEFAULT 0, dropped INTEGER DEFAULT 0, altered INTEGER DEFAULT 0) WITHOUT ROWID;
 CREATE VIEW old AS SELECT id, hash, size, etag, file, chunks, part, first, tokens FROM documents
     WHERE hash IS NOT NULL;
 CREATE TABLE new (id TEXT PRIMARY KEY, hash TEXT, size INTEGER, etag TEXT, file TEXT, chunks INTEGER, part TEXT,

@@ -28,6 +28,7 @@ from lucidworks_provider.corpus import dataset, publish, run, tables
 from lucidworks_provider.corpus.dataset import changes, open_dataset, open_documents, version_of
 from lucidworks_provider.corpus.inspect import inspect
 from lucidworks_provider.corpus.pipeline import PipelineSettings
+from lucidworks_provider.corpus.plan import Plan
 from lucidworks_provider.delta import log as delta_log
 from lucidworks_provider.delta.log import Table, read_table
 from lucidworks_provider.errors import InputError, OutputBusyError, StorageError
@@ -488,6 +489,91 @@ def test_another_writer_restores_what_was_pruned(world: World) -> None:
     world.check()
     assert delta["chunks"] == len(world.rows())
     world.run(version=delta["version"])
+
+
+def _delete(world: World, rows: str = "", *, table: str = "chunks") -> None:
+    """Rows of a document, by another program."""
+    delta_rs(world, table).delete(f"document_id = '1.txt'{rows}")
+
+
+# What happens before each run after the first.
+ALTERED: dict[str, list[Callable[[World], object]]] = {
+    "chunks of a vanished document": [
+        lambda world: world.remove("1.txt"),
+        _delete,
+        lambda world: world.set(prune=True),
+    ],
+    "a chunk of a vanished document": [
+        lambda world: world.remove("1.txt"),
+        lambda world: _delete(world, " AND chunk_index = 0"),
+        lambda world: world.set(prune=True),
+    ],
+    "chunks of a document that is rejected": [
+        lambda world: (_delete(world), setattr(world.service, "refused", {"number 1"})),
+        lambda world: (world.remove("1.txt"), world.set(prune=True)),
+    ],
+    "chunks of a dropped document": [
+        lambda world: (_delete(world), world.set(on_missing_chunks="drop")),
+    ],
+    "a removed document is restored": [
+        lambda world: (world.remove("1.txt"), world.set(prune=True)),
+        lambda world: (delta_rs(world).restore(0), world.set(prune=False)),
+        lambda world: world.set(prune=True),
+    ],
+    "an earlier text is restored": [
+        lambda world: world.write("1.txt", "Another text. " * 50),
+        lambda world: (delta_rs(world).restore(0), world.remove("1.txt")),
+    ],
+    "the row of a vanished document": [
+        lambda world: world.remove("1.txt"),
+        lambda world: _delete(world, table="documents"),
+        lambda world: world.set(prune=True),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", ALTERED)
+def test_consumers_get_what_another_writer_has_deleted_or_restored(world: World, name: str) -> None:
+    """With the changes since their last load they have the rows of the table, after every run."""
+    world.set(max_reject_ratio=1.0)
+    world.write_all(several(3))
+    loaded: dict[str, Chunks] = {}
+    since = None
+    for before in (lambda world: None, *ALTERED[name], lambda world: world.write("0.txt", "Another.")):
+        before(world)
+        delta = world.run()
+        for one, (change, chunks) in folded(world, since).items():
+            loaded.pop(one, None)
+            if change != "deleted" and chunks:
+                loaded[one] = chunks
+        since = version_of(str(world.output))
+        assert loaded == states_of(world)
+        assert delta["version"] == since == delta_rs(world).version()
+    new = {one: ("added", chunks) for one, chunks in loaded.items()}
+    assert {one: found for one, found in folded(world, None).items() if found[1]} == new
+
+
+def test_a_record_that_goes_during_the_run_after_another_writer_has_moved_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.records("a.jsonl", "x", "y")
+    world.run()
+    world.write("b.txt", "Another file of chunks.")
+    world.run()
+    OTHERS["compact"](world)
+    world.records("a.jsonl", "x", y="Another text.")
+    candidates = Plan.candidates
+
+    def goes(plan: Plan) -> Any:
+        world.records("a.jsonl", "x")
+        return candidates(plan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Plan, "candidates", goes)
+        world.run(posted=[])
+    world.set(prune=True)
+    world.run(removed=1)
+    assert set(world.texts()) == {"x", "b.txt"}
 
 
 @pytest.mark.parametrize(
