@@ -19,6 +19,7 @@ from corpus_world import DIMENSION, World, cut, killed, longer
 from lucidworks_provider import metrics, retrying
 from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus import journal, pipeline
+from lucidworks_provider.corpus import run as run_module
 from lucidworks_provider.corpus.dataset import open_documents
 from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.lease import Lease
@@ -290,17 +291,34 @@ class TestNextRun:
         with killed("publish"):
             world.run(run_id="night")
         world.set(full_refresh=False)
-        with pytest.raises(InputError, match=r"vectors of 8 numbers, and the tables in .* of 4"):
-            world.run()
-        world.set(full_refresh=True)
         # No chunk of the other length stays: neither of the one that is rejected nor of the one that vanished.
-        world.run(run_id="night", try_number=2, posted=[], changed=10, removed=2, dimension=2 * DIMENSION)
+        world.run(posted=[], changed=10, removed=2, dimension=2 * DIMENSION)
         world.expected.pop("003.txt")
         world.check()
         assert {len(row["vector"]) for row in world.rows()} == {2 * DIMENSION}
-        world.set(full_refresh=False)
         world.service.failed = ()
         world.run(posted=[bad], dimension=2 * DIMENSION)
+
+    @pytest.mark.parametrize("options", [ChunkingOptions("dynamic-sentence", "gte-small"), OTHER])
+    def test_the_next_run_completes_a_full_refresh(self, world: World, options: ChunkingOptions) -> None:
+        """No chunk of the deployment, or of the configuration, before it stays."""
+        texts = world.fill()
+        world.run()
+        world.service.answer = longer
+        world.set(
+            full_refresh=True, options=options, pipeline=PipelineSettings(max_in_flight=1, max_tokens=100)
+        )
+        with pytest.raises(BudgetExceededError):
+            world.run(run_id="by hand")
+        sent = len(world.service.posted) - len(texts)
+        assert 0 < sent < len(texts)
+        world.set(full_refresh=False, pipeline=PipelineSettings())
+        assert plan_run(world.corpus)["requests"] == len(texts) - sent
+        world.run(changed=12, submitted=12, skipped=0)
+        world.check()
+        assert len(world.service.posted) == 2 * len(texts)
+        assert {len(row["vector"]) for row in world.rows()} == {2 * DIMENSION}
+        world.run(skipped=12)
 
     def test_a_full_refresh_in_which_nothing_is_chunked_keeps_the_tables(self, world: World) -> None:
         world.fill()
@@ -679,6 +697,26 @@ class TestCrashes:
             patch.setattr(Journal, "end", end)
             world.run(added=12)
         world.run(skipped=12)
+
+    @pytest.mark.parametrize("during", ["_load", "_plan"])
+    def test_a_run_that_has_lost_the_lease_before_its_submissions_leaves_the_journal_of_its_follower(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, during: str
+    ) -> None:
+        texts = world.fill()
+        original = getattr(run_module, during)
+
+        def suspended(*args: Any, **kwargs: Any) -> Any:
+            monkeypatch.setattr(run_module, during, original)
+            with killed("publish"):
+                world.run(run_id="night", try_number=2, posted=texts.values())
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(run_module, during, suspended)
+        with pytest.raises(OutputBusyError, match=r"is now written by .* try 2"):
+            world.run(run_id="night")
+        world.run(run_id="night", try_number=3, submitted=12)
+        world.check()
+        assert len(world.service.posted) == 12
 
     def test_a_journal_whose_files_cannot_be_removed_ends_no_run(
         self, world: World, monkeypatch: pytest.MonkeyPatch
