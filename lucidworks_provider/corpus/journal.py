@@ -13,7 +13,8 @@ is stored, so the next process has an intent for each submission whose id was lo
                                       documents again, and whether it has ended
     journal/RUN/00000007-…-work.log   INTENDED(segment), WITHDRAWN(segment), SUBMITTED(segment, job),
                                       BODY(segment, job, bytes), UNCONFIRMED(the same)
-    journal/RUN/00000009-…-kept.log   PART(files), FAILED(document, segments), END(of an attempt)
+    journal/RUN/00000009-…-kept.log   PART(files), FAILED(document, segments), UNFINISHED(document),
+                                      END(of an attempt)
 
 A work file is deleted when all its documents are in parts; kept files stay until the parts are committed. A record is
 a line of JSON; the bytes of a body follow its line. The last line of each file has the number of submissions and
@@ -94,11 +95,21 @@ class Record:
 
     :param job: id, of SUBMITTED, BODY and UNCONFIRMED.
     :param location: of the bytes of a BODY.
-    :param value: of PART, FAILED, END and SENT; of INTENDED and WITHDRAWN ``again``, as in :meth:`Journal.intend`.
+    :param value: of PART, FAILED, UNFINISHED, END and SENT; of INTENDED and WITHDRAWN ``again``, as in
+        :meth:`Journal.intend`.
     """
 
     kind: Literal[
-        "intended", "withdrawn", "submitted", "body", "unconfirmed", "part", "failed", "end", "sent"
+        "intended",
+        "withdrawn",
+        "submitted",
+        "body",
+        "unconfirmed",
+        "part",
+        "failed",
+        "unfinished",
+        "end",
+        "sent",
     ]
     key: SegmentKey | None = None
     job: str = ""
@@ -334,12 +345,12 @@ class Journal:
         self._full.set()
         return BodyLocation(await asyncio.shield(self._group_stored()), offset, len(body))
 
-    async def write(self, kind: Literal["part", "failed", "end"], value: Any) -> None:
+    async def write(self, kind: Literal["part", "end"], value: Any) -> None:
         """Write a record that stays until :meth:`end`; returns once it is stored."""
         self.append(kind, value)
         await self.flush()
 
-    def append(self, kind: Literal["part", "failed", "end"], value: Any) -> None:
+    def append(self, kind: Literal["part", "failed", "unfinished", "end"], value: Any) -> None:
         """Add a record to the next group; see :meth:`write`."""
         self._kept.add(_plain(Record(kind, value=value)))
         self._full.set()

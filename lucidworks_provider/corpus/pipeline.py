@@ -884,6 +884,7 @@ class Pipeline:
         if err.job_unfinished:
             again = "polls it" if attempts % MAX_POLLED_RUNS else "submits its text"
             detail += f" The next run {again} again."
+            self.journal.append("unfinished", [document_id, digest, attempts])
         else:
             value = [document_id, digest, err.reason, detail, attempts, *(key[2:] for key in bad)]
             self.journal.append("failed", value)

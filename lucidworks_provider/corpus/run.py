@@ -741,6 +741,11 @@ def carry_over(journal: Journal, db: RunDatabase, rejects: str) -> None:
         journal.end()
 
 
+# As in _UNFINISHED.
+_DROP_UNFINISHED = f"""
+UPDATE segments SET job = '' FROM unfinished u WHERE u.id = segments.id AND u.hash = segments.hash AND NOT u.ended
+AND log IS NULL AND u.attempts % {MAX_POLLED_RUNS} = 0
+"""  # noqa: S608
 _SET_SEGMENT = "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -777,8 +782,14 @@ def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> list[P
                     db.run(f"{lost} AND {where}", document_id, digest, *segment)
                 if not bad:
                     db.run(lost, document_id)
+            case "unfinished":
+                db.run(
+                    "INSERT OR REPLACE INTO unfinished (id, hash, attempts) VALUES (?, ?, ?)", *record.value
+                )
             case "end":
                 db.clear_failures()
+                db.run(_DROP_UNFINISHED)
+                db.run("UPDATE unfinished SET ended = 1")
             case "withdrawn":
                 # With `again` an earlier submission remains possible.
                 if not record.value:

@@ -41,6 +41,7 @@ from lucidworks_provider.errors import (
     RequestRefusedError,
     StorageError,
     SubmissionUnknownError,
+    TooManyRejectsError,
     TransportError,
 )
 
@@ -939,6 +940,49 @@ class TestCrashes:
         ]
         world.service.late = ()
         world.run(posted=[])
+        world.check()
+
+    @pytest.mark.parametrize("published", range(3))
+    def test_a_job_that_never_ends_is_submitted_again_after_three_runs_that_fail(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, published: int
+    ) -> None:
+        """A try that was killed does not count."""
+        bad = world.fill(6)["003.txt"]
+        world.service.late = {bad}
+        world.set(**IMPATIENT)
+        for _ in range(published):
+            world.run()
+        with monkeypatch.context() as patch:
+            patch.setattr(run_module, "writing", _die)
+            with pytest.raises(KeyboardInterrupt):
+                world.run()
+        world.set(max_reject_ratio=0.05)
+        for night in range(published, 7):
+            with pytest.raises(TooManyRejectsError):
+                world.run()
+            assert len(world.service.posted) == 6 + night // 3
+        world.service.late = ()
+        world.run(posted=[])
+        world.check()
+
+    def test_jobs_of_another_integration_are_submitted_again_after_three_runs(self, world: World) -> None:
+        texts = world.fill()
+        world.service.late = {""}
+        world.service.down_after = 8
+        with pytest.raises(TransportError):
+            world.run()
+        world.service.down_after = 99
+        old, world.service.late = set(texts.values()) & set(world.service.posted), ()
+
+        def refuses(text: str) -> None:
+            if world.service.posted.count(text) == 1 and text in old:
+                raise ForbiddenError("the job belongs to another application", status=403)
+
+        world.service.on_get = refuses
+        for _ in range(3):
+            with pytest.raises(TooManyRejectsError):
+                world.run()
+        world.run(resubmitted=8)
         world.check()
 
     def test_a_retry_of_what_had_ended_well_returns_the_same(self, world: World) -> None:
