@@ -424,6 +424,20 @@ class TestRejects:
         world.run(vanished=0, removed=0, rejected=1)
         assert world.texts() == {"x": "One."}
 
+    @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+    def test_what_was_chunked_before_its_file_was_damaged_is_published(self, world: World, name: str) -> None:
+        world.set(max_reject_ratio=0.5)
+        data = rows_of(5).encode()
+        data = gzip.compress(data) if name.endswith(".gz") else data
+        world.write(name, data)
+        with killed("publish"):
+            world.run(run_id="night")
+        world.write(name, data[:-20])
+        world.run(run_id="night", try_number=2, posted=[], added=5, written=5, rejected=1)
+        world.write(name, data)
+        world.run(posted=[], skipped=5, rejected=0)
+        assert world.texts() == {str(n): f"Row {n}." for n in range(5)}
+
     def test_truncated_is_a_warning_or_a_reject(self, world: World) -> None:
         short = world.fill()["001.txt"]
         world.service.answer = lambda text, body: cut(body) if text == short else body
