@@ -743,14 +743,17 @@ def rows_path(number: int) -> str:
 
 
 def find_returned(
-    folder: str, task: Mapping[str, Any], published: int | None, *, all_runs: bool
+    folder: str, task: Mapping[str, Any], published: int | None, *, try_number: int
 ) -> dict[str, Any] | None:
     """
-    What an earlier try of a task has returned, if that try was complete.
+    What an earlier try of a task has returned, if that try was complete; another task may have run since.
+
+    Before the first try there is none: an equal task is that of a DAG run that was deleted and created again.
 
     :param published: number of the last run in the tables; None for a shard, whose runs only have to be staged.
-    :param all_runs: also search runs before the last one: another task may have run between the two tries.
     """
+    if try_number == 1:
+        return None
     expected = published
     for number in run_numbers(folder):
         # A run without its commit is not the base of a later one.
@@ -758,8 +761,6 @@ def find_returned(
             if record.task == task:
                 log.info("An earlier try of this task was complete, so its result is returned.")
                 return dict(record.returned)
-            if not all_runs:
-                break
             expected = None if published is None else record.base
     return None
 

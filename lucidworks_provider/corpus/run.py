@@ -186,7 +186,7 @@ def run(
         corpus, last = _prepare(corpus, shard, tables)
         task = {"instance": list(holder.instance), "generation": generation}
         published = tables.run if shard is None else None
-        if (found := find_returned(folder, task, published, all_runs=holder.try_number > 1)) is not None:
+        if (found := find_returned(folder, task, published, try_number=holder.try_number)) is not None:
             return found
         tables = check_files(tables, full_refresh=corpus.full_refresh)
         with RunDatabase() as db:

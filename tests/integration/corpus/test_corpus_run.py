@@ -1018,6 +1018,13 @@ class TestCrashes:
         world.run(run_id="night", try_number=3, generation=1, skipped=12)
         world.run(run_id="another night", try_number=2, skipped=12)
 
+    def test_a_dag_run_that_is_deleted_and_created_again_is_a_new_one(self, world: World) -> None:
+        world.fill(3)
+        world.run(run_id="by hand", added=3)
+        world.write("001.txt", "Another text.")
+        world.run(run_id="by hand", posted=["Another text."], changed=1)
+        world.check()
+
     @pytest.mark.parametrize("retried", [True, False])
     def test_a_run_that_died_while_tidying_up_is_not_taken_twice(self, world: World, retried: bool) -> None:
         world.fill()
