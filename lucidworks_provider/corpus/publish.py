@@ -191,7 +191,7 @@ def publish(
         write_run_record(output, record)
         lease.renew()
         if not new or chunks.commit({RUN: number}, "WRITE"):
-            result["documents_version"] = _commit_documents(
+            committed = _commit_documents(
                 output,
                 db,
                 tables.documents,
@@ -200,7 +200,7 @@ def publish(
                 properties=settings.properties,
                 deletion_vectors=settings.deletion_vectors,
             )
-            return result, True
+            return _correct_record(output, record, committed), True
         before, tables = tables, read_tables(output, tables).without(tables.lost)
         if tables.chunks is None or tables.chunks_run != before.chunks_run:
             raise OutputBusyError(
@@ -498,11 +498,11 @@ def _commit_documents(
     *,
     properties: Mapping[str, str],
     deletion_vectors: bool,
-) -> int:
+) -> int | None:
     """
     Commit the upserts to ``documents`` in place of the rows that it has of them.
 
-    :return: the version.
+    :return: the version; None if another run has made this commit.
     :raises OutputBusyError: another writer commits before each attempt.
     :raises StorageError: the file of upserts is missing.
     """
@@ -514,7 +514,7 @@ def _commit_documents(
             # Another run may have made this commit and removed the file.
             if (table := read_table(uri)) is None or table.transactions.get(RUN, 0) < transactions[RUN]:
                 raise
-            return table.version
+            return None
     for _ in range(COMMITS):
         target = _Commit(uri, table, deletion_vectors=deletion_vectors)
         target.describe(
@@ -531,8 +531,7 @@ def _commit_documents(
             return target.version
         if (table := read_table(uri, known=table)) is not None:
             if table.transactions.get(RUN, 0) >= transactions[RUN]:
-                # Another run has completed this one.
-                return table.version
+                return None
             _find_document_rows(db, table)
     raise _concurrent_commits_error(uri)
 
@@ -615,7 +614,7 @@ def _complete(output: str, db: RunDatabase, tables: Tables, record: RunRecord) -
         for batch in read_file_rows(output, rows, documents_schema()):
             ids = batch.column("document_id").to_pylist()
             db.many("INSERT INTO upserts VALUES (?)", ((one,) for one in ids))
-    _commit_documents(
+    committed = _commit_documents(
         output,
         db,
         tables.documents,
@@ -624,6 +623,7 @@ def _complete(output: str, db: RunDatabase, tables: Tables, record: RunRecord) -
         properties={name: text for name, text in tables.chunks.configuration.items() if name in _RETENTIONS},
         deletion_vectors="deletionVectors" in tables.chunks.writer_features,
     )
+    _correct_record(output, record, committed)
 
 
 # -- maintenance ---------------------------------------------------------------------------------------
@@ -704,6 +704,21 @@ def write_run_record(folder: str, record: RunRecord) -> None:
     :param folder: URI of the output or of the folder of a shard.
     """
     write_file(_record_uri(folder, record.number), json.dumps(asdict(record), indent=1).encode())
+
+
+def _correct_record(output: str, record: RunRecord, committed: int | None) -> dict[str, Any]:
+    """
+    Write the version of ``documents`` to the record, if another program has committed the expected one.
+
+    :param committed: the version; None if another run has made the commit.
+    :return: what the task returns.
+    """
+    if committed is None:
+        record = read_run_record(output, record.number) or record
+    elif committed != record.returned["documents_version"]:
+        record = replace(record, returned={**record.returned, "documents_version": committed})
+        write_run_record(output, record)
+    return dict(record.returned)
 
 
 def read_run_record(folder: str, number: int) -> RunRecord | None:

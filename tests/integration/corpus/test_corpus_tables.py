@@ -602,10 +602,12 @@ def test_another_writer_commits_between_reading_and_committing(
 
     monkeypatch.setattr(publish, "commit", late)
     world.write("2.txt", "This one, too.")
-    delta = world.run(posted=["This one, too."])
+    delta = world.run(run_id="night", posted=["This one, too."])
 
     assert left == 0
     assert delta["version"] == open_dataset(str(world.output)).version
+    assert delta["documents_version"] == open_documents(str(world.output)).version
+    assert world.run(run_id="night", try_number=2) == delta
     agree(world)
     world.run(skipped=5)
 
@@ -782,6 +784,14 @@ def test_between_the_two_commits(world: World, own: bool) -> None:
     assert world.changed(before) == {"1.txt": "changed"}
     # A retry of the killed run reads the counts of its commit.
     world.run(run_id="night", try_number=3, changed=1)
+
+
+def test_another_writer_commits_between_the_two_commits(world: World) -> None:
+    between(world)
+    delta_rs(world, "documents").alter.set_table_properties({"delta.checkpointInterval": "20"})
+    newest = delta_rs(world, "documents").version() + 1
+    world.run(run_id="night", try_number=2, posted=[], documents_version=newest)
+    assert open_documents(str(world.output)).version == newest
 
 
 def test_a_plan_between_the_two_commits(world: World, caplog: pytest.LogCaptureFixture) -> None:
