@@ -278,10 +278,13 @@ def test_a_night_that_finds_nothing_but_versions_of_another_writer(world: World,
     assert not tables.read_tables(str(world.output)).changed_by_others
 
 
-def _add_chunks(world: World, document_id: str) -> None:
+def _add_chunks(world: World, document_id: str, vector: list[float] | None = None) -> None:
     """Rows of another program."""
     rows = delta_rs(world).to_pyarrow_table().slice(0, 2)
     rows = rows.set_column(0, rows.schema.field(0), [[document_id] * 2])
+    if vector:
+        field = rows.schema.field("vector")
+        rows = rows.set_column(5, field, pa.array([vector] * 2, field.type))
     deltalake.write_deltalake(str(world.output / "chunks"), rows, mode="append")
 
 
@@ -315,6 +318,23 @@ def test_rows_of_other_programs_are_kept(
     lost = vacuumed and operation in {"delete", "restore"}
     assert set(world.texts()) == {"1.txt", "2.txt", "strange", *(["3.txt"] if lost else [])}
     assert ("another program has removed version 1" in caplog.text) == (vacuumed and operation != "nothing")
+
+
+def test_rows_of_another_program_with_vectors_of_another_length(world: World) -> None:
+    """In one file with those of the catalogue."""
+    world.set(deletion_vectors=False)
+    world.write_all(several(3))
+    world.run()
+    _add_chunks(world, "strange", [1.0, 2.0, 3.0])
+    OTHERS["compact"](world)
+    world.write("1.txt", "Another one.")
+    world.run()
+    assert folded(world, None).keys() == world.expected.keys()
+    dataset = open_dataset(str(world.output))
+    assert "strange" in set(dataset.to_table(columns=["document_id"])["document_id"].to_pylist())
+    with pytest.raises(InputError, match=r"vectors of another length.* inspect names them"):
+        dataset.to_table()
+    assert "'strange'" in inspect(str(world.output)).examples["vectors of another length"][0]
 
 
 @pytest.mark.parametrize("gone", [False, True])
