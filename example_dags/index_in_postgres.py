@@ -6,8 +6,8 @@ Runs whenever `chunk_catalogue` has published a new version. Loads the documents
 since the version that the table has. The version that is loaded is written in the same transaction as the chunks: a
 load that fails changes nothing, and the next one starts from the same version.
 
-If the catalogue is another one, or has another model, chunker or dimension, `load` builds a new table with its index beside the
-old one and swaps them in the same transaction. Searches use the old table until then.
+If the catalogue is another one, or has another model, chunker or dimension, `load` builds a new table with its index
+beside the old one and swaps them in the same transaction. Searches use the old table until then.
 
 Create the connection `postgres_default`. The first task creates the extension `vector` if the database does not have
 it, which needs a superuser. To load everything again, drop both tables.

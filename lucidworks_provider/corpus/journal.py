@@ -32,7 +32,7 @@ import asyncio
 import json
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -140,18 +140,14 @@ class Journal:
 
     :param output: URI of the folder.
     :param keep: do not remove the files of new runs.
-    :param write: writes the file of a group; blocks.
     :ivar submissions: those of the run with all its attempts, and those intended, after :meth:`load` was iterated to
         its end.
     :ivar resubmissions: those of texts that had, or may have, been submitted before.
     """
 
-    def __init__(
-        self, output: str, *, keep: bool = False, write: Callable[[str, Sequence[bytes]], None] | None = None
-    ) -> None:
+    def __init__(self, output: str, *, keep: bool = False) -> None:
         self.output = output
         self._keep = keep
-        self._write_file = write or write_file
         # Folder of the current run below the output; set by head() and begin().
         self.run = ""
         self.submissions = self.resubmissions = 0
@@ -345,7 +341,7 @@ class Journal:
         self._full.set()
         return BodyLocation(await asyncio.shield(self._group_stored()), offset, len(body))
 
-    async def write(self, kind: Literal["part", "end"], value: Any) -> None:
+    async def write(self, kind: Literal["part", "failed", "unfinished", "end"], value: Any) -> None:
         """Write a record that stays until :meth:`end`; returns once it is stored."""
         self.append(kind, value)
         await self.flush()
@@ -447,7 +443,7 @@ class Journal:
 
     async def _write(self, group: _Group, name: str) -> None:
         try:
-            await in_thread(self._write_file, self._uri(name), group.lines)
+            await in_thread(write_file, self._uri(name), group.lines)
         except StorageError:
             self._writable.clear()
             raise

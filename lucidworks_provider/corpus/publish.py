@@ -316,8 +316,7 @@ class _Commit:
         small = [path for path, file in unmasked.items() if file.size < SMALL_BYTES]
         if len(small) >= SMALL_FILES:
             copied += small
-        written = write_vectors(self.uri, vectors) if vectors else {}
-        for path, vector in written.items():
+        for path, vector in write_vectors(self.uri, vectors).items():
             self.remove(path)
             self.add(replace(new.get(path) or self.files[path], vector=vector))
         for path, file in new.items():
