@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from operator import sub
 from typing import Any, Literal
 
+from tenacity import Retrying
+
 from lucidworks_provider import metrics
 from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.client.options import MAX_TEXT_BYTES
@@ -21,7 +23,7 @@ from lucidworks_provider.corpus.dataset import CHUNKS, NAMES, REJECTS, REPORT, S
 from lucidworks_provider.corpus.journal import BodyLocation, Journal, ReadOnlyJournal, Record, SegmentKey
 from lucidworks_provider.corpus.lease import Holder, Lease
 from lucidworks_provider.corpus.parts import Part, PartWriter, read_index
-from lucidworks_provider.corpus.pipeline import MAX_POLLED_RUNS, Pipeline, PipelineSettings, Service
+from lucidworks_provider.corpus.pipeline import MAX_POLLED_RUNS, Pipeline, PipelineSettings, Service, renewing
 from lucidworks_provider.corpus.plan import INLINE, Plan, PlanSummary
 from lucidworks_provider.corpus.publish import (
     RunRecord,
@@ -237,7 +239,7 @@ class _Run:
         corpus, db, last = self.corpus, self.db, self.last
         _load(db, self.tables, self.shard, corpus)
         # Another try may have taken over while the tables were read, or the source below.
-        self.lease.renew()
+        Retrying(**renewing())(self.lease.renew)
         resumed = resume_run(
             self._journal,
             corpus,
@@ -257,7 +259,7 @@ class _Run:
         exact = corpus.max_requests is not None
         plan, summary = _plan(corpus, db, self.tables, self.shard, self._warn, exact=exact)
         self._check_limits(summary)
-        self.lease.renew()
+        Retrying(**renewing())(self.lease.renew)
         if resumed is None:
             self._journal.begin(corpus.catalogue.as_json(), full_refresh=corpus.full_refresh)
         stats = RunStats(summary.documents, time.monotonic())
