@@ -703,10 +703,10 @@ def resume_run(
         return None
     parts = _replay(journal, db, set(names_in(below(corpus.output, CHUNKS))))
     log.info(
-        "Resuming an unfinished %s: %s parts, %s jobs or results.",
-        "full refresh" if head.get("full_refresh") else "run",
+        "Resuming an unfinished run: %s parts, %s jobs or results%s.",
         len(parts),
         db.count("SELECT count(*) FROM segments WHERE job != ''"),
+        "; it is a full refresh" if head.get("full_refresh") else "",
     )
     # The run may have died between the record of a part and the deletion of the bodies that it contains.
     # Jobs of a later text of a document are in no part.
