@@ -176,7 +176,9 @@ def run(
     _check_output(corpus)
     shard = read_shard(corpus.listing) if corpus.listing else None
     before = read_tables(corpus.output)
-    _prepare(corpus, shard, before)
+    if before.options != corpus.catalogue.as_json():
+        # Fails without a wait for the lease.
+        _prepare(corpus, shard, before)
     if shard is not None:
         complete_run(corpus.output, holder, wait_seconds)
     folder = _folder(corpus, shard)
