@@ -67,7 +67,7 @@ def write_parts(
             for n, one in enumerate(within)
         ]
         count = len(within) * each
-        parts.append(Part(path, "", len(within), count, 100 * len(within), file.close(), dimension))
+        parts.append(Part(path, "", count, 100 * len(within), file.close(), dimension))
     return parts, rows
 
 

@@ -349,7 +349,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "The next process continues with what was stored before a kill.",
             "integration/corpus/test_corpus_segments.py::TestJournal::test_what_was_flushed_is_found_by_the_next_process",
             "corpus/journal.py",
-            "await in_thread(self._write_file, self._uri(name), group.lines)",
+            "await in_thread(write_file, self._uri(name), group.lines)",
             "pass",
         ),
         Promise(

@@ -92,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--encoding", metavar="NAME", help="of text files without a byte order mark that are not UTF-8"
     )
+    one.add_argument(
+        "--max-document-bytes",
+        metavar="N",
+        type=_count,
+        default=argparse.SUPPRESS,
+        help="limit for a document or line (20,000,000)",
+    )
     one.add_argument("--csv-delimiter", metavar="C", help="between fields; a comma, of .tsv files a tab")
     one.add_argument("--csv-quotechar", metavar="C", default='"', help="around fields (%(default)s)")
     one.add_argument("--csv-escapechar", metavar="C", help="makes the next character part of the field")

@@ -19,7 +19,6 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lucidworks_provider.corpus.run_database import ON_TEMPORARY_DISK
@@ -90,7 +89,7 @@ class Dataset:
 
         :param columns: all if not given.
         :param filter: an expression of ``pyarrow.compute``.
-        :raises InputError: there is no such column.
+        :raises InputError: there is no such column, or another program has added vectors of another length.
         :raises StorageError: a file is missing or cannot be read.
         """
         import pyarrow as pa
@@ -104,9 +103,25 @@ class Dataset:
             found = pa.Table.from_batches([batch])
             if filter is not None:
                 found = found.filter(filter)
-            for part in found.select(wanted.names).cast(wanted).to_batches():
+            for part in self.cast(found.select(wanted.names), wanted).to_batches():
                 if part.num_rows:
                     yield part
+
+    def cast(self, rows: pa.Table, schema: pa.Schema) -> pa.Table:
+        """
+        Rows of the Delta table with the types of this module.
+
+        :raises InputError: they have other types, e.g. vectors of another length.
+        """
+        import pyarrow as pa
+
+        try:
+            return rows.cast(schema)
+        except pa.ArrowInvalid as err:
+            raise InputError(
+                f"{self.snapshot.uri} has rows with vectors of another length, or with nulls, which another program "
+                f"has added: {err} The command inspect names them. Delete them from the table."
+            ) from err
 
     def to_table(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
         """:meth:`to_batches` as one table in memory."""
@@ -299,13 +314,22 @@ def _with_chunks(chunks: Dataset, db: sqlite3.Connection, schema: pa.Schema) -> 
     """
     import pyarrow as pa
 
+    from lucidworks_provider.delta.rows import read_rows
+
     table = chunks.snapshot
     files = [row[0] for row in db.execute("SELECT DISTINCT file FROM changed WHERE chunks")]
-    if all(file in table.files for file in files):
-        table = replace(table, files={path: table.files[path] for path in files})
+    known = all(file in table.files for file in files)
     changed = "SELECT change, chunks FROM changed WHERE id = ? AND chunks"
     waiting: dict[str, list[pa.RecordBatch]] = {}
-    for batch in Dataset(table, chunks.schema).to_batches():
+
+    def named(rows: pa.RecordBatch, how: list[str]) -> pa.RecordBatch:
+        # Rows of other documents in the batch may have vectors of another length.
+        columns = (
+            chunks.cast(pa.Table.from_batches([rows]), chunks.schema).combine_chunks().to_batches()[0].columns
+        )
+        return pa.RecordBatch.from_arrays([pa.array(how, pa.string()), *columns], schema=schema)
+
+    for batch in read_rows(table, columns=chunks.schema.names, files=files if known else None):
         rows: dict[str, list[int]] = {}
         for row, document_id in enumerate(batch.column("document_id").to_pylist()):
             rows.setdefault(document_id, []).append(row)
@@ -327,18 +351,12 @@ def _with_chunks(chunks: Dataset, db: sqlite3.Connection, schema: pa.Schema) -> 
                 waiting[document_id] = together
             else:
                 ordered = pa.Table.from_batches(together).sort_by("chunk_index").to_batches()
-                ready += [_named(one, [change] * one.num_rows, schema) for one in ordered]
+                ready += [named(one, [change] * one.num_rows) for one in ordered]
         if taken:
-            ready.append(_named(batch.take(pa.array(taken)), how, schema))
+            ready.append(named(batch.take(pa.array(taken)), how))
         yield from pa.Table.from_batches(ready, schema).combine_chunks().to_batches()
     if waiting:
         raise InputError(
             f"{table.uri}: chunks of {len(waiting):,} documents are missing, e.g. of {next(iter(waiting))!r}. "
             "Another program has deleted them; the next run sends the documents again or drops them."
         )
-
-
-def _named(rows: pa.RecordBatch, how: list[str], schema: pa.Schema) -> pa.RecordBatch:
-    import pyarrow as pa
-
-    return pa.RecordBatch.from_arrays([pa.array(how, pa.string()), *rows.columns], schema=schema)

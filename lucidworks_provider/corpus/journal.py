@@ -13,7 +13,8 @@ is stored, so the next process has an intent for each submission whose id was lo
                                       documents again, and whether it has ended
     journal/RUN/00000007-…-work.log   INTENDED(segment), WITHDRAWN(segment), SUBMITTED(segment, job),
                                       BODY(segment, job, bytes), UNCONFIRMED(the same)
-    journal/RUN/00000009-…-kept.log   PART(files), FAILED(document, segments), END(of an attempt)
+    journal/RUN/00000009-…-kept.log   PART(files), FAILED(document, segments), UNFINISHED(document),
+                                      END(of an attempt)
 
 A work file is deleted when all its documents are in parts; kept files stay until the parts are committed. A record is
 a line of JSON; the bytes of a body follow its line. The last line of each file has the number of submissions and
@@ -31,7 +32,7 @@ import asyncio
 import json
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -94,11 +95,21 @@ class Record:
 
     :param job: id, of SUBMITTED, BODY and UNCONFIRMED.
     :param location: of the bytes of a BODY.
-    :param value: of PART, FAILED, END and SENT; of INTENDED and WITHDRAWN ``again``, as in :meth:`Journal.intend`.
+    :param value: of PART, FAILED, UNFINISHED, END and SENT; of INTENDED and WITHDRAWN ``again``, as in
+        :meth:`Journal.intend`.
     """
 
     kind: Literal[
-        "intended", "withdrawn", "submitted", "body", "unconfirmed", "part", "failed", "end", "sent"
+        "intended",
+        "withdrawn",
+        "submitted",
+        "body",
+        "unconfirmed",
+        "part",
+        "failed",
+        "unfinished",
+        "end",
+        "sent",
     ]
     key: SegmentKey | None = None
     job: str = ""
@@ -129,18 +140,14 @@ class Journal:
 
     :param output: URI of the folder.
     :param keep: do not remove the files of new runs.
-    :param write: writes the file of a group; blocks.
     :ivar submissions: those of the run with all its attempts, and those intended, after :meth:`load` was iterated to
         its end.
     :ivar resubmissions: those of texts that had, or may have, been submitted before.
     """
 
-    def __init__(
-        self, output: str, *, keep: bool = False, write: Callable[[str, Sequence[bytes]], None] | None = None
-    ) -> None:
+    def __init__(self, output: str, *, keep: bool = False) -> None:
         self.output = output
         self._keep = keep
-        self._write_file = write or write_file
         # Folder of the current run below the output; set by head() and begin().
         self.run = ""
         self.submissions = self.resubmissions = 0
@@ -334,12 +341,12 @@ class Journal:
         self._full.set()
         return BodyLocation(await asyncio.shield(self._group_stored()), offset, len(body))
 
-    async def write(self, kind: Literal["part", "failed", "end"], value: Any) -> None:
+    async def write(self, kind: Literal["part", "failed", "unfinished", "end"], value: Any) -> None:
         """Write a record that stays until :meth:`end`; returns once it is stored."""
         self.append(kind, value)
         await self.flush()
 
-    def append(self, kind: Literal["part", "failed", "end"], value: Any) -> None:
+    def append(self, kind: Literal["part", "failed", "unfinished", "end"], value: Any) -> None:
         """Add a record to the next group; see :meth:`write`."""
         self._kept.add(_plain(Record(kind, value=value)))
         self._full.set()
@@ -436,7 +443,7 @@ class Journal:
 
     async def _write(self, group: _Group, name: str) -> None:
         try:
-            await in_thread(self._write_file, self._uri(name), group.lines)
+            await in_thread(write_file, self._uri(name), group.lines)
         except StorageError:
             self._writable.clear()
             raise

@@ -49,7 +49,6 @@ class Part:
 
     path: str
     index: str
-    documents: int
     chunks: int
     tokens: int
     bytes: int
@@ -322,8 +321,8 @@ class PartWriter:
         index = ParquetFile(self._index)
         index.write_columns(zip(*self.rows, strict=True), _index_schema())
         index.close()
-        counts = (len(self.rows), self.chunks, self.tokens)
-        return Part(path, self._index, *counts, size, self.dimension, self.truncated, self.warnings)
+        counts = (self.chunks, self.tokens, size, self.dimension, self.truncated, self.warnings)
+        return Part(path, self._index, *counts)
 
     def abandon(self) -> None:
         """Discard the files."""

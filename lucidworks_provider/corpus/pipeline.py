@@ -621,6 +621,13 @@ _SYSTEMIC = {Reason.REFUSED, Reason.FAILED, Reason.MALFORMED, Reason.GONE, Reaso
 MAX_REJECTED_IN_A_ROW = 25
 
 
+def renewing() -> dict[str, Any]:
+    """The policy of renewals of the lease: a storage that fails for a minute does not end the run."""
+    return retry_on(
+        StorageError, attempts=CHECK_ATTEMPTS, wait=wait_fixed(CHECK_SECONDS), what="Renewing the lease"
+    )
+
+
 class ConsecutiveFailuresError(TooManyRejectsError):
     """:data:`MAX_REJECTED_IN_A_ROW` documents were rejected, and none in flight with them was chunked."""
 
@@ -720,14 +727,8 @@ class Pipeline:
             await in_thread(import_module, name)
 
     async def _check(self) -> None:
-        """Renew the lease; a storage that fails for a minute does not end the run."""
-        renewing = retry_on(
-            StorageError,
-            attempts=CHECK_ATTEMPTS,
-            wait=wait_fixed(CHECK_SECONDS),
-            what="Renewing the lease",
-        )
-        await retry_async(in_thread, self.check, **renewing)
+        """Renew the lease."""
+        await retry_async(in_thread, self.check, **renewing())
 
     async def _send_all(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
         async with asyncio.TaskGroup() as documents:
@@ -884,6 +885,7 @@ class Pipeline:
         if err.job_unfinished:
             again = "polls it" if attempts % MAX_POLLED_RUNS else "submits its text"
             detail += f" The next run {again} again."
+            self.journal.append("unfinished", [document_id, digest, attempts])
         else:
             value = [document_id, digest, err.reason, detail, attempts, *(key[2:] for key in bad)]
             self.journal.append("failed", value)

@@ -133,6 +133,8 @@ class Plan:
             # It may have no hash, if another program has deleted chunks of it.
             before = "SELECT id, ? FROM documents WHERE file = ? AND (hash IS NOT NULL OR present)"
             db.run(f"INSERT OR IGNORE INTO source {before}", REJECTED, path)
+            # Or one that an earlier try has chunked.
+            db.run("INSERT OR IGNORE INTO source SELECT id, ? FROM new WHERE file = ?", REJECTED, path)
         self._skip_from_other_shards()
         todo = db.count("SELECT count(*) FROM source WHERE action = ?", TODO)
         return PlanSummary(db.count("SELECT count(*) FROM source"), todo, self._requests, self._bytes)

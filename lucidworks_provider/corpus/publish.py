@@ -169,10 +169,12 @@ def publish(
         chunks = _Commit(below(output, CHUNKS), tables.chunks, deletion_vectors=settings.deletion_vectors)
         chunks.actions += [file.remove(_now()) for file in tables.lost.values()]
         _write_chunks(chunks, db, parts, settings)
-        version = chunks.version if chunks.actions else chunks.version - 1
+        # Consumers of changes may have the version before.
+        new = chunks.actions or db.one(f"SELECT 1 {_UPSERTS} WHERE {_NEW_VERSION}")
+        version = chunks.version if new else chunks.version - 1
         documents = -1 if tables.documents is None else tables.documents.version
         # Versions of other writers are recorded: readers of changes find them, and positions are read once.
-        changed = chunks.actions or tables.documents is None or tables.changed_by_others
+        changed = new or tables.documents is None or tables.changed_by_others
         changed = changed or db.one("SELECT 1 FROM upserts")
         result = {
             **returned(counts),
@@ -188,8 +190,8 @@ def publish(
         record = RunRecord(number, task, journal, result, version, action, transactions or {}, tables.run)
         write_run_record(output, record)
         lease.renew()
-        if not chunks.actions or chunks.commit({RUN: number}, "WRITE"):
-            result["documents_version"] = _commit_documents(
+        if not new or chunks.commit({RUN: number}, "WRITE"):
+            committed = _commit_documents(
                 output,
                 db,
                 tables.documents,
@@ -198,7 +200,7 @@ def publish(
                 properties=settings.properties,
                 deletion_vectors=settings.deletion_vectors,
             )
-            return result, True
+            return _correct_record(output, record, committed), True
         before, tables = tables, read_tables(output, tables).without(tables.lost)
         if tables.chunks is None or tables.chunks_run != before.chunks_run:
             raise OutputBusyError(
@@ -314,8 +316,7 @@ class _Commit:
         small = [path for path, file in unmasked.items() if file.size < SMALL_BYTES]
         if len(small) >= SMALL_FILES:
             copied += small
-        written = write_vectors(self.uri, vectors) if vectors else {}
-        for path, vector in written.items():
+        for path, vector in write_vectors(self.uri, vectors).items():
             self.remove(path)
             self.add(replace(new.get(path) or self.files[path], vector=vector))
         for path, file in new.items():
@@ -451,6 +452,11 @@ def _copy(
 # -- documents -----------------------------------------------------------------------------------------
 
 
+_UPSERTS = "FROM upserts u LEFT JOIN documents d ON d.id = u.id"
+# Documents whose chunks the run or, since the last run, another program has changed.
+_NEW_VERSION = "(u.change IS NOT NULL OR coalesce(d.altered, 0))"
+
+
 def _write_upserts(uri: str, db: RunDatabase, version: int) -> DataFile | None:
     """
     Write the new rows of ``documents``.
@@ -459,9 +465,9 @@ def _write_upserts(uri: str, db: RunDatabase, version: int) -> DataFile | None:
     """
     query = (
         "SELECT u.id, u.status, u.hash, u.size, u.etag, u.file, u.part, u.first, u.chunks, u.tokens, "
-        "coalesce(u.change, d.change), CASE WHEN u.change IS NULL THEN d.version ELSE ? END, "
+        f"coalesce(u.change, iif(d.altered, 'changed', d.change)), iif({_NEW_VERSION}, ?, d.version), "
         "coalesce(d.presence, ''), u.reason, u.detail, u.attempts, u.rejected_hash, u.change "
-        "FROM upserts u LEFT JOIN documents d ON d.id = u.id ORDER BY u.id"
+        f"{_UPSERTS} ORDER BY u.id"
     )
     count, schema = db.count("SELECT count(*) FROM upserts"), documents_schema()
     if not count:
@@ -491,11 +497,11 @@ def _commit_documents(
     *,
     properties: Mapping[str, str],
     deletion_vectors: bool,
-) -> int:
+) -> int | None:
     """
     Commit the upserts to ``documents`` in place of the rows that it has of them.
 
-    :return: the version.
+    :return: the version; None if another run has made this commit.
     :raises OutputBusyError: another writer commits before each attempt.
     :raises StorageError: the file of upserts is missing.
     """
@@ -507,7 +513,7 @@ def _commit_documents(
             # Another run may have made this commit and removed the file.
             if (table := read_table(uri)) is None or table.transactions.get(RUN, 0) < transactions[RUN]:
                 raise
-            return table.version
+            return None
     for _ in range(COMMITS):
         target = _Commit(uri, table, deletion_vectors=deletion_vectors)
         target.describe(
@@ -524,8 +530,7 @@ def _commit_documents(
             return target.version
         if (table := read_table(uri, known=table)) is not None:
             if table.transactions.get(RUN, 0) >= transactions[RUN]:
-                # Another run has completed this one.
-                return table.version
+                return None
             _find_document_rows(db, table)
     raise _concurrent_commits_error(uri)
 
@@ -608,7 +613,7 @@ def _complete(output: str, db: RunDatabase, tables: Tables, record: RunRecord) -
         for batch in read_file_rows(output, rows, documents_schema()):
             ids = batch.column("document_id").to_pylist()
             db.many("INSERT INTO upserts VALUES (?)", ((one,) for one in ids))
-    _commit_documents(
+    committed = _commit_documents(
         output,
         db,
         tables.documents,
@@ -617,6 +622,7 @@ def _complete(output: str, db: RunDatabase, tables: Tables, record: RunRecord) -
         properties={name: text for name, text in tables.chunks.configuration.items() if name in _RETENTIONS},
         deletion_vectors="deletionVectors" in tables.chunks.writer_features,
     )
+    _correct_record(output, record, committed)
 
 
 # -- maintenance ---------------------------------------------------------------------------------------
@@ -699,6 +705,21 @@ def write_run_record(folder: str, record: RunRecord) -> None:
     write_file(_record_uri(folder, record.number), json.dumps(asdict(record), indent=1).encode())
 
 
+def _correct_record(output: str, record: RunRecord, committed: int | None) -> dict[str, Any]:
+    """
+    Write the version of ``documents`` to the record, if another program has committed the expected one.
+
+    :param committed: the version; None if another run has made the commit.
+    :return: what the task returns.
+    """
+    if committed is None:
+        record = read_run_record(output, record.number) or record
+    elif committed != record.returned["documents_version"]:
+        record = replace(record, returned={**record.returned, "documents_version": committed})
+        write_run_record(output, record)
+    return dict(record.returned)
+
+
 def read_run_record(folder: str, number: int) -> RunRecord | None:
     """
     Read a record; None if there is none.
@@ -736,14 +757,17 @@ def rows_path(number: int) -> str:
 
 
 def find_returned(
-    folder: str, task: Mapping[str, Any], published: int | None, *, all_runs: bool
+    folder: str, task: Mapping[str, Any], published: int | None, *, try_number: int
 ) -> dict[str, Any] | None:
     """
-    What an earlier try of a task has returned, if that try was complete.
+    What an earlier try of a task has returned, if that try was complete; another task may have run since.
+
+    Before the first try there is none: an equal task is that of a DAG run that was deleted and created again.
 
     :param published: number of the last run in the tables; None for a shard, whose runs only have to be staged.
-    :param all_runs: also search runs before the last one: another task may have run between the two tries.
     """
+    if try_number == 1:
+        return None
     expected = published
     for number in run_numbers(folder):
         # A run without its commit is not the base of a later one.
@@ -751,8 +775,6 @@ def find_returned(
             if record.task == task:
                 log.info("An earlier try of this task was complete, so its result is returned.")
                 return dict(record.returned)
-            if not all_runs:
-                break
             expected = None if published is None else record.base
     return None
 

@@ -78,7 +78,7 @@ def render(stats: Mapping[str, Any], about: Mapping[str, Any]) -> str:
         _histogram(stats.get("latency"), "Job latency", "jobs", "from submission to result", _seconds),
     )
     return _template().render(
-        title=about.get("title") or f"Chunks of {about.get('source') or 'a corpus'}",
+        title=about.get("title", ""),
         summary=_summary(stats),
         figures=_figures(stats),
         histograms=[one for one in histograms if one],

@@ -10,9 +10,11 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from operator import sub
 from typing import Any, Literal
+
+from tenacity import Retrying
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.chunking import ChunkingOptions
@@ -21,7 +23,7 @@ from lucidworks_provider.corpus.dataset import CHUNKS, NAMES, REJECTS, REPORT, S
 from lucidworks_provider.corpus.journal import BodyLocation, Journal, ReadOnlyJournal, Record, SegmentKey
 from lucidworks_provider.corpus.lease import Holder, Lease
 from lucidworks_provider.corpus.parts import Part, PartWriter, read_index
-from lucidworks_provider.corpus.pipeline import MAX_POLLED_RUNS, Pipeline, PipelineSettings, Service
+from lucidworks_provider.corpus.pipeline import MAX_POLLED_RUNS, Pipeline, PipelineSettings, Service, renewing
 from lucidworks_provider.corpus.plan import INLINE, Plan, PlanSummary
 from lucidworks_provider.corpus.publish import (
     RunRecord,
@@ -126,9 +128,12 @@ def plan_run(corpus: Corpus) -> dict[str, Any]:
     :raises InputError: a run would fail with it before it sends anything.
     :raises StorageError: as for ``InputError``, e.g. if a data file is gone.
     """
-    tables = check_files(_checked_tables(corpus), full_refresh=corpus.full_refresh)
+    _check_output(corpus)
     shard = read_shard(corpus.listing) if corpus.listing else None
-    folder, published = _folder(corpus, shard), tables.run if shard is None else tables.staged(shard)
+    folder = _folder(corpus, shard)
+    tables = read_tables(corpus.output)
+    corpus, last = _prepare(corpus, shard, tables)
+    tables = check_files(tables, full_refresh=corpus.full_refresh)
     if (number := tables.incomplete_run) is not None:
         log.warning(
             "Run %s died between its two commits, and the next run makes the second one. Before that, a plan does "
@@ -137,7 +142,6 @@ def plan_run(corpus: Corpus) -> dict[str, Any]:
         )
     with RunDatabase() as db:
         _load(db, tables, shard, corpus)
-        last = read_run_record(folder, published) if published else None
         resume_run(
             ReadOnlyJournal(folder),
             corpus,
@@ -169,8 +173,12 @@ def run(
     :raises BudgetExceededError: before anything is sent, or with all results kept.
     :raises LucidworksError: a failure common to all documents. A retry resumes the run.
     """
-    before = _checked_tables(corpus)
+    _check_output(corpus)
     shard = read_shard(corpus.listing) if corpus.listing else None
+    before = read_tables(corpus.output)
+    if before.options != corpus.catalogue.as_json():
+        # Fails without a wait for the lease.
+        _prepare(corpus, shard, before)
     if shard is not None:
         complete_run(corpus.output, holder, wait_seconds)
     folder = _folder(corpus, shard)
@@ -179,21 +187,24 @@ def run(
     try:
         # The former holder may have changed the tables.
         tables = (complete_run_with_lease if shard is None else read_tables)(corpus.output, before)
-        tables = _checked_tables(corpus, tables)
+        corpus, last = _prepare(corpus, shard, tables)
         task = {"instance": list(holder.instance), "generation": generation}
         published = tables.run if shard is None else None
-        if (found := find_returned(folder, task, published, all_runs=holder.try_number > 1)) is not None:
+        if (found := find_returned(folder, task, published, try_number=holder.try_number)) is not None:
             return found
         tables = check_files(tables, full_refresh=corpus.full_refresh)
         with RunDatabase() as db:
-            return _Run(corpus, service, db, tables, lease, task, shard, folder).execute()
+            return _Run(corpus, service, db, tables, lease, task, shard, folder, last).execute()
     finally:
         lease.release()
 
 
 @dataclass
 class _Run:
-    """:param folder: of lease, journal and records: the output, or the folder of the shard."""
+    """
+    :param folder: of lease, journal and records: the output, or the folder of the shard.
+    :param last: the last run in the tables.
+    """
 
     corpus: Corpus
     service: Service
@@ -203,6 +214,7 @@ class _Run:
     task: Mapping[str, Any]
     shard: Shard | None
     folder: str
+    last: RunRecord | None
     parts: list[Part] = field(default_factory=list)
     # Submissions and resubmissions in the journal that the last published run has returned.
     _returned_before: Sequence[int] = field(default=(0, 0), init=False)
@@ -226,9 +238,10 @@ class _Run:
         return next((part.dimension for part in reversed(self.parts) if part.dimension), before)
 
     def execute(self) -> dict[str, Any]:
-        corpus, db = self.corpus, self.db
+        corpus, db, last = self.corpus, self.db, self.last
         _load(db, self.tables, self.shard, corpus)
-        last = read_run_record(self.folder, self._published) if self._published else None
+        # Another try may have taken over while the tables were read, or the source below.
+        Retrying(**renewing())(self.lease.renew)
         resumed = resume_run(
             self._journal,
             corpus,
@@ -243,12 +256,12 @@ class _Run:
             self.parts = resumed
             if last is not None and last.journal == self._journal.run:
                 self._returned_before = last.sent
-            self._check_dimension()
         if self.shard is not None:
             delete_staged(self.folder, self._published)
         exact = corpus.max_requests is not None
         plan, summary = _plan(corpus, db, self.tables, self.shard, self._warn, exact=exact)
         self._check_limits(summary)
+        Retrying(**renewing())(self.lease.renew)
         if resumed is None:
             self._journal.begin(corpus.catalogue.as_json(), full_refresh=corpus.full_refresh)
         stats = RunStats(summary.documents, time.monotonic())
@@ -265,7 +278,7 @@ class _Run:
         with _infrequent_gc():
             pipeline = asyncio.run(self._send(plan, stats))
         self._check_tokens(pipeline, summary)
-        return self._finish(pipeline, stats, last)
+        return self._finish(pipeline, stats)
 
     def _warn(self, message: str, *values: object) -> None:
         self._warnings += 1
@@ -295,7 +308,7 @@ class _Run:
             dimension=self._dimension,
         )
 
-    def _finish(self, pipeline: Pipeline, stats: RunStats, last: RunRecord | None) -> dict[str, Any]:
+    def _finish(self, pipeline: Pipeline, stats: RunStats) -> dict[str, Any]:
         corpus, rejected = self.corpus, self._check_rejects(stats)
         settings = TableSettings(
             corpus.catalogue,
@@ -320,7 +333,7 @@ class _Run:
             lease=self.lease,
             task=self.task,
             journal=self._journal.run,
-            last=last,
+            last=self.last,
             returned=lambda counts: self._returned(counts, rejected),
             report=lambda result: self._report(result, stats),
         )
@@ -481,15 +494,6 @@ class _Run:
             "sends the rest with a new budget, and nothing twice."
         )
 
-    def _check_dimension(self) -> None:
-        """:raises InputError: the unfinished run is a full refresh, whose vectors have another length."""
-        new, old = self._dimension, self._old_dimension
-        if old and new != old and not self.corpus.full_refresh:
-            raise InputError(
-                f"An unfinished full refresh has vectors of {new} numbers, and the tables in {self.corpus.output} of "
-                f"{old}: the deployment changed. Complete it with full_refresh=True."
-            )
-
     def _check_limits(self, summary: PlanSummary) -> None:
         corpus = self.corpus
         if corpus.max_requests is not None and summary.requests > corpus.max_requests:
@@ -582,20 +586,25 @@ def _plan(
     return plan, summary
 
 
-def _checked_tables(corpus: Corpus, tables: Tables | None = None) -> Tables:
+def _prepare(corpus: Corpus, shard: Shard | None, tables: Tables) -> tuple[Corpus, RunRecord | None]:
     """
-    The tables of the output, if this run may update them.
+    The settings of a run, and the last run in the tables.
 
-    :param tables: as just read; None to read them.
+    A run after an unfinished full refresh completes it, as its chunks may be of another deployment.
+
     :raises InputError: the folder holds something else, or chunks of another configuration.
     """
-    _check_output(corpus)
-    tables = tables or read_tables(corpus.output)
+    folder, published = _folder(corpus, shard), tables.run if shard is None else tables.staged(shard)
+    last = read_run_record(folder, published) if published else None
+    if not corpus.full_refresh and (head := Journal(folder).head()) is not None:
+        of_last = last is not None and head["run"] == last.journal
+        if head.get("full_refresh") and head.get("options") == corpus.catalogue.as_json() and not of_last:
+            corpus = replace(corpus, full_refresh=True)
     if tables.options is None:
         check_empty(corpus.output)
     else:
         check_table_options(tables.options, corpus, corpus.output)
-    return tables
+    return corpus, last
 
 
 def _check_output(corpus: Corpus) -> None:
@@ -696,9 +705,10 @@ def resume_run(
         return None
     parts = _replay(journal, db, set(names_in(below(corpus.output, CHUNKS))))
     log.info(
-        "Resuming an unfinished run: %s parts, %s jobs or results.",
+        "Resuming an unfinished run: %s parts, %s jobs or results%s.",
         len(parts),
         db.count("SELECT count(*) FROM segments WHERE job != ''"),
+        "; it is a full refresh" if head.get("full_refresh") else "",
     )
     # The run may have died between the record of a part and the deletion of the bodies that it contains.
     # Jobs of a later text of a document are in no part.
@@ -735,6 +745,11 @@ def carry_over(journal: Journal, db: RunDatabase, rejects: str) -> None:
         journal.end()
 
 
+# As in _UNFINISHED.
+_DROP_UNFINISHED = f"""
+UPDATE segments SET job = '' FROM unfinished u WHERE u.id = segments.id AND u.hash = segments.hash AND NOT u.ended
+AND log IS NULL AND u.attempts % {MAX_POLLED_RUNS} = 0
+"""  # noqa: S608
 _SET_SEGMENT = "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -771,8 +786,14 @@ def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> list[P
                     db.run(f"{lost} AND {where}", document_id, digest, *segment)
                 if not bad:
                     db.run(lost, document_id)
+            case "unfinished":
+                db.run(
+                    "INSERT OR REPLACE INTO unfinished (id, hash, attempts) VALUES (?, ?, ?)", *record.value
+                )
             case "end":
                 db.clear_failures()
+                db.run(_DROP_UNFINISHED)
+                db.run("UPDATE unfinished SET ended = 1")
             case "withdrawn":
                 # With `again` an earlier submission remains possible.
                 if not record.value:

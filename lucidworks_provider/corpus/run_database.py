@@ -14,6 +14,7 @@ of documents, the journal and the source.
 ``segments``    intents, jobs and results in the journal; without a job, the text may have been submitted
 ``rejects``     documents that this run rejects
 ``failed``      texts that are not sent again
+``unfinished``  texts whose jobs had not ended, rejected by an earlier try of the run; ``ended``: the try has ended
 ``tried``       texts that an earlier try of the run has sent, and that failed
 ``unknown``     documents of a shard that it did not have before
 ==============  ==================================================================
@@ -37,7 +38,7 @@ _TABLES = """
 CREATE TABLE documents (id TEXT PRIMARY KEY, status TEXT, hash TEXT, size INTEGER, etag TEXT, file TEXT, part TEXT,
     first INTEGER, chunks INTEGER, tokens INTEGER, change TEXT, version INTEGER, presence TEXT, reason TEXT,
     detail TEXT, attempts INTEGER, rejected_hash TEXT, doc_file TEXT, doc_row INTEGER, present INTEGER,
-    moved INTEGER DEFAULT 0, dropped INTEGER DEFAULT 0) WITHOUT ROWID;
+    moved INTEGER DEFAULT 0, dropped INTEGER DEFAULT 0, altered INTEGER DEFAULT 0) WITHOUT ROWID;
 CREATE VIEW old AS SELECT id, hash, size, etag, file, chunks, part, first, tokens FROM documents
     WHERE hash IS NOT NULL;
 CREATE TABLE new (id TEXT PRIMARY KEY, hash TEXT, size INTEGER, etag TEXT, file TEXT, chunks INTEGER, part TEXT,
@@ -51,6 +52,7 @@ CREATE TABLE segments (id TEXT, hash TEXT, start INTEGER, length INTEGER, job TE
 CREATE TABLE rejects (id TEXT PRIMARY KEY, reason TEXT, detail TEXT, attempts INTEGER, file TEXT, hash TEXT)
     WITHOUT ROWID;
 CREATE TABLE failed (id TEXT PRIMARY KEY, hash TEXT, reason TEXT, detail TEXT, attempts INTEGER) WITHOUT ROWID;
+CREATE TABLE unfinished (id TEXT PRIMARY KEY, hash TEXT, attempts INTEGER, ended INTEGER DEFAULT 0) WITHOUT ROWID;
 CREATE TABLE tried (id TEXT PRIMARY KEY, hash TEXT) WITHOUT ROWID;
 CREATE TABLE foreign_ids (id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE INDEX new_file ON new (file);
@@ -228,7 +230,7 @@ class RunDatabase:
     def clear_run(self) -> None:
         """Remove everything that was loaded from the journal."""
         self.clear_failures()
-        for table in ("new", "segments", "tried"):
+        for table in ("new", "segments", "tried", "unfinished"):
             self.run(f"DELETE FROM {table}")  # noqa: S608
 
     def clear_failures(self) -> None:
@@ -261,7 +263,12 @@ class RunDatabase:
 
     def attempts(self, document_id: str) -> int:
         """Runs that have rejected a document, if this run rejects it."""
-        return self.count("SELECT sum(attempts) FROM documents WHERE id = ?", document_id) + 1
+        # A try that was killed did not reject it.
+        query = (
+            "SELECT max(attempts) FROM (SELECT attempts FROM documents WHERE id = ?1 "
+            "UNION ALL SELECT attempts - (NOT ended) FROM unfinished WHERE id = ?1)"
+        )
+        return self.count(query, document_id) + 1
 
     def rejected_before(self, document_id: str, digest: str) -> bool:
         """Whether the last run, or an earlier try of this one, has rejected the same text."""

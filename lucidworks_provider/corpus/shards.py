@@ -370,7 +370,7 @@ def publish_shards(
     try:
         tables = complete_run_with_lease(output)
         task = {"instance": list(holder.instance), "generation": generation}
-        if (found := find_returned(output, task, tables.run, all_runs=holder.try_number > 1)) is not None:
+        if (found := find_returned(output, task, tables.run, try_number=holder.try_number)) is not None:
             return found
         shards = [read_staged(uri) for uri in uris]
         options = _check_shards(shards)

@@ -47,12 +47,11 @@ class Histogram:
     :param edges: ascending; bucket ``i`` has values from ``edges[i - 1]`` to below ``edges[i]``.
     """
 
-    __slots__ = ("counts", "edges", "least", "most", "sum")
+    __slots__ = ("counts", "edges", "least", "most")
 
     def __init__(self, edges: tuple[float, ...]) -> None:
         self.edges = edges
         self.counts = [0] * (len(edges) + 1)
-        self.sum = 0.0
         self.least = float("inf")
         self.most = float("-inf")
 
@@ -60,7 +59,6 @@ class Histogram:
         """Count values."""
         for value in values:
             self.counts[bisect_right(self.edges, value)] += 1
-        self.sum += sum(values)
         self.least, self.most = min((self.least, *values)), max((self.most, *values))
 
     def quantile(self, share: float) -> float | None:
@@ -88,7 +86,6 @@ class Histogram:
         ends = (self.least, *self.edges, max(self.most, self.edges[-1]))
         return {
             "count": sum(self.counts),
-            "sum": round(self.sum, 3),
             "min": self.least,
             "max": self.most,
             "median": self.quantile(0.5),
@@ -274,14 +271,13 @@ class RunStats:
             words.append(f"about {duration((self.total - self.done) * during / done)} left")
         return ", ".join(words)
 
-    def as_json(self, now: float | None = None) -> dict[str, Any]:
+    def as_json(self, now: float) -> dict[str, Any]:
         """
         All counts as plain values, a few kilobytes.
 
-        :param now: the end of the run; the last event if not given.
+        :param now: the end of the run.
         """
-        if now is not None:
-            self._step(now)
+        self._step(now)
         return {
             "total": self.total,
             "documents": self.documents,

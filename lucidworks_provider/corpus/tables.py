@@ -299,7 +299,7 @@ def load_documents(db: RunDatabase, documents: Table | None, shard: Shard | None
     if documents is None:
         return
     db.many(
-        f"INSERT OR REPLACE INTO documents VALUES ({', '.join('?' * 20)}, 0, 0)",  # noqa: S608
+        f"INSERT OR REPLACE INTO documents VALUES ({', '.join('?' * 20)}, 0, 0, 0)",  # noqa: S608
         _document_rows(documents, shard),
     )
     db.run("CREATE INDEX documents_file ON documents (file)")
@@ -309,7 +309,7 @@ def add_documents_of_other_shards(db: RunDatabase, documents: Table | None) -> N
     """Load the rows of a shard's documents that were in files of other shards."""
     if documents is not None:
         db.many(
-            f"INSERT OR IGNORE INTO documents SELECT {', '.join('?' * 20)}, 0, 0 "  # noqa: S608
+            f"INSERT OR IGNORE INTO documents SELECT {', '.join('?' * 20)}, 0, 0, 0 "  # noqa: S608
             f"WHERE EXISTS (SELECT 1 FROM source WHERE id = ? AND action = {TODO})",
             ((*row, row[0]) for row in _document_rows(documents, None)),
         )
@@ -385,10 +385,10 @@ def reconcile(
         )
     known = f"id IN (SELECT id FROM documents WHERE NOT present) OR {unknown} AND id IN (SELECT id FROM lost)"  # noqa: S608
     db.run(
-        "INSERT INTO documents (id, status, chunks, tokens, presence, attempts, present, moved) "  # noqa: S608
-        f"SELECT id, 'ok', total, 0, '0', 0, 1, 1 FROM sums WHERE {known} "
+        "INSERT INTO documents (id, status, chunks, tokens, presence, attempts, present, moved, altered) "  # noqa: S608
+        f"SELECT id, 'ok', total, 0, '0', 0, 1, 1, 1 FROM sums WHERE {known} "
         "ON CONFLICT (id) DO UPDATE SET hash = NULL, chunks = excluded.chunks, first = NULL, present = 1, moved = 1, "
-        "presence = ltrim(presence || ',0', ',')"
+        "altered = 1, presence = ltrim(presence || ',0', ',')"
     )
     # A document with chunks in several places has no first row; they are searched for when they have to be removed.
     db.run(
@@ -415,7 +415,7 @@ def reconcile(
         # Documents without hash and etag are sent again.
         change = "hash = NULL, etag = ''" if on_missing_chunks == "resend" else "dropped = 1"
         db.run(
-            f"UPDATE documents SET {change}, first = NULL, "  # noqa: S608
+            f"UPDATE documents SET {change}, first = NULL, altered = 1, "  # noqa: S608
             "chunks = coalesce((SELECT total FROM sums WHERE sums.id = documents.id), 0), moved = 1 "
             "WHERE id IN (SELECT id FROM missing)"
         )
@@ -565,7 +565,7 @@ def build_upserts(db: RunDatabase, *, keep_old: bool, prune: bool) -> Counts:
     # Unchanged texts whose file, position or status has changed; and rejects, which keep the chunks that they had.
     was = "CASE WHEN present THEN 'ok' ELSE 'deleted' END"
     other = "(present AND status != 'ok') OR status = 'rejected'"
-    as_it_is(f"action = {SAME} AND (moved OR touched OR {other})", was)
+    as_it_is(f"moved OR action = {SAME} AND (touched OR {other})", was)
     as_it_is(f"action = {REJECTED}", was)
     db.run(
         "INSERT OR IGNORE INTO upserts SELECT id, 'rejected', NULL, NULL, NULL, file, NULL, NULL, 0, 0, NULL, NULL, "

@@ -50,7 +50,7 @@ NOTE = r"""{"number": 7, "task": {"instance": ["d", "r", "t", -1], "generation":
     "stats": "{\"numRecords\":2}"}}"""
 STAGED = """{"shard": "002-of-004", "number": 5, "base": 4, "options": {"chunker": "sentence", "model_id": "gte-small",
     "data_type": "passage", "chunker_config": {}, "model_config": {}}, "dimension": 384, "deletion_vectors": true,
-    "parts": [{"path": "20261129T122308-af4dd852.parquet", "index": "PLACE/index.parquet", "documents": 2, "chunks": 3,
+    "parts": [{"path": "20261129T122308-af4dd852.parquet", "index": "PLACE/index.parquet", "chunks": 3,
     "tokens": 14, "bytes": 2003, "dimension": 384}], "facts": "PLACE/staged/00000005.parquet",
     "on_missing_chunks": "resend", "prune": true, "full_refresh": false, "returned": {"documents": 2, "version": null}, "stats": {"total": 2, "seconds": 0.029, "rejected": {}}}"""
 LISTING = """{"number": 2, "of": 4}

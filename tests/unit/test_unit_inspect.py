@@ -602,6 +602,18 @@ class TestCommand:
         assert "  documents       4\n" in said
         assert "No problems found. (" in said
 
+    def test_how_to_read_the_source(self, catalogue: Catalogue) -> None:
+        catalogue.write()
+        arguments = [
+            "inspect",
+            str(catalogue.output),
+            "--source",
+            str(catalogue.source),
+            "--max-document-bytes",
+        ]
+        assert main([*arguments, "10"]) == 1
+        assert main([*arguments, "30000000"]) == 0
+
     def test_problems(self, catalogue: Catalogue, capsys: pytest.CaptureFixture[str]) -> None:
         catalogue.add("a.parquet", "b\x1b[31m\u202ered.txt")
         catalogue.chunks["a.parquet"][-1]["vector"] = [0.0, 0.0, 0.0]

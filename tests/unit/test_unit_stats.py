@@ -177,7 +177,7 @@ def test_as_json_is_plain() -> None:
     stats.skipped()
     stats.chunked(1_002.0, 1.0, [10, 20], 5)
     stats.rejected(Reason.EMPTY)
-    plain = stats.as_json()
+    plain = stats.as_json(1_002.0)
     assert json.loads(json.dumps(plain)) == plain
     assert type(next(iter(plain["rejected"]))) is str
     series, sizes, latency = (plain.pop(name) for name in ("series", "chunk_sizes", "latency"))
@@ -192,7 +192,7 @@ def test_as_json_is_plain() -> None:
             "unanswered": 1,
         },
     }
-    assert (sizes["count"], sizes["sum"], latency["count"], latency["max"]) == (2, 30, 1, 1.0)
+    assert (sizes["count"], latency["count"], latency["max"]) == (2, 1, 1.0)
     assert series["documents"] == [0, 0, 1]
     assert series["in_flight"] == [2, 2, 0]
     assert stats.as_json(1_010.0)["seconds"] == 10
@@ -219,7 +219,7 @@ def test_constant_memory_and_time() -> None:
     before = held()
     cost = min(documents(2_000, 10.0**power) for power in range(1, 7))
     assert held() == before
-    assert len(json.dumps(stats.as_json())) < 20_000
+    assert len(json.dumps(stats.as_json(1e6))) < 20_000
     # 3 microseconds where it was written; a runner may be slow.
     assert cost < 60e-6
 

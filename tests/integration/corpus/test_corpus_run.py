@@ -19,6 +19,7 @@ from corpus_world import DIMENSION, World, cut, killed, longer
 from lucidworks_provider import metrics, retrying
 from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus import journal, pipeline
+from lucidworks_provider.corpus import run as run_module
 from lucidworks_provider.corpus.dataset import open_documents
 from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.lease import Lease
@@ -40,6 +41,7 @@ from lucidworks_provider.errors import (
     RequestRefusedError,
     StorageError,
     SubmissionUnknownError,
+    TooManyRejectsError,
     TransportError,
 )
 
@@ -290,17 +292,34 @@ class TestNextRun:
         with killed("publish"):
             world.run(run_id="night")
         world.set(full_refresh=False)
-        with pytest.raises(InputError, match=r"vectors of 8 numbers, and the tables in .* of 4"):
-            world.run()
-        world.set(full_refresh=True)
         # No chunk of the other length stays: neither of the one that is rejected nor of the one that vanished.
-        world.run(run_id="night", try_number=2, posted=[], changed=10, removed=2, dimension=2 * DIMENSION)
+        world.run(posted=[], changed=10, removed=2, dimension=2 * DIMENSION)
         world.expected.pop("003.txt")
         world.check()
         assert {len(row["vector"]) for row in world.rows()} == {2 * DIMENSION}
-        world.set(full_refresh=False)
         world.service.failed = ()
         world.run(posted=[bad], dimension=2 * DIMENSION)
+
+    @pytest.mark.parametrize("options", [ChunkingOptions("dynamic-sentence", "gte-small"), OTHER])
+    def test_the_next_run_completes_a_full_refresh(self, world: World, options: ChunkingOptions) -> None:
+        """No chunk of the deployment, or of the configuration, before it stays."""
+        texts = world.fill()
+        world.run()
+        world.service.answer = longer
+        world.set(
+            full_refresh=True, options=options, pipeline=PipelineSettings(max_in_flight=1, max_tokens=100)
+        )
+        with pytest.raises(BudgetExceededError):
+            world.run(run_id="by hand")
+        sent = len(world.service.posted) - len(texts)
+        assert 0 < sent < len(texts)
+        world.set(full_refresh=False, pipeline=PipelineSettings())
+        assert plan_run(world.corpus)["requests"] == len(texts) - sent
+        world.run(changed=12, submitted=12, skipped=0)
+        world.check()
+        assert len(world.service.posted) == 2 * len(texts)
+        assert {len(row["vector"]) for row in world.rows()} == {2 * DIMENSION}
+        world.run(skipped=12)
 
     def test_a_full_refresh_in_which_nothing_is_chunked_keeps_the_tables(self, world: World) -> None:
         world.fill()
@@ -404,6 +423,20 @@ class TestRejects:
         world.set(prune=True, max_reject_ratio=1.0)
         world.run(vanished=0, removed=0, rejected=1)
         assert world.texts() == {"x": "One."}
+
+    @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+    def test_what_was_chunked_before_its_file_was_damaged_is_published(self, world: World, name: str) -> None:
+        world.set(max_reject_ratio=0.5)
+        data = rows_of(5).encode()
+        data = gzip.compress(data) if name.endswith(".gz") else data
+        world.write(name, data)
+        with killed("publish"):
+            world.run(run_id="night")
+        world.write(name, data[:-20])
+        world.run(run_id="night", try_number=2, posted=[], added=5, written=5, rejected=1)
+        world.write(name, data)
+        world.run(posted=[], skipped=5, rejected=0)
+        assert world.texts() == {str(n): f"Row {n}." for n in range(5)}
 
     def test_truncated_is_a_warning_or_a_reject(self, world: World) -> None:
         short = world.fill()["001.txt"]
@@ -680,6 +713,26 @@ class TestCrashes:
             world.run(added=12)
         world.run(skipped=12)
 
+    @pytest.mark.parametrize("during", ["_load", "_plan"])
+    def test_a_run_that_has_lost_the_lease_before_its_submissions_leaves_the_journal_of_its_follower(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, during: str
+    ) -> None:
+        texts = world.fill()
+        original = getattr(run_module, during)
+
+        def suspended(*args: Any, **kwargs: Any) -> Any:
+            monkeypatch.setattr(run_module, during, original)
+            with killed("publish"):
+                world.run(run_id="night", try_number=2, posted=texts.values())
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(run_module, during, suspended)
+        with pytest.raises(OutputBusyError, match=r"is now written by .* try 2"):
+            world.run(run_id="night")
+        world.run(run_id="night", try_number=3, submitted=12)
+        world.check()
+        assert len(world.service.posted) == 12
+
     def test_a_journal_whose_files_cannot_be_removed_ends_no_run(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -903,6 +956,49 @@ class TestCrashes:
         world.run(posted=[])
         world.check()
 
+    @pytest.mark.parametrize("published", range(3))
+    def test_a_job_that_never_ends_is_submitted_again_after_three_runs_that_fail(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, published: int
+    ) -> None:
+        """A try that was killed does not count."""
+        bad = world.fill(6)["003.txt"]
+        world.service.late = {bad}
+        world.set(**IMPATIENT)
+        for _ in range(published):
+            world.run()
+        with monkeypatch.context() as patch:
+            patch.setattr(run_module, "writing", _die)
+            with pytest.raises(KeyboardInterrupt):
+                world.run()
+        world.set(max_reject_ratio=0.05)
+        for night in range(published, 7):
+            with pytest.raises(TooManyRejectsError):
+                world.run()
+            assert len(world.service.posted) == 6 + night // 3
+        world.service.late = ()
+        world.run(posted=[])
+        world.check()
+
+    def test_jobs_of_another_integration_are_submitted_again_after_three_runs(self, world: World) -> None:
+        texts = world.fill()
+        world.service.late = {""}
+        world.service.down_after = 8
+        with pytest.raises(TransportError):
+            world.run()
+        world.service.down_after = 99
+        old, world.service.late = set(texts.values()) & set(world.service.posted), ()
+
+        def refuses(text: str) -> None:
+            if world.service.posted.count(text) == 1 and text in old:
+                raise ForbiddenError("the job belongs to another application", status=403)
+
+        world.service.on_get = refuses
+        for _ in range(3):
+            with pytest.raises(TooManyRejectsError):
+                world.run()
+        world.run(resubmitted=8)
+        world.check()
+
     def test_a_retry_of_what_had_ended_well_returns_the_same(self, world: World) -> None:
         world.fill()
         first = world.run(run_id="night")
@@ -921,6 +1017,13 @@ class TestCrashes:
         # Cleared, it compares again; and a run that was never there has no record.
         world.run(run_id="night", try_number=3, generation=1, skipped=12)
         world.run(run_id="another night", try_number=2, skipped=12)
+
+    def test_a_dag_run_that_is_deleted_and_created_again_is_a_new_one(self, world: World) -> None:
+        world.fill(3)
+        world.run(run_id="by hand", added=3)
+        world.write("001.txt", "Another text.")
+        world.run(run_id="by hand", posted=["Another text."], changed=1)
+        world.check()
 
     @pytest.mark.parametrize("retried", [True, False])
     def test_a_run_that_died_while_tidying_up_is_not_taken_twice(self, world: World, retried: bool) -> None:

@@ -16,6 +16,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from lucidworks_provider.corpus import journal as journal_module
 from lucidworks_provider.corpus import pipeline
 from lucidworks_provider.corpus.journal import Journal, SegmentKey
 from lucidworks_provider.corpus.pipeline import (
@@ -37,8 +38,8 @@ def key(document: str) -> SegmentKey:
     return SegmentKey(document, "hash", 0, 10)
 
 
-def begun(output: Path, write: Callable[[str, Sequence[bytes]], None] | None = None) -> Journal:
-    journal = Journal(str(output), write=write)
+def begun(output: Path) -> Journal:
+    journal = Journal(str(output))
     journal.begin({"chunker": "x"})
     return journal
 
@@ -130,15 +131,21 @@ class TestJournal:
             await journal.flush()
         assert {record.job for record in reopened(tmp_path).load()} == {"one", "two"}
 
-    async def test_a_disk_that_is_full_for_a_moment(self, tmp_path: Path) -> None:
-        journal = begun(tmp_path, Disk(full_for=2))
+    async def test_a_disk_that_is_full_for_a_moment(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        journal = begun(tmp_path)
+        monkeypatch.setattr(journal_module, "write_file", Disk(full_for=2))
         journal.submitted(key("a"), "job a")
         await journal.flush()
         assert [record.job for record in reopened(tmp_path).load()] == ["job a"]
 
-    async def test_what_could_not_be_written_is_written_later_in_its_order(self, tmp_path: Path) -> None:
+    async def test_what_could_not_be_written_is_written_later_in_its_order(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         disk = Disk()
-        journal = begun(tmp_path, disk)
+        journal = begun(tmp_path)
+        monkeypatch.setattr(journal_module, "write_file", disk)
         for document in "ab":
             journal.submitted(key(document), f"job {document}")
             written = await waiting(journal.write_body(key(document), f"job {document}", document.encode()))
@@ -155,7 +162,9 @@ class TestJournal:
         bodies = [record.location for record in records if record.location is not None]
         assert [found.body(place) for place in bodies] == [b"a", b"b"]
 
-    async def test_an_interrupted_write_that_succeeds_later_counts_once(self, tmp_path: Path) -> None:
+    async def test_an_interrupted_write_that_succeeds_later_counts_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         began, go_on = threading.Event(), threading.Event()
 
         def slow(uri: str, data: Sequence[bytes]) -> None:
@@ -163,7 +172,8 @@ class TestJournal:
             go_on.wait(10)
             write_file(uri, data)
 
-        journal = begun(tmp_path, slow)
+        journal = begun(tmp_path)
+        monkeypatch.setattr(journal_module, "write_file", slow)
         writing = asyncio.create_task(journal.write("part", {"data": "a"}))
         await asyncio.to_thread(began.wait, 10)
         writing.cancel()
@@ -175,8 +185,11 @@ class TestJournal:
         await asyncio.sleep(0.1)
         assert [record.value for record in reopened(tmp_path).load()] == [{"data": "a"}]
 
-    async def test_a_failed_write_raises_in_its_waiters(self, tmp_path: Path) -> None:
-        journal = begun(tmp_path, Disk())
+    async def test_a_failed_write_raises_in_its_waiters(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        journal = begun(tmp_path)
+        monkeypatch.setattr(journal_module, "write_file", Disk())
         written = await waiting(journal.write_body(key("a"), "job a", b"{}"))
         with pytest.raises(StorageError):
             await journal.flush()

@@ -148,6 +148,13 @@ def test_a_retry_of_the_commit_returns_the_same(world: World, texts: dict[str, s
     assert commit(world, staged, try_number=2) == first
 
 
+def test_a_dag_run_that_is_deleted_and_created_again_publishes(world: World, texts: dict[str, str]) -> None:
+    commit(world, stage(world, 3))
+    world.write("003.txt", "Another text.")
+    commit(world, stage(world, 3), changed=1)
+    world.check()
+
+
 @pytest.mark.parametrize("moment", ["documents", "maintenance"])
 @pytest.mark.parametrize("retried", [True, False])
 def test_a_kill_while_publishing(

@@ -28,6 +28,7 @@ from lucidworks_provider.corpus import dataset, publish, run, tables
 from lucidworks_provider.corpus.dataset import changes, open_dataset, open_documents, version_of
 from lucidworks_provider.corpus.inspect import inspect
 from lucidworks_provider.corpus.pipeline import PipelineSettings
+from lucidworks_provider.corpus.plan import Plan
 from lucidworks_provider.delta import log as delta_log
 from lucidworks_provider.delta.log import Table, read_table
 from lucidworks_provider.errors import InputError, OutputBusyError, StorageError
@@ -277,10 +278,13 @@ def test_a_night_that_finds_nothing_but_versions_of_another_writer(world: World,
     assert not tables.read_tables(str(world.output)).changed_by_others
 
 
-def _add_chunks(world: World, document_id: str) -> None:
+def _add_chunks(world: World, document_id: str, vector: list[float] | None = None) -> None:
     """Rows of another program."""
     rows = delta_rs(world).to_pyarrow_table().slice(0, 2)
     rows = rows.set_column(0, rows.schema.field(0), [[document_id] * 2])
+    if vector:
+        field = rows.schema.field("vector")
+        rows = rows.set_column(5, field, pa.array([vector] * 2, field.type))
     deltalake.write_deltalake(str(world.output / "chunks"), rows, mode="append")
 
 
@@ -314,6 +318,23 @@ def test_rows_of_other_programs_are_kept(
     lost = vacuumed and operation in {"delete", "restore"}
     assert set(world.texts()) == {"1.txt", "2.txt", "strange", *(["3.txt"] if lost else [])}
     assert ("another program has removed version 1" in caplog.text) == (vacuumed and operation != "nothing")
+
+
+def test_rows_of_another_program_with_vectors_of_another_length(world: World) -> None:
+    """In one file with those of the catalogue."""
+    world.set(deletion_vectors=False)
+    world.write_all(several(3))
+    world.run()
+    _add_chunks(world, "strange", [1.0, 2.0, 3.0])
+    OTHERS["compact"](world)
+    world.write("1.txt", "Another one.")
+    world.run()
+    assert folded(world, None).keys() == world.expected.keys()
+    dataset = open_dataset(str(world.output))
+    assert "strange" in set(dataset.to_table(columns=["document_id"])["document_id"].to_pylist())
+    with pytest.raises(InputError, match=r"vectors of another length.* inspect names them"):
+        dataset.to_table()
+    assert "'strange'" in inspect(str(world.output)).examples["vectors of another length"][0]
 
 
 @pytest.mark.parametrize("gone", [False, True])
@@ -490,6 +511,91 @@ def test_another_writer_restores_what_was_pruned(world: World) -> None:
     world.run(version=delta["version"])
 
 
+def _delete(world: World, rows: str = "", *, table: str = "chunks") -> None:
+    """Rows of a document, by another program."""
+    delta_rs(world, table).delete(f"document_id = '1.txt'{rows}")
+
+
+# What happens before each run after the first.
+ALTERED: dict[str, list[Callable[[World], object]]] = {
+    "chunks of a vanished document": [
+        lambda world: world.remove("1.txt"),
+        _delete,
+        lambda world: world.set(prune=True),
+    ],
+    "a chunk of a vanished document": [
+        lambda world: world.remove("1.txt"),
+        lambda world: _delete(world, " AND chunk_index = 0"),
+        lambda world: world.set(prune=True),
+    ],
+    "chunks of a document that is rejected": [
+        lambda world: (_delete(world), setattr(world.service, "refused", {"number 1"})),
+        lambda world: (world.remove("1.txt"), world.set(prune=True)),
+    ],
+    "chunks of a dropped document": [
+        lambda world: (_delete(world), world.set(on_missing_chunks="drop")),
+    ],
+    "a removed document is restored": [
+        lambda world: (world.remove("1.txt"), world.set(prune=True)),
+        lambda world: (delta_rs(world).restore(0), world.set(prune=False)),
+        lambda world: world.set(prune=True),
+    ],
+    "an earlier text is restored": [
+        lambda world: world.write("1.txt", "Another text. " * 50),
+        lambda world: (delta_rs(world).restore(0), world.remove("1.txt")),
+    ],
+    "the row of a vanished document": [
+        lambda world: world.remove("1.txt"),
+        lambda world: _delete(world, table="documents"),
+        lambda world: world.set(prune=True),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", ALTERED)
+def test_consumers_get_what_another_writer_has_deleted_or_restored(world: World, name: str) -> None:
+    """With the changes since their last load they have the rows of the table, after every run."""
+    world.set(max_reject_ratio=1.0)
+    world.write_all(several(3))
+    loaded: dict[str, Chunks] = {}
+    since = None
+    for before in (lambda world: None, *ALTERED[name], lambda world: world.write("0.txt", "Another.")):
+        before(world)
+        delta = world.run()
+        for one, (change, chunks) in folded(world, since).items():
+            loaded.pop(one, None)
+            if change != "deleted" and chunks:
+                loaded[one] = chunks
+        since = version_of(str(world.output))
+        assert loaded == states_of(world)
+        assert delta["version"] == since == delta_rs(world).version()
+    new = {one: ("added", chunks) for one, chunks in loaded.items()}
+    assert {one: found for one, found in folded(world, None).items() if found[1]} == new
+
+
+def test_a_record_that_goes_during_the_run_after_another_writer_has_moved_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.records("a.jsonl", "x", "y")
+    world.run()
+    world.write("b.txt", "Another file of chunks.")
+    world.run()
+    OTHERS["compact"](world)
+    world.records("a.jsonl", "x", y="Another text.")
+    candidates = Plan.candidates
+
+    def goes(plan: Plan) -> Any:
+        world.records("a.jsonl", "x")
+        return candidates(plan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Plan, "candidates", goes)
+        world.run(posted=[])
+    world.set(prune=True)
+    world.run(removed=1)
+    assert set(world.texts()) == {"x", "b.txt"}
+
+
 @pytest.mark.parametrize(
     ("table", "others"),
     [("chunks", ["chunks"]), ("documents", ["documents"]), ("chunks", ["chunks", "documents"])],
@@ -516,10 +622,12 @@ def test_another_writer_commits_between_reading_and_committing(
 
     monkeypatch.setattr(publish, "commit", late)
     world.write("2.txt", "This one, too.")
-    delta = world.run(posted=["This one, too."])
+    delta = world.run(run_id="night", posted=["This one, too."])
 
     assert left == 0
     assert delta["version"] == open_dataset(str(world.output)).version
+    assert delta["documents_version"] == open_documents(str(world.output)).version
+    assert world.run(run_id="night", try_number=2) == delta
     agree(world)
     world.run(skipped=5)
 
@@ -696,6 +804,14 @@ def test_between_the_two_commits(world: World, own: bool) -> None:
     assert world.changed(before) == {"1.txt": "changed"}
     # A retry of the killed run reads the counts of its commit.
     world.run(run_id="night", try_number=3, changed=1)
+
+
+def test_another_writer_commits_between_the_two_commits(world: World) -> None:
+    between(world)
+    delta_rs(world, "documents").alter.set_table_properties({"delta.checkpointInterval": "20"})
+    newest = delta_rs(world, "documents").version() + 1
+    world.run(run_id="night", try_number=2, posted=[], documents_version=newest)
+    assert open_documents(str(world.output)).version == newest
 
 
 def test_a_plan_between_the_two_commits(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 import corpus_world
+import deltalake
 import psycopg
 import pytest
 from postgres_world import Index
@@ -187,11 +188,28 @@ def test_a_check_that_fails(loaded: Index) -> None:
         loaded.load()
 
 
-def test_a_full_refresh_with_another_model(loaded: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_other_programs_are_not_loaded(index: Index) -> None:
+    index.world.set(deletion_vectors=False)
+    index.world.fill()
+    index.night()
+    table = deltalake.DeltaTable(f"{index.world.output}/chunks")
+    rows = table.to_pyarrow_table().slice(0, 1)
+    rows = rows.set_column(0, rows.schema.field(0), [["strange"]])
+    deltalake.write_deltalake(table, rows, mode="append")
+    index.world.run()
+    loaded = index.dag.load.function(str(index.world.output))
+    index.dag.check.function(str(index.world.output), loaded)
+    assert len(index.rows) == 36
+
+
+@pytest.mark.parametrize("model", ["gte-small", "e5-small-v2"])
+def test_a_full_refresh_with_another_model(
+    loaded: Index, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
     """A new table replaces the old one, whose vectors have another dimension; a load that fails changes nothing."""
     before = loaded.rows
     monkeypatch.setattr(corpus_world, "DIMENSION", 8)
-    loaded.world.set(options=ChunkingOptions("dynamic-sentence", "e5-small-v2"), full_refresh=True)
+    loaded.world.set(options=ChunkingOptions("dynamic-sentence", model), full_refresh=True)
     with failing_storage(after=0), pytest.raises(StorageError):
         loaded.night()
     assert (loaded.rows, loaded.version) == (before, 0)
