@@ -347,7 +347,8 @@ class _Fields:
             raise _wrong(self.conn_id, name, "contains credentials", "put them into login and password")
         if re.search(r"\s", value):
             raise _wrong(self.conn_id, name, f"is {value!r}", "remove the white space")
-        if not host or parts.scheme not in {"http", "https"} or parts.query or parts.fragment:
+        # An empty query or fragment too: paths are appended to the text.
+        if not host or parts.scheme not in {"http", "https"} or re.search("[?#]", value):
             raise _wrong(self.conn_id, name, f"is {value!r}", "use https://HOST, without a query")
         if parts.scheme == "http" and not _is_loopback(host):
             # The client secret and every token would travel in the clear.

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Self
 
 import requests
@@ -55,10 +56,11 @@ class SyncTransport:
 
     def __init__(self, settings: LucidworksSettings) -> None:
         self._settings = settings
-        self._session = requests.Session()
+        self._session = _Session()
         # Proxies and certificates are decided in `transport`; trusting the environment would also read ~/.netrc.
         self._session.trust_env = False
         self._session.headers["Accept-Encoding"] = ACCEPT_ENCODING
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         mount_adapter(self._session)
 
     def send(self, request: Request, access_token: str | None = None) -> Response:
@@ -115,6 +117,11 @@ class SyncTransport:
 
     def close(self) -> None:
         self._session.close()
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """No redirect: even without following it, requests would read all of its body, and parse its address."""
 
 
 def _body(response: requests.Response, request: Request, settings: LucidworksSettings) -> bytes:

@@ -200,11 +200,11 @@ def test_no_proxy(mode: Mode, exempt: str, used: int, monkeypatch: pytest.Monkey
 # --- what must not change a request
 
 
-def test_cookies_are_not_kept_for_others(mode: Mode, serve: Serve) -> None:
-    server = serve(answer(Set_Cookie="route=1; Path=/"), answer())
-    for _ in range(2):
-        send(mode, settings(server.url), get(server.url))
-    assert ["cookie" in one.headers for one in server.heard] == [False, False]
+def test_cookies_are_not_kept(mode: Mode, emulator: RunningEmulator, connect: Connect) -> None:
+    with scripted(answer(503, Set_Cookie="route=1; Path=/"), answer(body="[]")) as server:
+        connect(emulator.url, application_url=server.url)
+        call(mode, LucidworksHook(), list_use_cases())
+        assert ["cookie" in one.headers for one in server.heard] == [False, False]
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
@@ -219,6 +219,18 @@ def test_redirects_are_not_followed(
         with pytest.raises(RequestRefusedError, match=f"HTTP {status}.*redirects are not followed"):
             submit(mode, LucidworksHook())
         assert (len(server.heard), elsewhere.heard) == (1, [])
+
+
+@pytest.mark.parametrize("location", ["/login?m=\xe9", "http://[::1/x"])
+def test_a_redirect_to_anywhere_says_why(
+    mode: Mode, emulator: RunningEmulator, location: str, connect: Connect
+) -> None:
+    body = b'{"message": "please log in"}'
+    head = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: {len(body)}\r\n\r\n"
+    with scripted(head.encode("latin-1") + body) as server:
+        connect(emulator.url, application_url=server.url)
+        with pytest.raises(RequestRefusedError, match="please log in .redirects are not followed"):
+            submit(mode, LucidworksHook())
 
 
 def test_a_redirected_token_request_is_not_followed(mode: Mode, connect: Connect) -> None:
