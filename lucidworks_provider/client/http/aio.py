@@ -47,6 +47,8 @@ from lucidworks_provider.retrying import TOKEN_ROUNDS
 from lucidworks_provider.threads import in_thread
 
 if TYPE_CHECKING:
+    from aiohttp.connector import Connection
+
     from lucidworks_provider.client.auth.source import TokenSource
 
 # Connections to an application, and to the Models API; and so responses in memory at once.
@@ -253,13 +255,30 @@ async def _new_transport(settings: LucidworksSettings, connections: int) -> Asyn
     # Loading certificates takes tens of milliseconds, so not in the event loop.
     context = await asyncio.get_running_loop().run_in_executor(None, _ssl_context, settings)
     # To the application and to the Models API, which may be one host.
-    connector = aiohttp.TCPConnector(limit=2 * connections, ssl=context)
+    connector = _Connector(limit=2 * connections, ssl=context)
     # Decompressed by BodyReader: aiohttp's errors name no encoding.
     headers = {"Accept-Encoding": ACCEPT_ENCODING}
     session = client_session(
-        settings, connector, headers=headers, auto_decompress=False, middlewares=(_send_once,)
+        settings,
+        connector,
+        # Also of the response to a CONNECT. Not for users' sessions: it includes the wait for another's connection.
+        connect_timeout=timeouts(settings)[0],
+        headers=headers,
+        auto_decompress=False,
+        middlewares=(_send_once,),
     )
     return AsyncTransport(settings, session, context, connections)
+
+
+class _Connector(aiohttp.TCPConnector):
+    async def connect(self, req: aiohttp.ClientRequest, *args: Any, **options: Any) -> Connection:
+        """Distinguish a failed CONNECT, after which nothing was sent: aiohttp has the same errors for a response."""
+        try:
+            return await super().connect(req, *args, **options)
+        except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError):
+            raise
+        except (aiohttp.ClientOSError, aiohttp.ClientResponseError, aiohttp.ServerDisconnectedError) as err:
+            raise aiohttp.ClientProxyConnectionError(req.connection_key, OSError()) from err
 
 
 async def _send_once(
@@ -275,14 +294,19 @@ async def _send_once(
 
 
 def client_session(
-    settings: LucidworksSettings, connector: aiohttp.BaseConnector, **options: Any
+    settings: LucidworksSettings,
+    connector: aiohttp.BaseConnector,
+    connect_timeout: float | None = None,
+    **options: Any,
 ) -> aiohttp.ClientSession:
     """A session with the connection's timeouts. Proxies are an option, or set for each request."""
     connect, read = timeouts(settings)
     return aiohttp.ClientSession(
         connector=connector,
         # Like requests: the time between bytes, not of the whole response.
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=read),
+        timeout=aiohttp.ClientTimeout(
+            total=None, connect=connect_timeout, sock_connect=connect, sock_read=read
+        ),
         # As long as http.client accepts; aiohttp's default is an eighth of it.
         max_line_size=_LONGEST_LINE,
         max_field_size=_LONGEST_LINE,

@@ -58,6 +58,25 @@ pytestmark = pytest.mark.usefixtures("plain_network", "short_waits", "forgotten_
 PASSWORD, QUOTED = "pr0xy-p@ss", "pr0xy-p%40ss"
 
 
+def _reset(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def _drip(head: bytes, piece: bytes, connection: socket.socket) -> None:
+    connection.sendall(head)
+    for _ in range(30):
+        connection.sendall(piece)
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def outcomes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What metrics count, in the order of requests."""
+    counted: list[str] = []
+    monkeypatch.setattr(metrics, "request", lambda endpoint, outcome, seconds: counted.append(str(outcome)))
+    return counted
+
+
 # --- private authorities
 
 
@@ -159,7 +178,7 @@ def test_proxy_with_a_password(mode: Mode, scheme: str, tls: Tls, monkeypatch: p
         ("http", "ftp://127.0.0.1:1", (NotSentError, ConfigurationError)),
     ],
 )
-def test_a_proxy_that_does_not_serve(
+def test_a_proxy_that_cannot_be_used(
     mode: Mode,
     scheme: str,
     address: str,
@@ -183,6 +202,30 @@ def test_a_proxy_that_does_not_serve(
     # An error of another library may quote a proxy's address.
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+CONNECT_RESPONSES = {
+    "closes": lambda connection: None,
+    "resets": _reset,
+    "breaks off": b"HTTP/1.1 2",
+    "garbage": b"garbage\r\n\r\n",
+    "silent": lambda connection: time.sleep(3),
+    "drips": partial(_drip, b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+    "refuses": answer(502),
+}
+
+
+@pytest.mark.parametrize("step", CONNECT_RESPONSES.values(), ids=CONNECT_RESPONSES)
+def test_a_proxy_that_does_not_serve(
+    mode: Mode, step: Any, tls: Tls, monkeypatch: pytest.MonkeyPatch, serve: Serve, outcomes: list[str]
+) -> None:
+    proxy, began = serve(step), time.monotonic()
+    monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+    with pytest.raises(NotSentError):
+        send(mode, settings(tls.url, ca_bundle=tls.ca, timeout=0.5), get(tls.probe))
+    assert time.monotonic() - began < 2
+    assert [one.line.split()[0] for one in proxy.heard] == ["CONNECT"]
+    assert outcomes == ["not_sent"]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +272,7 @@ def test_a_redirect_to_anywhere_says_why(
     head = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: {len(body)}\r\n\r\n"
     with scripted(head.encode("latin-1") + body) as server:
         connect(emulator.url, application_url=server.url)
-        with pytest.raises(RequestRefusedError, match="please log in .redirects are not followed"):
+        with pytest.raises(RequestRefusedError, match=r"please log in \(redirects are not followed\)"):
             submit(mode, LucidworksHook())
 
 
@@ -275,17 +318,6 @@ def test_a_slow_response_that_keeps_coming_is_waited_for(mode: Mode, serve: Serv
     assert send(mode, settings(server.url, timeout=0.5), get(server.url)).body == b'{"a": 1}'
 
 
-def _reset(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-def _drip(head: bytes, piece: bytes, connection: socket.socket) -> None:
-    connection.sendall(head)
-    for _ in range(30):
-        connection.sendall(piece)
-        time.sleep(0.1)
-
-
 def test_a_slow_upload_has_time_in_proportion_to_its_size() -> None:
     """Of aiohttp: requests limits an upload by the timeout of connecting."""
 
@@ -299,14 +331,6 @@ def test_a_slow_upload_has_time_in_proportion_to_its_size() -> None:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         upload = get(url, body=bytes(20_000_000))
         assert send("async", settings(url, timeout=0.2), upload).status == 200
-
-
-@pytest.fixture
-def outcomes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What metrics count, in the order of requests."""
-    counted: list[str] = []
-    monkeypatch.setattr(metrics, "request", lambda endpoint, outcome, seconds: counted.append(str(outcome)))
-    return counted
 
 
 def test_metrics_count_a_failed_connection_as_not_sent(
