@@ -190,10 +190,15 @@ def read_submission(response: Response, kind: JobKind) -> str:
 
 def _id_in_cut_response(body: bytes, kind: JobKind) -> str | None:
     """The id in a response that was cut after it."""
-    if body.rstrip().endswith(b"}"):
+    if not _is_cut(body):
         return None
     found = re.match(rf'\s*\{{\s*"{kind.id_field}"\s*:\s*"([^"\\]*)"', body.decode(errors="replace"))
     return _usable_id(found[1]) if found else None
+
+
+def _is_cut(body: bytes) -> bool:
+    """Whether a body cannot be a whole object."""
+    return not body.rstrip().endswith(b"}")
 
 
 def _fields(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -234,7 +239,11 @@ def parse_poll(body: bytes, kind: JobKind, job_id: str | None = None) -> PollRes
 
     :param job_id: of the job; without it any id in the body is accepted.
     """
-    decoded: Any = _around_payload(body, kind.payload_field) if len(body) > SMALL_BODY else None
+    decoded: Any = None
+    if len(body) > SMALL_BODY:
+        if _is_cut(body):
+            return PollResult(JobState.UNREADABLE, message=excerpt(body))
+        decoded = _around_payload(body, kind.payload_field)
     if decoded is None:
         decoded = parse_json(body)
     if not isinstance(decoded, Mapping):

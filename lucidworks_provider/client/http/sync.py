@@ -128,9 +128,8 @@ def _body(response: requests.Response, request: Request, settings: LucidworksSet
     raw = response.raw
     encoding = response.headers.get("Content-Encoding")
     body = BodyReader(request, settings.timeout, encoding, raw.length_remaining)
-    # read1 returns what has arrived, so that each part is timed; older urllib3 has only read.
-    read = getattr(raw, "read1", raw.read)
-    while data := read(_CHUNK, decode_content=False):
+    # read1 returns what has arrived, so that each part is timed.
+    while data := raw.read1(_CHUNK, decode_content=False):
         body.add(data)
     return body.body()
 

@@ -191,6 +191,14 @@ class BodyReader:
             raise TransportError(f"{self._what}only {self._size} bytes of the response in {seconds:.1f} s")
 
     def body(self) -> bytes:
+        """
+        Return the whole body.
+
+        :raises TransportError: the compressed data ends early.
+        """
+        for decoder in self._decoders:
+            if decoder.is_cut:
+                raise TransportError(f"{self._what}the {decoder.coding} body is truncated")
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
 
@@ -201,6 +209,11 @@ class _Decoder:
         self.coding = coding
         self._engine: zlib._Decompress | None = None
         self._plain = False
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the data so far is not all."""
+        return self._engine is not None and not self._engine.eof
 
     def decode(self, data: bytes, most: int) -> bytes:
         """

@@ -5,11 +5,13 @@ On one network both clients behave alike: private authorities, proxies, redirect
 Each test runs over requests and over aiohttp against real sockets.
 """
 
+import gzip
 import os
 import socket
 import ssl
 import struct
 import time
+import zlib
 from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -55,6 +57,7 @@ from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
 pytestmark = pytest.mark.usefixtures("plain_network", "short_waits", "forgotten_tokens")
 
+GZIP, DEFLATE = gzip.compress(b"0" * 100_000), zlib.compress(b"0" * 100_000)
 PASSWORD, QUOTED = "pr0xy-p@ss", "pr0xy-p%40ss"
 
 
@@ -361,11 +364,30 @@ def test_metrics_count_a_failed_connection_as_not_sent(
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10\r\nabc", ""),
         (b"no http at all\r\n\r\n", ""),
         (answer(body=b"\x1f\x8b not gzip", Content_Encoding="gzip"), ""),
+        (answer(body=GZIP[:-9], Content_Encoding="gzip"), "the gzip body is truncated"),
+        (
+            answer(body=gzip.compress(b"[") + GZIP[:-9], Content_Encoding="gzip"),
+            "the gzip body is truncated",
+        ),
+        (answer(body=DEFLATE[:-9], Content_Encoding="deflate"), "the deflate body is truncated"),
         (lambda connection: time.sleep(3), r"no response within 0\.5 s"),
         (partial(_drip, b"HTTP/1.1 200 OK\r\nX: ", b"x"), r"no response within 0\.5 s"),
         (partial(_drip, b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"), r"no response within 0\.5 s"),
     ],
-    ids=["closed", "reset", "cut", "cut-chunk", "garbage", "bad-gzip", "timeout", "header", "interim"],
+    ids=[
+        *(
+            "closed",
+            "reset",
+            "cut",
+            "cut-chunk",
+            "garbage",
+            "bad-gzip",
+            "cut-gzip",
+            "cut-member",
+            "cut-deflate",
+        ),
+        *("timeout", "header", "interim"),
+    ],
 )
 def test_broken_responses(mode: Mode, step: Any, words: str, serve: Serve, outcomes: list[str]) -> None:
     server, began = serve(step), time.monotonic()
