@@ -161,7 +161,7 @@ def poll_request(base_url: str, kind: JobKind, job_id: str, begin_by: float | No
 
 def read_submission(response: Response, kind: JobKind) -> str:
     """
-    The job's id, whatever the status: an example of the vendor shows ``READY``.
+    The job's id, with any status but one of failure: an example of the vendor shows ``READY``.
 
     An id with another name is accepted with a warning, if there is only one.
 
@@ -173,12 +173,12 @@ def read_submission(response: Response, kind: JobKind) -> str:
     if cut := _id_in_cut_response(response.body, kind):
         return cut
     body = parse_object(response.body, kind.submitting, status=response.status)
-    if named := _usable_id(body.get(kind.id_field)):
-        return named
     seen = state_of(body, kind)
     if seen.state is JobState.FAILED:
-        # Before the search: an error may have an id of its own.
+        # Before the search for an id: an error may have one.
         raise refused(kind.submitting, seen, response.status)
+    if named := _usable_id(body.get(kind.id_field)):
+        return named
     found = {named for name, value in _fields(body) if (named := _job_id(name, value, kind))}
     if len(found) == 1:
         [named] = found
