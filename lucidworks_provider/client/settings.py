@@ -324,7 +324,9 @@ class _Fields:
 
     def file(self, name: str) -> str | None:
         value = self.text(name)
-        if value is not None and not Path(value).is_file():
+        if value is not None and "-----BEGIN" in value:
+            raise _wrong(self.conn_id, name, "is not a path", "use the path of a PEM file")
+        if value is not None and not _is_file(value):
             raise _wrong(
                 self.conn_id,
                 name,
@@ -363,6 +365,13 @@ def _present(value: object) -> str | None:
     if value is None:
         return None
     return str(value).strip() or None
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # in a folder of another user, or too long
+        return False
 
 
 def _is_loopback(host: str) -> bool:

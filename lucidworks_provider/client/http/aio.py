@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -38,11 +37,11 @@ from lucidworks_provider.client.http.transport import (
     failure_outcome,
     headers_of,
     proxy_for,
+    ssl_context,
     timeouts,
-    verify_option,
 )
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.errors import ConfigurationError, TransportError
+from lucidworks_provider.errors import TransportError
 from lucidworks_provider.retrying import TOKEN_ROUNDS
 from lucidworks_provider.threads import in_thread
 
@@ -198,8 +197,6 @@ class _Shared:
     transport: AsyncTransport | None = None
 
 
-# By path and time of modification: loading some hundred certificates takes 18 ms.
-_contexts: dict[tuple[str, int], ssl.SSLContext] = {}
 # A session belongs to the loop in which it was created.
 _shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[LucidworksSettings, _Shared]] = WeakKeyDictionary()
 
@@ -252,8 +249,7 @@ class _SharedTransport(AbstractAsyncContextManager[AsyncTransport]):
 
 
 async def _new_transport(settings: LucidworksSettings, connections: int) -> AsyncTransport:
-    # Loading certificates takes tens of milliseconds, so not in the event loop.
-    context = await asyncio.get_running_loop().run_in_executor(None, _ssl_context, settings)
+    context = await asyncio.get_running_loop().run_in_executor(None, ssl_context, settings)
     # To the application and to the Models API, which may be one host.
     connector = _Connector(limit=2 * connections, ssl=context)
     # Decompressed by BodyReader: aiohttp's errors name no encoding.
@@ -315,29 +311,6 @@ def client_session(
         cookie_jar=aiohttp.DummyCookieJar(),
         **options,
     )
-
-
-def _ssl_context(settings: LucidworksSettings) -> ssl.SSLContext | bool:
-    bundle = verify_option(settings)
-    if isinstance(bundle, bool):
-        return bundle
-    try:
-        changed = Path(bundle).stat().st_mtime_ns
-        # Of several threads.
-        context = _contexts.get((bundle, changed))
-        if context is None:
-            # Like requests, accept a folder of hashed certificates.
-            folder = Path(bundle).is_dir()
-            context = ssl.create_default_context(
-                capath=bundle if folder else None, cafile=None if folder else bundle
-            )
-            _contexts.clear()  # of a bundle that was replaced
-            _contexts[bundle, changed] = context
-        return context
-    except (OSError, ssl.SSLError) as err:
-        raise ConfigurationError(
-            f"Connection {settings.conn_id!r}: {bundle} is not a usable CA bundle ({type(err).__name__})."
-        ) from None
 
 
 def failure_of(err: Exception) -> Failure:

@@ -144,9 +144,8 @@ def failure_of(err: Exception) -> tuple[Failure, object]:
         return Failure.PROXY, cause
     if not isinstance(cause, ssl.SSLError | SSLError):
         return Failure.CONNECTION, cause
-    # A broken handshake may pass; a wrong certificate or bundle does not.
-    text = str(cause).lower()
-    wrong = any(word in text for word in ("certificate verify failed", "x509", "pem"))
+    # A broken handshake may pass; a wrong certificate does not.
+    wrong = "certificate verify failed" in str(cause).lower()
     return Failure.CERTIFICATE if wrong else Failure.TLS, cause
 
 
