@@ -24,6 +24,7 @@ from lucidworks_provider import metrics
 from lucidworks_provider.client.http.messages import ACCEPT_ENCODING, Request, Response
 from lucidworks_provider.client.http.rate_limiter import queue_for
 from lucidworks_provider.client.http.transport import (
+    LEAST_SPEED,
     AllowedHosts,
     BodyReader,
     Failure,
@@ -61,7 +62,7 @@ class SyncTransport:
         self._session.trust_env = False
         self._session.headers["Accept-Encoding"] = ACCEPT_ENCODING
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        mount_adapter(self._session)
+        mount_adapter(self._session, settings.timeout)
 
     def send(self, request: Request, access_token: str | None = None) -> Response:
         """
@@ -359,19 +360,28 @@ def _connecting(connection: HTTPConnection) -> Iterator[None]:
 
 
 class _Connection(HTTPConnection):
+    """:param upload_timeout: seconds, without those for its size; None for those of connecting."""
+
     response_class = _FinalResponse
+
+    def __init__(self, *args: Any, upload_timeout: float | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._upload_timeout = upload_timeout
 
     def connect(self) -> None:
         with _connecting(self):
             super().connect()
 
+    def request(self, method: str, url: str, body: Any = None, *args: Any, **options: Any) -> None:
+        if self._upload_timeout is not None:
+            if self.sock is None:
+                self.connect()
+            self.timeout = self._upload_timeout + len(body or b"") / LEAST_SPEED
+        super().request(method, url, body, *args, **options)
 
-class _TlsConnection(HTTPSConnection):
-    response_class = _FinalResponse
 
-    def connect(self) -> None:
-        with _connecting(self):
-            super().connect()
+class _TlsConnection(_Connection, HTTPSConnection):
+    pass
 
 
 class _Pool(HTTPConnectionPool):
@@ -382,21 +392,29 @@ class _TlsPool(HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
 
 
-_POOLS = {"http": _Pool, "https": _TlsPool}
-
-
 class _Adapter(HTTPAdapter):
+    def __init__(self, upload_timeout: float | None) -> None:
+        self._pools = {
+            "http": partial(_Pool, upload_timeout=upload_timeout),
+            "https": partial(_TlsPool, upload_timeout=upload_timeout),
+        }
+        super().__init__()
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
+        self.poolmanager.pool_classes_by_scheme = self._pools
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = _POOLS
+        manager.pool_classes_by_scheme = self._pools
         return manager
 
 
-def mount_adapter(session: requests.Session) -> None:
-    """Make a session skip interim responses, and mark errors of connecting."""
+def mount_adapter(session: requests.Session, upload_timeout: float | None = None) -> None:
+    """
+    Make a session skip interim responses, and mark errors of connecting.
+
+    :param upload_timeout: seconds, plus those for its size. Otherwise urllib3 limits it by those of connecting.
+    """
     for scheme in ("http://", "https://"):
-        session.mount(scheme, _Adapter())
+        session.mount(scheme, _Adapter(upload_timeout))

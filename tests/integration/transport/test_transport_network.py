@@ -348,9 +348,7 @@ def test_a_slow_response_that_keeps_coming_is_waited_for(mode: Mode, serve: Serv
     assert send(mode, settings(server.url, timeout=0.5), get(server.url)).body == b'{"a": 1}'
 
 
-def test_a_slow_upload_has_time_in_proportion_to_its_size() -> None:
-    """Of aiohttp: requests limits an upload by the timeout of connecting."""
-
+def test_a_slow_upload_has_time_in_proportion_to_its_size(mode: Mode) -> None:
     def serve(connection: socket.socket) -> None:
         time.sleep(0.5)
         with connection.makefile("rb") as stream:
@@ -360,7 +358,7 @@ def test_a_slow_upload_has_time_in_proportion_to_its_size() -> None:
     with listening(serve) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         upload = get(url, body=bytes(20_000_000))
-        assert send("async", settings(url, timeout=0.2), upload).status == 200
+        assert send(mode, settings(url, timeout=0.2), upload).status == 200
 
 
 def test_metrics_count_a_failed_connection_as_not_sent(
