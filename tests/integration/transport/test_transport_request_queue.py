@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Self
 
 import pytest
 import requests
-from transport_wire import Mode, answer, fault, get, scripted, send, settings, submit
+from transport_wire import Connect, Mode, answer, fault, get, scripted, send, settings, submit
 
 from lucidworks_provider import retrying
 from lucidworks_provider.client.auth.token import TokenIdentity, token_request
@@ -33,6 +33,7 @@ from lucidworks_provider.client.http.rate_limiter import (
     queue_of,
 )
 from lucidworks_provider.client.jobs import CHUNKING, poll_job
+from lucidworks_provider.client.models import list_models
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.emulator.server import RunningEmulator
@@ -263,6 +264,16 @@ async def test_what_is_known_of_a_limit_is_shown(emulator: RunningEmulator) -> N
     assert known.refusals == emulator.state.log.statuses[429] > 0
     assert known.rate is not None
     assert 5 < known.rate < 40
+
+
+def test_without_an_application_the_limit_is_that_of_the_models_api(
+    emulator: RunningEmulator, connect: Connect
+) -> None:
+    fault(emulator, "429", "list-models")
+    connect(emulator.url, application_url="", customer_id="demo-customer")
+    hook = LucidworksHook()
+    hook.call(list_models())
+    assert hook.rate_limit().refusals == 1
 
 
 @pytest.mark.parametrize("gone", ["cancelled", "broken"])
