@@ -28,7 +28,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -148,15 +148,14 @@ class PollResult:
     retry_after: float | None = None
 
 
-def poll_request(base_url: str, kind: JobKind, job_id: str, begin_by: float | None = None) -> Request:
+def poll_request(base_url: str, kind: JobKind, job_id: str) -> Request:
     """Build the GET of a job. Its response may be the only copy of a result."""
     # Replayable: if a response was lost, the next one shows that the result is gone.
-    request = get(
+    return get(
         f"Poll {kind.name} job {job_id}",
         f"{base_url}{kind.path}/{path_segment(job_id, f'{kind.name} job id')}",
         endpoint=f"poll_{kind.name}",
     )
-    return replace(request, begin_by=begin_by)
 
 
 def read_submission(response: Response, kind: JobKind) -> str:
@@ -349,7 +348,7 @@ def refused(name: str, seen: PollResult, status: int) -> RequestRefusedError:
     return RequestRefusedError(f"{name}: HTTP {status}: {reported}{seen.message}", status=status)
 
 
-def poll_job(kind: JobKind, job_id: str, begin_by: float | None = None) -> Call[bytes]:
+def poll_job(kind: JobKind, job_id: str) -> Call[bytes]:
     """
     The unparsed body of a job's GET, for callers that store it before they parse it.
 
@@ -357,11 +356,9 @@ def poll_job(kind: JobKind, job_id: str, begin_by: float | None = None) -> Call[
 
     :param kind: :data:`~lucidworks_provider.client.jobs.CHUNKING` or ``PREDICTION``.
     :param job_id: what the submission returned.
-    :param begin_by: in the clock of ``time.monotonic``: waits for other requests, or for the rate limiter, end then.
-    :raises AcquireTimeoutError: it could not begin by then.
     :raises UnknownResourceError: no such job, or its result is no longer kept.
     """
-    return endpoint(lambda settings: poll_request(settings.application_base, kind, job_id, begin_by), _body)
+    return endpoint(lambda settings: poll_request(settings.application_base, kind, job_id), _body)
 
 
 def _body(response: Response) -> bytes:

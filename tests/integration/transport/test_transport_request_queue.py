@@ -497,15 +497,23 @@ def test_it_costs_next_to_nothing_while_nothing_is_limited() -> None:
     assert costs[0] < costs[1] / 6
 
 
-async def test_a_thousand_that_wait_for_a_connection_hold_no_turn() -> None:
+async def test_a_thousand_that_wait_for_a_connection_hold_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    acquire, acquiring = RequestQueue.aacquire, 0
+
+    async def counted(queue: RequestQueue, begin_by: float | None = None) -> int:
+        nonlocal acquiring
+        acquiring += 1
+        return await acquire(queue, begin_by)
+
+    monkeypatch.setattr(RequestQueue, "aacquire", counted)
     with scripted(answer()) as server:
-        queue = queue_of(server.url, settings(APPLICATION))
-        refuse(queue, 0.5)
+        refuse(queue_of(server.url, settings(APPLICATION)), 0.5)
         async with shared_transport(settings(server.url)) as transport:
             waiting = [asyncio.create_task(transport.send(get(f"{server.url}/ai/x"))) for _ in range(1000)]
             await asyncio.sleep(0.2)
-            assert queue.waiting == CONNECTIONS
+            assert acquiring == CONNECTIONS
             for one in waiting:
                 one.cancel()
             await asyncio.wait(waiting)
-            assert queue.waiting == 0
+            async with asyncio.timeout(5):
+                assert (await transport.send(get(f"{server.url}/ai/x"))).status == 200
