@@ -149,9 +149,13 @@ class AsyncTransport:
     async def _body(self, response: aiohttp.ClientResponse, request: Request) -> bytes:
         body = BodyReader(request, self.settings.timeout, _encoding(response), response.content_length)
         # Leaving a body that has not been read closes the connection.
-        while data := await response.content.readany():
+        while True:
+            # aiohttp's timeout is one between bytes, also of a trailer and of the line before a chunk.
+            async with asyncio.timeout(self.settings.timeout):
+                data = await response.content.readany()
+            if not data:
+                return body.body()
             body.add(data)
-        return body.body()
 
     def _proxy(self, url: URL) -> str | None:
         """Cached per host: reading the environment takes longer than a poll."""

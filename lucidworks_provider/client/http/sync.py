@@ -287,8 +287,8 @@ MOST_INTERIM = 100
 
 class _TimedStream(io.RawIOBase):
     """
-    A socket's stream. Until the headers have been read, all reads together have the timeout of the socket, which
-    alone would be one for each read.
+    A socket's stream. At first, as for the response to a CONNECT, and within :meth:`limited`, all reads together have
+    the timeout of the socket, which alone would be one for each read.
 
     :param stream: what ``makefile`` of the socket returned, without its buffer.
     """
@@ -296,10 +296,18 @@ class _TimedStream(io.RawIOBase):
     def __init__(self, sock: socket.socket, stream: io.RawIOBase) -> None:
         self._sock, self._stream = sock, stream
         self._timeout = sock.gettimeout()
-        self._deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        self._deadline = self._from_now()
 
-    def headers_read(self) -> None:
-        self._deadline = None
+    def _from_now(self) -> float | None:
+        return None if self._timeout is None else time.monotonic() + self._timeout
+
+    @contextmanager
+    def limited(self) -> Iterator[None]:
+        self._deadline = self._from_now()
+        try:
+            yield
+        finally:
+            self._deadline = None
 
     def readable(self) -> bool:
         return True
@@ -312,7 +320,7 @@ class _TimedStream(io.RawIOBase):
             return self._stream.readinto(buffer)
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError("The headers of the response have not ended.")
+            raise TimeoutError("The server sends too slowly.")
         self._sock.settimeout(left)
         try:
             return self._stream.readinto(buffer)
@@ -333,8 +341,13 @@ class _FinalResponse(http.client.HTTPResponse):
         self.fp = io.BufferedReader(self._timed)
 
     def begin(self) -> None:
-        super().begin()
-        self._timed.headers_read()
+        with self._timed.limited():
+            super().begin()
+
+    def read1(self, n: int = -1) -> bytes:
+        # It reads the line before a chunk too, and the trailer after the last one.
+        with self._timed.limited():
+            return super().read1(n)
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(MOST_INTERIM):

@@ -58,6 +58,7 @@ from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
 pytestmark = pytest.mark.usefixtures("plain_network", "short_waits", "forgotten_tokens")
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 GZIP, DEFLATE = gzip.compress(b"0" * 100_000), zlib.compress(b"0" * 100_000)
 PASSWORD, QUOTED = "pr0xy-p@ss", "pr0xy-p%40ss"
 
@@ -386,7 +387,7 @@ def test_metrics_count_a_failed_connection_as_not_sent(
         (lambda connection: None, ""),
         (_reset, ""),
         (answer(body=b'{"status": "RE', length=1000), ""),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10\r\nabc", ""),
+        (CHUNKED + b"10\r\nabc", ""),
         (b"no http at all\r\n\r\n", ""),
         (answer(body=b"\x1f\x8b not gzip", Content_Encoding="gzip"), ""),
         (answer(body=GZIP[:-9], Content_Encoding="gzip"), "the gzip body is truncated"),
@@ -398,6 +399,8 @@ def test_metrics_count_a_failed_connection_as_not_sent(
         (lambda connection: time.sleep(3), r"no response within 0\.5 s"),
         (partial(_drip, b"HTTP/1.1 200 OK\r\nX: ", b"x"), r"no response within 0\.5 s"),
         (partial(_drip, b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"), r"no response within 0\.5 s"),
+        (partial(_drip, CHUNKED + b"2;", b"x"), r"no response within 0\.5 s"),
+        (partial(_drip, CHUNKED + b"2\r\n{}\r\n0\r\nX: ", b"x"), r"no response within 0\.5 s"),
     ],
     ids=[
         *(
@@ -411,7 +414,7 @@ def test_metrics_count_a_failed_connection_as_not_sent(
             "cut-member",
             "cut-deflate",
         ),
-        *("timeout", "header", "interim"),
+        *("timeout", "header", "interim", "chunk-extension", "trailer"),
     ],
 )
 def test_broken_responses(mode: Mode, step: Any, words: str, serve: Serve, outcomes: list[str]) -> None:
