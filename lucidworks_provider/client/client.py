@@ -107,10 +107,10 @@ class LucidworksClient:
 
     @property
     def rate_limit(self) -> RateLimitStats:
-        """The rate limit as this process has estimated it."""
+        """The rate limit as this process has estimated it: of the Models API if there is no application."""
         from lucidworks_provider.client.http.rate_limiter import queue_of
 
-        return queue_of(self.settings.application_base, self.settings).stats
+        return queue_of(self.settings.application_url or self.settings.models_url, self.settings).stats
 
     def close(self) -> None:
         """Close the connection of the synchronous calls."""

@@ -28,7 +28,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -148,20 +148,19 @@ class PollResult:
     retry_after: float | None = None
 
 
-def poll_request(base_url: str, kind: JobKind, job_id: str, begin_by: float | None = None) -> Request:
+def poll_request(base_url: str, kind: JobKind, job_id: str) -> Request:
     """Build the GET of a job. Its response may be the only copy of a result."""
     # Replayable: if a response was lost, the next one shows that the result is gone.
-    request = get(
+    return get(
         f"Poll {kind.name} job {job_id}",
         f"{base_url}{kind.path}/{path_segment(job_id, f'{kind.name} job id')}",
         endpoint=f"poll_{kind.name}",
     )
-    return replace(request, begin_by=begin_by)
 
 
 def read_submission(response: Response, kind: JobKind) -> str:
     """
-    The job's id, whatever the status: an example of the vendor shows ``READY``.
+    The job's id, with any status but one of failure: an example of the vendor shows ``READY``.
 
     An id with another name is accepted with a warning, if there is only one.
 
@@ -173,12 +172,12 @@ def read_submission(response: Response, kind: JobKind) -> str:
     if cut := _id_in_cut_response(response.body, kind):
         return cut
     body = parse_object(response.body, kind.submitting, status=response.status)
-    if named := _usable_id(body.get(kind.id_field)):
-        return named
     seen = state_of(body, kind)
     if seen.state is JobState.FAILED:
-        # Before the search: an error may have an id of its own.
+        # Before the search for an id: an error may have one.
         raise refused(kind.submitting, seen, response.status)
+    if named := _usable_id(body.get(kind.id_field)):
+        return named
     found = {named for name, value in _fields(body) if (named := _job_id(name, value, kind))}
     if len(found) == 1:
         [named] = found
@@ -190,10 +189,15 @@ def read_submission(response: Response, kind: JobKind) -> str:
 
 def _id_in_cut_response(body: bytes, kind: JobKind) -> str | None:
     """The id in a response that was cut after it."""
-    if body.rstrip().endswith(b"}"):
+    if not _is_cut(body):
         return None
     found = re.match(rf'\s*\{{\s*"{kind.id_field}"\s*:\s*"([^"\\]*)"', body.decode(errors="replace"))
     return _usable_id(found[1]) if found else None
+
+
+def _is_cut(body: bytes) -> bool:
+    """Whether a body cannot be a whole object."""
+    return not body.rstrip().endswith(b"}")
 
 
 def _fields(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -234,7 +238,11 @@ def parse_poll(body: bytes, kind: JobKind, job_id: str | None = None) -> PollRes
 
     :param job_id: of the job; without it any id in the body is accepted.
     """
-    decoded: Any = _around_payload(body, kind.payload_field) if len(body) > SMALL_BODY else None
+    decoded: Any = None
+    if len(body) > SMALL_BODY:
+        if _is_cut(body):
+            return PollResult(JobState.UNREADABLE, message=excerpt(body))
+        decoded = _around_payload(body, kind.payload_field)
     if decoded is None:
         decoded = parse_json(body)
     if not isinstance(decoded, Mapping):
@@ -340,7 +348,7 @@ def refused(name: str, seen: PollResult, status: int) -> RequestRefusedError:
     return RequestRefusedError(f"{name}: HTTP {status}: {reported}{seen.message}", status=status)
 
 
-def poll_job(kind: JobKind, job_id: str, begin_by: float | None = None) -> Call[bytes]:
+def poll_job(kind: JobKind, job_id: str) -> Call[bytes]:
     """
     The unparsed body of a job's GET, for callers that store it before they parse it.
 
@@ -348,11 +356,9 @@ def poll_job(kind: JobKind, job_id: str, begin_by: float | None = None) -> Call[
 
     :param kind: :data:`~lucidworks_provider.client.jobs.CHUNKING` or ``PREDICTION``.
     :param job_id: what the submission returned.
-    :param begin_by: in the clock of ``time.monotonic``: waits for other requests, or for the rate limiter, end then.
-    :raises AcquireTimeoutError: it could not begin by then.
     :raises UnknownResourceError: no such job, or its result is no longer kept.
     """
-    return endpoint(lambda settings: poll_request(settings.application_base, kind, job_id, begin_by), _body)
+    return endpoint(lambda settings: poll_request(settings.application_base, kind, job_id), _body)
 
 
 def _body(response: Response) -> bytes:

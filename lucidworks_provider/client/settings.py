@@ -324,7 +324,9 @@ class _Fields:
 
     def file(self, name: str) -> str | None:
         value = self.text(name)
-        if value is not None and not Path(value).is_file():
+        if value is not None and "-----BEGIN" in value:
+            raise _wrong(self.conn_id, name, "is not a path", "use the path of a PEM file")
+        if value is not None and not _is_file(value):
             raise _wrong(
                 self.conn_id,
                 name,
@@ -347,7 +349,8 @@ class _Fields:
             raise _wrong(self.conn_id, name, "contains credentials", "put them into login and password")
         if re.search(r"\s", value):
             raise _wrong(self.conn_id, name, f"is {value!r}", "remove the white space")
-        if not host or parts.scheme not in {"http", "https"} or parts.query or parts.fragment:
+        # An empty query or fragment too: paths are appended to the text.
+        if not host or parts.scheme not in {"http", "https"} or re.search("[?#]", value):
             raise _wrong(self.conn_id, name, f"is {value!r}", "use https://HOST, without a query")
         if parts.scheme == "http" and not _is_loopback(host):
             # The client secret and every token would travel in the clear.
@@ -362,6 +365,13 @@ def _present(value: object) -> str | None:
     if value is None:
         return None
     return str(value).strip() or None
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # in a folder of another user, or too long
+        return False
 
 
 def _is_loopback(host: str) -> bool:

@@ -40,9 +40,10 @@ def check_endpoints(
     :return: whether all of them work, and a sentence for each.
     """
     short = replace(settings, timeout=min(settings.timeout, TIMEOUT))
-    checks: list[tuple[str, str, str, Call[Any]]] = [
-        ("Application", settings.application_base, PREDICT_SCOPE, list_use_cases())
-    ]
+    checks: list[tuple[str, str, str, Call[Any]]] = []
+    # Without both, the error says what is missing.
+    if settings.application_url or not settings.customer_id:
+        checks.append(("Application", settings.application_base, PREDICT_SCOPE, list_use_cases()))
     if settings.customer_id:
         checks.append(("Models API", settings.models_url, MODEL_SCOPE, list_models()))
     passed, sentences = True, []
@@ -50,6 +51,8 @@ def check_endpoints(
         works, message = _run(short, scope, listing.first(short), source_of(settings, scope))
         passed = passed and works
         sentences.append(f"{name} ({url}), scope {scope}: {message}")
+    if not settings.application_url:
+        sentences.append("Application: not tested, because the connection has no Application ID.")
     if not settings.customer_id:
         sentences.append("Models API: not tested, because the connection has no Customer ID.")
     return passed, " ".join(sentences)

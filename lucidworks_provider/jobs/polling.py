@@ -364,7 +364,7 @@ async def wait_for_jobs(
         async def fetch(job_id: str, begin_by: float | None) -> bytes:
             await progress.update(len(durations))
             # One attempt: a retry inside of the client would hold a slot, and outlast the deadline.
-            return await hook.acall(poll_job(kind, job_id, begin_by), attempts=1)
+            return await hook.acall(poll_job(kind, job_id).beginning_by(begin_by), attempts=1)
 
         async def wait(job_id: str) -> PollOutcome:
             started = time.monotonic()

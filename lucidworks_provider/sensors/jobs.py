@@ -172,7 +172,9 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
                     confirm_seconds=_CONFIRM,
                 ),
                 store=store,
-                fetch=lambda job_id, begin_by: self.hook.acall(poll_job(kind, job_id, begin_by), attempts=1),
+                fetch=lambda job_id, begin_by: self.hook.acall(
+                    poll_job(kind, job_id).beginning_by(begin_by), attempts=1
+                ),
                 slots=client.slots,
                 kind=kind,
                 # With a file, a later poke may get the result itself; without one, this body would be lost.

@@ -137,6 +137,13 @@ def test_the_request_is_the_documented_one() -> None:
             "ERROR: quota",
         ),
         (200, b'{"error": {"message": "quota", "id": "e"}}', RequestRefusedError, "HTTP 200: quota"),
+        (
+            200,
+            b'{"chunkingId": "j-1", "status": "ERROR", "message": "quota"}',
+            RequestRefusedError,
+            "ERROR: quota",
+        ),
+        (200, b'{"chunkingId": "j-1", "error": "quota"}', RequestRefusedError, "HTTP 200: quota"),
         (200, b'{"chunkingId": true}', MalformedResponseError, "chunkingId"),
         (200, b"<html>login</html>", MalformedResponseError, "<html>login"),
         (200, b'{"chunkingId": "1', MalformedResponseError, "HTTP 200"),

@@ -63,7 +63,7 @@ def test_the_table_of_job_states(state: JobState, bodies: list[object]) -> None:
 
 def test_a_large_body_is_kept_without_being_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "parse_json", lambda body: pytest.fail("decoded"))
-    body = b'{"status": "READY", "chunkedData": [{"chunks": ["' + b"x" * SMALL_BODY
+    body = b'{"status": "READY", "chunkedData": %b} \n' % LARGE_PAYLOAD
     for bom in (b"", b"\xef\xbb\xbf \n"):
         assert parse_poll(bom + body, CHUNKING).state is JobState.RESULT
 
@@ -112,7 +112,12 @@ def test_the_id_in_a_body_is_compared(payload: bytes, named: object, other: str)
 
 
 @pytest.mark.parametrize(
-    "body", [b'{"status": "READY", "chunkedData": [{"chu', b"<html>" + b"x" * SMALL_BODY]
+    "body",
+    [
+        b'{"status": "READY", "chunkedData": [{"chu',
+        b'{"status": "READY", "chunkedData": [{"chunks": ["' + LARGE,
+        b"<html>" + LARGE,
+    ],
 )
 def test_a_cut_body_and_a_page_are_unreadable_and_show_their_start(body: bytes) -> None:
     seen = parse_poll(body, CHUNKING)

@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -38,15 +37,17 @@ from lucidworks_provider.client.http.transport import (
     failure_outcome,
     headers_of,
     proxy_for,
+    ssl_context,
     timeouts,
-    verify_option,
 )
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.errors import ConfigurationError, TransportError
+from lucidworks_provider.errors import TransportError
 from lucidworks_provider.retrying import TOKEN_ROUNDS
 from lucidworks_provider.threads import in_thread
 
 if TYPE_CHECKING:
+    from aiohttp.connector import Connection
+
     from lucidworks_provider.client.auth.source import TokenSource
 
 # Connections to an application, and to the Models API; and so responses in memory at once.
@@ -148,9 +149,13 @@ class AsyncTransport:
     async def _body(self, response: aiohttp.ClientResponse, request: Request) -> bytes:
         body = BodyReader(request, self.settings.timeout, _encoding(response), response.content_length)
         # Leaving a body that has not been read closes the connection.
-        while data := await response.content.readany():
+        while True:
+            # aiohttp's timeout is one between bytes, also of a trailer and of the line before a chunk.
+            async with asyncio.timeout(self.settings.timeout):
+                data = await response.content.readany()
+            if not data:
+                return body.body()
             body.add(data)
-        return body.body()
 
     def _proxy(self, url: URL) -> str | None:
         """Cached per host: reading the environment takes longer than a poll."""
@@ -196,8 +201,6 @@ class _Shared:
     transport: AsyncTransport | None = None
 
 
-# By path and time of modification: loading some hundred certificates takes 18 ms.
-_contexts: dict[tuple[str, int], ssl.SSLContext] = {}
 # A session belongs to the loop in which it was created.
 _shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[LucidworksSettings, _Shared]] = WeakKeyDictionary()
 
@@ -250,16 +253,32 @@ class _SharedTransport(AbstractAsyncContextManager[AsyncTransport]):
 
 
 async def _new_transport(settings: LucidworksSettings, connections: int) -> AsyncTransport:
-    # Loading certificates takes tens of milliseconds, so not in the event loop.
-    context = await asyncio.get_running_loop().run_in_executor(None, _ssl_context, settings)
+    context = await asyncio.get_running_loop().run_in_executor(None, ssl_context, settings)
     # To the application and to the Models API, which may be one host.
-    connector = aiohttp.TCPConnector(limit=2 * connections, ssl=context)
+    connector = _Connector(limit=2 * connections, ssl=context)
     # Decompressed by BodyReader: aiohttp's errors name no encoding.
     headers = {"Accept-Encoding": ACCEPT_ENCODING}
     session = client_session(
-        settings, connector, headers=headers, auto_decompress=False, middlewares=(_send_once,)
+        settings,
+        connector,
+        # Also of the response to a CONNECT. Not for users' sessions: it includes the wait for another's connection.
+        connect_timeout=timeouts(settings)[0],
+        headers=headers,
+        auto_decompress=False,
+        middlewares=(_send_once,),
     )
     return AsyncTransport(settings, session, context, connections)
+
+
+class _Connector(aiohttp.TCPConnector):
+    async def connect(self, req: aiohttp.ClientRequest, *args: Any, **options: Any) -> Connection:
+        """Distinguish a failed CONNECT, after which nothing was sent: aiohttp has the same errors for a response."""
+        try:
+            return await super().connect(req, *args, **options)
+        except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError):
+            raise
+        except (aiohttp.ClientOSError, aiohttp.ClientResponseError, aiohttp.ServerDisconnectedError) as err:
+            raise aiohttp.ClientProxyConnectionError(req.connection_key, OSError()) from err
 
 
 async def _send_once(
@@ -275,14 +294,19 @@ async def _send_once(
 
 
 def client_session(
-    settings: LucidworksSettings, connector: aiohttp.BaseConnector, **options: Any
+    settings: LucidworksSettings,
+    connector: aiohttp.BaseConnector,
+    connect_timeout: float | None = None,
+    **options: Any,
 ) -> aiohttp.ClientSession:
     """A session with the connection's timeouts. Proxies are an option, or set for each request."""
     connect, read = timeouts(settings)
     return aiohttp.ClientSession(
         connector=connector,
         # Like requests: the time between bytes, not of the whole response.
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=read),
+        timeout=aiohttp.ClientTimeout(
+            total=None, connect=connect_timeout, sock_connect=connect, sock_read=read
+        ),
         # As long as http.client accepts; aiohttp's default is an eighth of it.
         max_line_size=_LONGEST_LINE,
         max_field_size=_LONGEST_LINE,
@@ -291,29 +315,6 @@ def client_session(
         cookie_jar=aiohttp.DummyCookieJar(),
         **options,
     )
-
-
-def _ssl_context(settings: LucidworksSettings) -> ssl.SSLContext | bool:
-    bundle = verify_option(settings)
-    if isinstance(bundle, bool):
-        return bundle
-    try:
-        changed = Path(bundle).stat().st_mtime_ns
-        # Of several threads.
-        context = _contexts.get((bundle, changed))
-        if context is None:
-            # Like requests, accept a folder of hashed certificates.
-            folder = Path(bundle).is_dir()
-            context = ssl.create_default_context(
-                capath=bundle if folder else None, cafile=None if folder else bundle
-            )
-            _contexts.clear()  # of a bundle that was replaced
-            _contexts[bundle, changed] = context
-        return context
-    except (OSError, ssl.SSLError) as err:
-        raise ConfigurationError(
-            f"Connection {settings.conn_id!r}: {bundle} is not a usable CA bundle ({type(err).__name__})."
-        ) from None
 
 
 def failure_of(err: Exception) -> Failure:

@@ -600,11 +600,6 @@ class RequestQueue:
         self._waiters: deque[_Waiter] = deque()
 
     @property
-    def waiting(self) -> int:
-        """Requests that wait for a permit."""
-        return len(self._waiters)
-
-    @property
     def stats(self) -> RateLimitStats:
         return replace(self._limiter.stats, refused_for=self.refused_for)
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Self
 
 import requests
@@ -23,6 +24,7 @@ from lucidworks_provider import metrics
 from lucidworks_provider.client.http.messages import ACCEPT_ENCODING, Request, Response
 from lucidworks_provider.client.http.rate_limiter import queue_for
 from lucidworks_provider.client.http.transport import (
+    LEAST_SPEED,
     AllowedHosts,
     BodyReader,
     Failure,
@@ -55,11 +57,12 @@ class SyncTransport:
 
     def __init__(self, settings: LucidworksSettings) -> None:
         self._settings = settings
-        self._session = requests.Session()
+        self._session = _Session()
         # Proxies and certificates are decided in `transport`; trusting the environment would also read ~/.netrc.
         self._session.trust_env = False
         self._session.headers["Accept-Encoding"] = ACCEPT_ENCODING
-        mount_adapter(self._session)
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        mount_adapter(self._session, settings.timeout)
 
     def send(self, request: Request, access_token: str | None = None) -> Response:
         """
@@ -117,13 +120,17 @@ class SyncTransport:
         self._session.close()
 
 
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """No redirect: even without following it, requests would read all of its body, and parse its address."""
+
+
 def _body(response: requests.Response, request: Request, settings: LucidworksSettings) -> bytes:
     raw = response.raw
     encoding = response.headers.get("Content-Encoding")
     body = BodyReader(request, settings.timeout, encoding, raw.length_remaining)
-    # read1 returns what has arrived, so that each part is timed; older urllib3 has only read.
-    read = getattr(raw, "read1", raw.read)
-    while data := read(_CHUNK, decode_content=False):
+    # read1 returns what has arrived, so that each part is timed.
+    while data := raw.read1(_CHUNK, decode_content=False):
         body.add(data)
     return body.body()
 
@@ -138,9 +145,8 @@ def failure_of(err: Exception) -> tuple[Failure, object]:
         return Failure.PROXY, cause
     if not isinstance(cause, ssl.SSLError | SSLError):
         return Failure.CONNECTION, cause
-    # A broken handshake may pass; a wrong certificate or bundle does not.
-    text = str(cause).lower()
-    wrong = any(word in text for word in ("certificate verify failed", "x509", "pem"))
+    # A broken handshake may pass; a wrong certificate does not.
+    wrong = "certificate verify failed" in str(cause).lower()
     return Failure.CERTIFICATE if wrong else Failure.TLS, cause
 
 
@@ -281,8 +287,8 @@ MOST_INTERIM = 100
 
 class _TimedStream(io.RawIOBase):
     """
-    A socket's stream. Until the headers have been read, all reads together have the timeout of the socket, which
-    alone would be one for each read.
+    A socket's stream. At first, as for the response to a CONNECT, and within :meth:`limited`, all reads together have
+    the timeout of the socket, which alone would be one for each read.
 
     :param stream: what ``makefile`` of the socket returned, without its buffer.
     """
@@ -290,10 +296,18 @@ class _TimedStream(io.RawIOBase):
     def __init__(self, sock: socket.socket, stream: io.RawIOBase) -> None:
         self._sock, self._stream = sock, stream
         self._timeout = sock.gettimeout()
-        self._deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        self._deadline = self._from_now()
 
-    def headers_read(self) -> None:
-        self._deadline = None
+    def _from_now(self) -> float | None:
+        return None if self._timeout is None else time.monotonic() + self._timeout
+
+    @contextmanager
+    def limited(self) -> Iterator[None]:
+        self._deadline = self._from_now()
+        try:
+            yield
+        finally:
+            self._deadline = None
 
     def readable(self) -> bool:
         return True
@@ -306,7 +320,7 @@ class _TimedStream(io.RawIOBase):
             return self._stream.readinto(buffer)
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError("The headers of the response have not ended.")
+            raise TimeoutError("The server sends too slowly.")
         self._sock.settimeout(left)
         try:
             return self._stream.readinto(buffer)
@@ -327,8 +341,13 @@ class _FinalResponse(http.client.HTTPResponse):
         self.fp = io.BufferedReader(self._timed)
 
     def begin(self) -> None:
-        super().begin()
-        self._timed.headers_read()
+        with self._timed.limited():
+            super().begin()
+
+    def read1(self, n: int = -1) -> bytes:
+        # It reads the line before a chunk too, and the trailer after the last one.
+        with self._timed.limited():
+            return super().read1(n)
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(MOST_INTERIM):
@@ -354,19 +373,28 @@ def _connecting(connection: HTTPConnection) -> Iterator[None]:
 
 
 class _Connection(HTTPConnection):
+    """:param upload_timeout: seconds, without those for its size; None for those of connecting."""
+
     response_class = _FinalResponse
+
+    def __init__(self, *args: Any, upload_timeout: float | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._upload_timeout = upload_timeout
 
     def connect(self) -> None:
         with _connecting(self):
             super().connect()
 
+    def request(self, method: str, url: str, body: Any = None, *args: Any, **options: Any) -> None:
+        if self._upload_timeout is not None:
+            if self.sock is None:
+                self.connect()
+            self.timeout = self._upload_timeout + len(body or b"") / LEAST_SPEED
+        super().request(method, url, body, *args, **options)
 
-class _TlsConnection(HTTPSConnection):
-    response_class = _FinalResponse
 
-    def connect(self) -> None:
-        with _connecting(self):
-            super().connect()
+class _TlsConnection(_Connection, HTTPSConnection):
+    pass
 
 
 class _Pool(HTTPConnectionPool):
@@ -377,21 +405,29 @@ class _TlsPool(HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
 
 
-_POOLS = {"http": _Pool, "https": _TlsPool}
-
-
 class _Adapter(HTTPAdapter):
+    def __init__(self, upload_timeout: float | None) -> None:
+        self._pools = {
+            "http": partial(_Pool, upload_timeout=upload_timeout),
+            "https": partial(_TlsPool, upload_timeout=upload_timeout),
+        }
+        super().__init__()
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
+        self.poolmanager.pool_classes_by_scheme = self._pools
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = _POOLS
+        manager.pool_classes_by_scheme = self._pools
         return manager
 
 
-def mount_adapter(session: requests.Session) -> None:
-    """Make a session skip interim responses, and mark errors of connecting."""
+def mount_adapter(session: requests.Session, upload_timeout: float | None = None) -> None:
+    """
+    Make a session skip interim responses, and mark errors of connecting.
+
+    :param upload_timeout: seconds, plus those for its size. Otherwise urllib3 limits it by those of connecting.
+    """
     for scheme in ("http://", "https://"):
-        session.mount(scheme, _Adapter())
+        session.mount(scheme, _Adapter(upload_timeout))

@@ -7,6 +7,7 @@ Every connection here goes the whole way: from the environment through Airflow's
 
 import asyncio
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -161,6 +162,7 @@ def test_plain_http_elsewhere(read: Read, name: str, url: str) -> None:
     assert SECRET not in str(caught.value)
 
 
+PEM = "-----BEGIN CERTIFICATE-----\n" + "hidden" * 200 + "\n-----END CERTIFICATE-----\n"
 WRONG: list[tuple[str, dict[str, Any]]] = [
     ("login", {"login": ...}),
     ("login", {"login": None}),
@@ -185,6 +187,9 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
             "https://example.org:99999",
             "https://example.org/?a=b",
             "https://example.org/#a",
+            "https://example.org?",
+            "https://example.org/?",
+            "https://example.org#",
             "https://user:hidden@example.org",
             "https://[::1",
             "https://a..b",
@@ -199,7 +204,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ),
     *(("verify", {"extra": {"verify": value}}) for value in ("maybe", 2, "false!", [])),
     *(("timeout", {"extra": {"timeout": value}}) for value in (0, -1, "soon", "nan", "inf", True, "1,5")),
-    *(("ca_bundle", {"extra": {"ca_bundle": value}}) for value in ("/no/such/file.pem", "/")),
+    *(("ca_bundle", {"extra": {"ca_bundle": value}}) for value in ("/no/such/file.pem", "/", PEM)),
     *(("share_via", {"extra": {"share_via": value}}) for value in ("Airflow", "file", 1)),
 ]
 
@@ -211,6 +216,19 @@ def test_a_wrong_field_is_named(read: Read, field: str, changes: dict[str, Any])
     for text in (str(caught.value), repr(caught.value)):
         assert SECRET not in text
         assert "hidden" not in text
+
+
+def test_a_bundle_in_a_locked_folder(read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, stat = tmp_path / "ca.pem", os.stat
+
+    def deny(path: Any, **options: Any) -> os.stat_result:
+        if path == bundle:
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", deny)
+    with pytest.raises(ConfigurationError, match=f"'lw': ca_bundle names '{bundle}'"):
+        read(document({"ca_bundle": str(bundle)}))
 
 
 def test_a_connection_is_read_once_per_hook(monkeypatch: pytest.MonkeyPatch) -> None:

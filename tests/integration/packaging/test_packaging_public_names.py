@@ -167,7 +167,7 @@ SIGNATURES = {
     "client.chunking.submit_chunking": "text chunker model_id data_type chunker_config model_config",
     "client.chunking.submit_text": "options text",
     "client.chunking.get_chunking": "job_id",
-    "client.jobs.poll_job": "kind job_id begin_by",
+    "client.jobs.poll_job": "kind job_id",
     "client.models.list_models": "",
     "client.models.list_deployments": "",
     "client.models.get_model": "model_id metrics",

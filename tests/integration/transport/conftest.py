@@ -81,11 +81,9 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tls]:
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1", "localhost")
     cert, key, ca, other = (folder / f"{name}.pem" for name in ("cert", "key", "ca", "other"))
-    no_pem = folder / "no.pem"
-    no_pem.write_text("this is no certificate\n")
     issued.cert_chain_pems[0].write_to_path(cert)
     issued.private_key_pem.write_to_path(key)
     authority.cert_pem.write_to_path(ca)
     trustme.CA().cert_pem.write_to_path(other)
     with running(ssl_certfile=cert, ssl_keyfile=key) as started:
-        yield Tls(started.url, str(ca), str(other), str(folder / "missing.pem"), str(no_pem), started.state)
+        yield Tls(started.url, str(ca), str(other), str(folder / "missing.pem"), started.state)

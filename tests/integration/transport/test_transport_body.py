@@ -15,9 +15,11 @@ from lucidworks_provider.errors import NotSentError, TransportError
 pytestmark = pytest.mark.usefixtures("plain_network", "short_waits", "forgotten_tokens")
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+UNTIL_CLOSED = b"HTTP/1.1 200 OK\r\n\r\n"
+REDIRECT = b"HTTP/1.1 302 Found\r\nLocation: /login\r\n\r\n"
 
 
-@pytest.mark.parametrize("head", [CHUNKED, answer(body=b"", length=1 << 40), b"HTTP/1.1 200 OK\r\n\r\n"])
+@pytest.mark.parametrize("head", [CHUNKED, answer(body=b"", length=1 << 40), UNTIL_CLOSED, REDIRECT])
 def test_a_response_without_an_end(mode: Mode, head: bytes) -> None:
     sent = 0
 

@@ -33,6 +33,15 @@ CASES: dict[str, tuple[Any, ...]] = {
         *({"customer_id": None}, (), True, BOTH[:2]),
         "Models API: not tested, because the connection has no Customer ID.",
     ),
+    "no application": (
+        *({"host": None, "application_url": None}, (), True, BOTH[2:]),
+        "Application: not tested, because the connection has no Application ID.",
+        f"Models API (URL), {MODEL}: {NEW}",
+    ),
+    "neither": (
+        *({"host": None, "application_url": None, "customer_id": None}, (), False, []),
+        "host (Application ID) is missing; set it, or `application_url`.",
+    ),
     "another customer": (
         *({"customer_id": "somebody-else"}, (), False, BOTH),
         *(f"{MODEL}: does not work with a new access", "HTTP 40"),

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Self
 
 import pytest
 import requests
-from transport_wire import Mode, answer, fault, get, scripted, send, settings, submit
+from transport_wire import Connect, Mode, answer, fault, get, scripted, send, settings, submit
 
 from lucidworks_provider import retrying
 from lucidworks_provider.client.auth.token import TokenIdentity, token_request
@@ -33,6 +33,7 @@ from lucidworks_provider.client.http.rate_limiter import (
     queue_of,
 )
 from lucidworks_provider.client.jobs import CHUNKING, poll_job
+from lucidworks_provider.client.models import list_models
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.emulator.server import RunningEmulator
@@ -265,6 +266,16 @@ async def test_what_is_known_of_a_limit_is_shown(emulator: RunningEmulator) -> N
     assert 5 < known.rate < 40
 
 
+def test_without_an_application_the_limit_is_that_of_the_models_api(
+    emulator: RunningEmulator, connect: Connect
+) -> None:
+    fault(emulator, "429", "list-models")
+    connect(emulator.url, application_url="", customer_id="demo-customer")
+    hook = LucidworksHook()
+    hook.call(list_models())
+    assert hook.rate_limit().refusals == 1
+
+
 @pytest.mark.parametrize("gone", ["cancelled", "broken"])
 async def test_a_request_without_a_response_gives_its_turn_back(gone: str) -> None:
     def hang_up(connection: Any) -> None:
@@ -486,15 +497,23 @@ def test_it_costs_next_to_nothing_while_nothing_is_limited() -> None:
     assert costs[0] < costs[1] / 6
 
 
-async def test_a_thousand_that_wait_for_a_connection_hold_no_turn() -> None:
+async def test_a_thousand_that_wait_for_a_connection_hold_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    acquire, acquiring = RequestQueue.aacquire, 0
+
+    async def counted(queue: RequestQueue, begin_by: float | None = None) -> int:
+        nonlocal acquiring
+        acquiring += 1
+        return await acquire(queue, begin_by)
+
+    monkeypatch.setattr(RequestQueue, "aacquire", counted)
     with scripted(answer()) as server:
-        queue = queue_of(server.url, settings(APPLICATION))
-        refuse(queue, 0.5)
+        refuse(queue_of(server.url, settings(APPLICATION)), 0.5)
         async with shared_transport(settings(server.url)) as transport:
             waiting = [asyncio.create_task(transport.send(get(f"{server.url}/ai/x"))) for _ in range(1000)]
             await asyncio.sleep(0.2)
-            assert queue.waiting == CONNECTIONS
+            assert acquiring == CONNECTIONS
             for one in waiting:
                 one.cancel()
             await asyncio.wait(waiting)
-            assert queue.waiting == 0
+            async with asyncio.timeout(5):
+                assert (await transport.send(get(f"{server.url}/ai/x"))).status == 200

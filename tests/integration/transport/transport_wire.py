@@ -88,7 +88,6 @@ class Tls:
     ca: str
     other_ca: str
     missing: str
-    no_pem: str
     state: Any
 
     @property
