@@ -60,8 +60,8 @@ def read_file_documents(file: SourceFile, options: ReadOptions) -> Iterator[Docu
     The call reads a file of one document, and a small file of records; any other file is read during the iteration.
     Missing and damaged files are rejected documents.
 
-    :raises InputError: a file of which every document would be rejected, by its first line or its schema: a column is
-        missing, or the extra for such files is not installed.
+    :raises InputError: a file of which every document would be rejected, by its schema or its first records: a column
+        is missing, or the extra for such files is not installed.
     """
     if needed := _PACKAGES.get(file.format):
         kind = "HTML" if file.format is Format.HTML else "Parquet"

@@ -170,7 +170,7 @@ LINES = {
     b'{"id": "a", "text": ["x"]}': ("a", "<invalid>"),
     b'{"id": "a", "text": "\\ud800"}': ("a", "<invalid>"),
     b'{"id": "a", "text": "\\u0000"}': ("a", "<binary>"),
-    b'{"id": "a"}': INVALID,
+    b'{"id": "a"}': ("a", "<empty>"),
     b'{"text": "x"}': INVALID,
     **dict.fromkeys(
         (
@@ -385,12 +385,14 @@ def test_columns_of_a_table(base: str, columns: dict[str, Any], message: str) ->
     [
         (b'{"sku": 1, "text": "x"}', r"f\.jsonl has no column 'id'; it has 'sku', 'text'"),
         (
-            b'\xef\xbb\xbf\n\n{"id": 1, "body": "x"}\n{"id": 2, "text": "x"}',
+            b'\xef\xbb\xbf\n\n{"id": 1, "body": "x"}\n[1]\n{"id": 2}',
             "no column 'text'; it has 'id', 'body'",
         ),
+        (b'{"id": 1}\n' * 1000 + b'{"id": 2, "text": "x"}', "no column 'text'; it has 'id'"),
         (b"{}", "it has none"),
         (b'{"%s": 1}' % (b"x" * 80), f"it has '{'x' * 40}'"),
         (b'{"id": 1, "text": null}', None),
+        (b'{"id": 1}\n' * 999 + b'{"id": 2, "text": "x"}', None),
         (b'{"id": ', None),
         (b"[1]", None),
         (b"\xff\xfe\x00", None),
@@ -398,7 +400,7 @@ def test_columns_of_a_table(base: str, columns: dict[str, Any], message: str) ->
         (b"", None),
     ],
 )
-def test_fields_of_a_first_line(base: str, data: bytes, message: str | None) -> None:
+def test_fields_of_the_first_lines(base: str, data: bytes, message: str | None) -> None:
     file = placed(base, "f.jsonl", data)
     if message is None:
         read(file, SMALL)
