@@ -955,6 +955,16 @@ def kept_arrays(parts: Sequence[Any], fields: Mapping[str, pa.DataType], where: 
     ]
 
 
+def kept_bytes(kept: Any) -> int:
+    """About the bytes of kept columns in memory, without dictionaries, which rows share."""
+    import pyarrow as pa
+
+    if isinstance(kept, list):
+        return sum(map(_characters, kept))
+    chunks = (chunk for column in kept.columns for chunk in getattr(column, "chunks", [column]))
+    return sum((one.indices if pa.types.is_dictionary(one.type) else one).nbytes for one in chunks)
+
+
 def kept_values(parts: Iterable[Any], where: str) -> list[dict[str, Any]]:
     """
     Kept columns as JSON has them, of each row.
