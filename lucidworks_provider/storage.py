@@ -159,6 +159,21 @@ def plain_uri(uri: str) -> str:
     return f"{scheme}{separator}{host}{slash}{key}"
 
 
+def with_connection(uri: str, other: str) -> str:
+    """
+    The URI of another program, with the connection of another file of the same store.
+
+    In Azure's own addresses the user part is the container.
+    """
+    plain = plain_uri(other)
+    mine, theirs = (one.partition("://")[0] for one in (uri, other))
+    if plain == other or SAME_STORE.get(mine, mine) != SAME_STORE.get(theirs, theirs):
+        return uri
+    conn_id = other.partition("://")[2].partition("/")[0].rpartition("@")[0]
+    authority, slash, key = uri.partition("://")[2].partition("/")
+    return f"{theirs}://{conn_id}@{authority.partition('@')[0]}{slash}{key}"
+
+
 def split_uri(uri: str) -> tuple[str, str]:
     """Parent and name, as text: whether ``parent`` keeps the connection depends on the version of Airflow."""
     parent, _, name = uri.rpartition("/")
