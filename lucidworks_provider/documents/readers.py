@@ -40,7 +40,7 @@ from lucidworks_provider.documents.parquet_rows import read_delta, read_parquet
 from lucidworks_provider.documents.records import ReadOptions, read_record
 from lucidworks_provider.documents.source import Format, SourceFile, fetch
 from lucidworks_provider.errors import InputError, StorageError, check_documents_extra
-from lucidworks_provider.storage import read_file
+from lucidworks_provider.storage import is_missing, read_file
 
 __all__ = ["ReadOptions", "read_file_documents", "read_inline_documents"]
 
@@ -83,7 +83,7 @@ def _read_records(file: SourceFile, options: ReadOptions) -> Iterator[Document |
     try:
         yield from _RECORDS[file.format](file, options)
     except StorageError as err:
-        yield _not_there(file) if isinstance(err.__cause__, FileNotFoundError) else _failed(file, err)
+        yield _not_there(file) if is_missing(err) else _failed(file, err)
 
 
 def _read_whole(file: SourceFile, options: ReadOptions) -> Document | RejectedDocument:

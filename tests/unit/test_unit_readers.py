@@ -335,6 +335,11 @@ def test_rows_that_are_no_documents(base: str) -> None:
     assert short(read(escaped, ReadOptions(encoding="iso2022_jp"))) == [("a", "日本")]
     declared = placed(base, "g.parquet", table(id=["a"], text=pa.array([b"\xe9"])))
     assert short(read(declared, ReadOptions(encoding="cp1252"))) == [("a", "é")]
+    # Strings are UTF-8, whatever the encoding of the text files beside them.
+    for kind in (pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())):
+        strings = placed(base, "s.parquet", table(id=["a"], text=pa.array(["日本"], kind)))
+        for encoding in ("cp1252", "utf-16", "iso2022_jp"):
+            assert short(read(strings, ReadOptions(encoding=encoding))) == [("a", "日本")]
     none = pa.array([], pa.string())
     assert read(placed(base, "h.parquet", table(id=none, text=none))) == []
     assert short(read(placed(base, "n.parquet", table(id=["a"], text=pa.nulls(1))))) == [("a", "<empty>")]
