@@ -123,7 +123,7 @@ def missing_column(
     :param hint: another possible cause.
     :param set_by: the arguments that name columns.
     """
-    meant = did_you_mean(name, there)
+    meant = did_you_mean(name, there, 0.7)
     return InputError(
         f"{uri} has no column {name!r}; it has {shown_names(there)}.{meant} Set "
         f"{set_by}.{'' if meant or not hint else f' {hint}'}"

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from memory_store import memory_store
 from read_files import Found, placed, read, rejected, short
 
+from lucidworks_provider.documents import lines
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, check_id
 from lucidworks_provider.documents.readers import ReadOptions, read_file_documents, read_inline_documents
-from lucidworks_provider.documents.source import list_source
+from lucidworks_provider.documents.source import SourceFile, list_source
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.storage import reading, remove_file, write_file
 
@@ -87,6 +88,15 @@ def test_a_file_that_went(base: str, name: str) -> None:
     file = placed(base, name, b"x")
     remove_file(file.uri)
     assert short(read(file)) == [(name, "<missing>")]
+
+
+def test_a_missing_bucket_is_no_missing_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(file: SourceFile) -> Any:
+        raise StorageError("gone") from FileNotFoundError("The specified bucket does not exist")
+
+    file = placed(str(tmp_path), "a.jsonl", b"{}")
+    monkeypatch.setattr(lines, "open_file", gone)
+    assert short(read(file)) == [("a.jsonl", "<unreadable>")]
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
