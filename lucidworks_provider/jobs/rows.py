@@ -942,7 +942,7 @@ def check_kept(
     for name, kind in types.items():
         try:
             with pq.ParquetWriter(pa.BufferOutputStream(), pa.schema([(name, kind)])) as writer:
-                writer.write_table(pa.table({name: pa.nulls(0, kind)}))
+                writer.write_table(pa.table({name: pa.nulls(1, kind)}))
         except (pa.ArrowException, NotImplementedError):
             raise InputError(
                 f"{name!r} cannot be passed through: it is of type {kind}, which Parquet does not have."
