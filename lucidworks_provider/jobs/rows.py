@@ -1011,9 +1011,10 @@ def _json_column(column: pa.Array, name: str, where: str) -> list[Any]:
     """:raises InputError: a value cannot be converted."""
     import pyarrow as pa
 
+    if (nested := nested_json(column)) is not None:
+        return [json_value(value) for value in nested]
     with suppress(ValueError, OverflowError, LookupError):
-        nested = nested_json(column)
-        return [json_value(value) for value in (column.to_pylist() if nested is None else nested)]
+        return [json_value(value) for value in column.to_pylist()]
     try:
         return [_json_element(column.slice(place, 1)) for place in range(len(column))]
     except (ValueError, OverflowError, LookupError, pa.ArrowException) as err:
