@@ -159,6 +159,21 @@ def plain_uri(uri: str) -> str:
     return f"{scheme}{separator}{host}{slash}{key}"
 
 
+def with_connection(uri: str, other: str) -> str:
+    """
+    The URI of another program, with the connection of another file of the same store.
+
+    In Azure's own addresses the user part is the container.
+    """
+    plain = plain_uri(other)
+    mine, theirs = (one.partition("://")[0] for one in (uri, other))
+    if plain == other or SAME_STORE.get(mine, mine) != SAME_STORE.get(theirs, theirs):
+        return uri
+    conn_id = other.partition("://")[2].partition("/")[0].rpartition("@")[0]
+    authority, slash, key = uri.partition("://")[2].partition("/")
+    return f"{theirs}://{conn_id}@{authority.partition('@')[0]}{slash}{key}"
+
+
 def split_uri(uri: str) -> tuple[str, str]:
     """Parent and name, as text: whether ``parent`` keeps the connection depends on the version of Airflow."""
     parent, _, name = uri.rpartition("/")
@@ -266,7 +281,8 @@ def _pinned(path: StorePath, scheme: str, stack: ExitStack) -> tuple[int, _Fetch
     """
     fs, key = path
     if scheme in _S3:
-        # It sends If-Match.
+        # It sends If-Match, with the etag of a listing that it remembers.
+        path.forget_listing()
         file = stack.enter_context(fs.open(key, "rb", cache_type="none"))
 
         def fetch(start: int, end: int) -> bytes:
@@ -518,7 +534,8 @@ def _list_below(uri: str) -> Iterator[Entry]:
             above, _, name = path.path.rstrip("/").rpartition("/")
             found = path.fs.find(above, prefix=name, detail=True)
             found = {key: info for key, info in found.items() if key.startswith(f"{above}/{name}/")}
-        path.fs.invalidate_cache(path.path)
+        # It remembers the listing of each folder below, without a limit, for readers and for the next listing.
+        path.fs.invalidate_cache()
         yield from (entry for entry in _named_below(path.path, found.items()) if not entry.folder)
 
 
@@ -547,7 +564,7 @@ def list_unnamed(uri: str) -> Iterator[Entry]:
                 if _http_status(err) != HTTPStatus.BAD_REQUEST:
                     raise
                 found = {}
-        path.fs.invalidate_cache(root)
+        path.fs.invalidate_cache()
         below = ((key, info) for key, info in found.items() if key.lstrip("/").startswith(f"{root}//"))
         yield from _named_below(root, below)
 
@@ -794,7 +811,10 @@ def remove_folder(uri: str) -> None:
             return
         path = store_path(uri)
         path.fs.invalidate_cache(path.path)
-        _remove_keys(path.fs, path.fs.find(path.path))
+        try:
+            _remove_keys(path.fs, path.fs.find(path.path))
+        finally:
+            path.fs.invalidate_cache()
 
 
 def _remove_keys(fs: Any, keys: Sequence[str]) -> None:

@@ -330,8 +330,7 @@ class PartWriter:
 
     def _flush(self) -> None:
         self.bytes += self._columns.nbytes
-        batch = self._columns.take()
-        if batch is not None:
+        for batch in self._columns.take():
             self._data.write(batch.cast(stored_chunk_schema(self._options, self.dimension)))
 
 

@@ -15,6 +15,7 @@ inline documents                    read as a file of many records
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ class Plan:
         self._max_text_bytes = max_text_bytes
         self._add_from_other_shards = add_from_other_shards
         self._requests = self._bytes = 0
-        # Files with records that cannot be read.
+        # Files of which a record without an id, or the rest, cannot be read.
         self._unreadable: set[str] = set()
 
     def scan(self, files: Iterator[SourceFile], *, exact: bool) -> PlanSummary:
@@ -129,7 +130,7 @@ class Plan:
                     self._bytes += max(file.size, 0)
                     self._add_file(file)
         for path in self._unreadable:
-            # An unreadable record may be any document that the file had before, and that no other file has now.
+            # What cannot be read may be any document that the file had before, and that no other file has now.
             # It may have no hash, if another program has deleted chunks of it.
             before = "SELECT id, ? FROM documents WHERE file = ? AND (hash IS NOT NULL OR present)"
             db.run(f"INSERT OR IGNORE INTO source {before}", REJECTED, path)
@@ -268,7 +269,8 @@ class Plan:
         """Add all ids of a file of records, and count the texts that have changed."""
         for found in documents:
             if isinstance(found, RejectedDocument):
-                self._unreadable.add(file.path)
+                if re.fullmatch(rf"{re.escape(file.path)}(:\d+)?", found.id):
+                    self._unreadable.add(file.path)
                 self._add(found.id, REJECTED, file)
                 continue
             known = self._db.known(found.id, old=self._reuse)

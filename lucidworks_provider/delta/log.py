@@ -28,6 +28,7 @@ from lucidworks_provider.storage import (
     names_in,
     read_file,
     reading_parquet,
+    with_connection,
     write_file,
     writing,
 )
@@ -275,7 +276,8 @@ def file_uri(table_uri: str, path: str) -> str:
     """The URI of a data file: paths of the log are relative to the table, absolute or URIs."""
     if _ABSOLUTE.match(path):
         scheme, _, rest = path.partition(":")
-        return path if rest.startswith("//") else f"{scheme}://{rest}"
+        uri = path if rest.startswith("//") else f"{scheme}://{rest}"
+        return with_connection(uri, table_uri)
     if path.startswith("/"):
         scheme, separator, rest = table_uri.partition("://")
         return path if local_path(table_uri) else f"{scheme}{separator}{rest.partition('/')[0]}{path}"

@@ -92,11 +92,21 @@ class CsvRecords:
 
     :param options: the dialect, the encoding, and ``max_document_bytes`` as the limit of a record.
     :param advice: for the message about a record that does not fit the dialect.
+    :param limit_name: names ``max_document_bytes`` in messages.
     """
 
-    def __init__(self, file: SourceFile, opened: BinaryIO, options: ReadOptions, *, advice: str = "") -> None:
+    def __init__(
+        self,
+        file: SourceFile,
+        opened: BinaryIO,
+        options: ReadOptions,
+        *,
+        advice: str = "",
+        limit_name: str = "max_document_bytes=",
+    ) -> None:
         self._opened = opened
         self._advice = advice
+        self._limit_name = limit_name
         self._options = options
         self._encoding = options.encoding
         self._lines = self._read_lines()
@@ -132,7 +142,7 @@ class CsvRecords:
                 begin, size = reader.line_num + 1, 0
             return
         except OverflowError:
-            allowed = f"over max_document_bytes={most:,}, or a quote is not closed"
+            allowed = f"over {self._limit_name}{most:,}, or a quote is not closed"
             rejection = Rejection(Reason.TOO_LARGE, f"The record has at least {size:,} bytes, {allowed}.")
         except csv.Error as err:
             rejection = Rejection(Reason.INVALID, f"Line {reader.line_num:,}: {err}.{self._advice}")

@@ -26,6 +26,8 @@ _MARK = codecs.BOM_UTF8
 # Raised by damaged compressed files. Those of the storage are errors of another tree.
 BROKEN = (OSError, EOFError, zlib.error)
 _WHITE = b" \t\r\n"
+# Objects of which one must have a field: some writers leave out nulls.
+_OBJECTS = 1000
 
 
 class _EmptyCompressedFile(io.RawIOBase):
@@ -98,11 +100,31 @@ def read_json_lines(file: SourceFile, options: ReadOptions) -> Iterator[Document
     """
     A document for each line. A line without a valid id is named by ``<path>:<line>``.
 
-    :raises InputError: the first line lacks the fields of the options; names its fields.
+    :raises InputError: none of the first objects has a field of the options; names the fields of the first one.
     :raises StorageError: the file cannot be read.
     """
+    objects = 0
+    absent, names = [options.id_column, options.text_column], list[str]()
+    # Rejects, until an object with each field was found.
+    held = list[Document | RejectedDocument]()
+    for record, found in _records(file, options):
+        held.append(found)
+        if absent and isinstance(record, dict):
+            names, objects = names if objects else list(record), objects + 1
+            absent = [name for name in absent if name not in record]
+            if absent and objects == _OBJECTS:
+                break
+        if not absent or len(held) == _OBJECTS:
+            yield from held
+            held.clear()
+    if absent and objects:
+        raise missing_column(file.uri, absent[0], names)
+    yield from held
+
+
+def _records(file: SourceFile, options: ReadOptions) -> Iterator[tuple[Any, Document | RejectedDocument]]:
+    """The value of each line, and its document."""
     number = 0
-    fields: tuple[str, ...] = (options.id_column, options.text_column)
     # Lines of UTF-16 and UTF-32 are converted.
     encoding = "utf-8" if wide_codec(b"", options.encoding) else options.encoding or "utf-8"
     # Where bytes below 128 may not be ASCII, JSON may be valid and have another meaning before it is decoded.
@@ -112,22 +134,17 @@ def read_json_lines(file: SourceFile, options: ReadOptions) -> Iterator[Document
             for number, line in read_lines(opened, options.encoding, options.max_document_bytes):
                 place = f"{file.path}:{number}"
                 if isinstance(line, int):
-                    yield RejectedDocument(place, *too_large(line, options.max_document_bytes))
+                    yield None, RejectedDocument(place, *too_large(line, options.max_document_bytes))
                 else:
                     record = _parsed(line, encoding, loads)
-                    if fields and isinstance(record, dict):
-                        for name in fields:
-                            if name not in record:
-                                raise missing_column(file.uri, name, list(record))
-                    yield _document(place, record, options)
-                fields = ()
+                    yield record, _document(place, record, options)
         except UnicodeDecodeError as err:
             # The beginning of the next line cannot be found.
             detail = f"After line {number:,} it cannot be decoded as {err.encoding}: {err.reason}."
-            yield RejectedDocument(file.path, Reason.ENCODING, detail)
+            yield None, RejectedDocument(file.path, Reason.ENCODING, detail)
         except BROKEN as err:
             detail = f"After line {number:,} it cannot be decompressed: {err!s:.100}."
-            yield RejectedDocument(file.path, Reason.INVALID, detail)
+            yield None, RejectedDocument(file.path, Reason.INVALID, detail)
 
 
 def _document(place: str, record: Any, options: ReadOptions) -> Document | RejectedDocument:
@@ -137,9 +154,7 @@ def _document(place: str, record: Any, options: ReadOptions) -> Document | Rejec
         return RejectedDocument(
             place, Reason.INVALID, f"It is of type {type(record).__name__}, not a JSON object."
         )
-    if options.text_column not in record:
-        return RejectedDocument(place, Reason.INVALID, f"It has no field {options.text_column!r}.")
-    return read_record(place, record.get(options.id_column), record[options.text_column], options)
+    return read_record(place, record.get(options.id_column), record.get(options.text_column), options)
 
 
 def _parsed(line: bytes, encoding: str, loads: Callable[[bytes], Any] | None) -> Any:

@@ -9,6 +9,7 @@ deletion vector.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -48,9 +49,13 @@ def read_parquet(file: SourceFile, options: ReadOptions) -> Iterator[Document | 
         try:
             parquet = pq.ParquetFile(opened, buffer_size=_BUFFER, pre_buffer=False)
             _check_columns(file, parquet.schema_arrow, options)
+            read_as = options
+            if not _is_binary(parquet.schema_arrow.field(options.text_column).type):
+                # The encoding is that of other files, and of bytes.
+                read_as = replace(options, encoding="utf-8")
             for document_id, text in _rows(parquet, options):
                 row += 1
-                yield read_record(f"{file.path}:{row}", document_id, text, options)
+                yield read_record(f"{file.path}:{row}", document_id, text, read_as)
         except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as err:
             detail = f"It cannot be read as Parquet after row {row:,}: {type(err).__name__}: {err!s:.200}"
             yield RejectedDocument(file.path, Reason.INVALID, detail)
@@ -87,6 +92,13 @@ def is_textual(kind: pa.DataType) -> bool:
         pa.large_binary(),
         pa.binary_view(),
     }
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return kind in {pa.binary(), pa.large_binary(), pa.binary_view()}
 
 
 def _rows(parquet: pq.ParquetFile, options: ReadOptions) -> Iterator[tuple[object, object]]:

@@ -40,7 +40,7 @@ from lucidworks_provider.documents.parquet_rows import read_delta, read_parquet
 from lucidworks_provider.documents.records import ReadOptions, read_record
 from lucidworks_provider.documents.source import Format, SourceFile, fetch
 from lucidworks_provider.errors import InputError, StorageError, check_documents_extra
-from lucidworks_provider.storage import read_file
+from lucidworks_provider.storage import is_missing, read_file
 
 __all__ = ["ReadOptions", "read_file_documents", "read_inline_documents"]
 
@@ -60,8 +60,8 @@ def read_file_documents(file: SourceFile, options: ReadOptions) -> Iterator[Docu
     The call reads a file of one document, and a small file of records; any other file is read during the iteration.
     Missing and damaged files are rejected documents.
 
-    :raises InputError: a file of which every document would be rejected, by its first line or its schema: a column is
-        missing, or the extra for such files is not installed.
+    :raises InputError: a file of which every document would be rejected, by its schema or its first records: a column
+        is missing, or the extra for such files is not installed.
     """
     if needed := _PACKAGES.get(file.format):
         kind = "HTML" if file.format is Format.HTML else "Parquet"
@@ -83,7 +83,7 @@ def _read_records(file: SourceFile, options: ReadOptions) -> Iterator[Document |
     try:
         yield from _RECORDS[file.format](file, options)
     except StorageError as err:
-        yield _not_there(file) if isinstance(err.__cause__, FileNotFoundError) else _failed(file, err)
+        yield _not_there(file) if is_missing(err) else _failed(file, err)
 
 
 def _read_whole(file: SourceFile, options: ReadOptions) -> Document | RejectedDocument:

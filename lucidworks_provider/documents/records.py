@@ -114,16 +114,19 @@ def read_record(
     return RejectedDocument(name, *rejection)
 
 
-def missing_column(uri: str, name: str, there: list[str], hint: str = "") -> InputError:
+def missing_column(
+    uri: str, name: str, there: Sequence[str], hint: str = "", *, set_by: str = "id_column and text_column"
+) -> InputError:
     """
     The error for a file without a column.
 
     :param hint: another possible cause.
+    :param set_by: the arguments that name columns.
     """
-    meant = did_you_mean(name, there)
+    meant = did_you_mean(name, there, 0.7)
     return InputError(
         f"{uri} has no column {name!r}; it has {shown_names(there)}.{meant} Set "
-        f"id_column and text_column.{'' if meant or not hint else f' {hint}'}"
+        f"{set_by}.{'' if meant or not hint else f' {hint}'}"
     )
 
 

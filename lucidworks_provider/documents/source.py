@@ -55,6 +55,13 @@ class Format(StrEnum):
 # Folders of table formats and their writers that have no data.
 _LOG = "_delta_log"
 _OF_WRITERS = {_LOG, "_delta_index", "_change_data", "_temporary", "_spark_metadata"}
+# Folders of other table formats, by their metadata.
+_OTHER_TABLES = {
+    "an Iceberg": re.compile(
+        r"(?:(.*)/)?metadata/(?:v\d+|\d+-[0-9a-f-]{36})(?:\.\w+)?\.metadata\.json", re.DOTALL
+    ),
+    "a Hudi": re.compile(r"(?:(.*)/)?\.hoodie(?:/.*)?", re.DOTALL),
+}
 _MAGIC = re.compile(r"[*?[]")
 # What source_folder has returned for names with magic.
 _folders: dict[str, str] = {}
@@ -485,6 +492,8 @@ class _Walk:
         """:param folders: gets the subfolders to list."""
         for entry in entries:
             path = f"{folder.path}{entry.name}"
+            if path.endswith((".metadata.json", ".hoodie")) or ".hoodie/" in path:
+                self._refuse_table(path)
             if "/." in f"/{entry.name}":
                 if not {".", ".."}.isdisjoint(path.split("/")):
                     self.dotted += 1
@@ -505,6 +514,16 @@ class _Walk:
                     folders.append(_Folder(f"{path}/", entry.target, linked))
             elif file := self._file(path, entry):
                 yield file
+
+    def _refuse_table(self, path: str) -> None:
+        """:raises InputError: the path is one of the metadata of a table in another format."""
+        for kind, metadata in _OTHER_TABLES.items():
+            if found := metadata.fullmatch(path):
+                table = f"{self.base}/{found[1] or ''}".rstrip("/")
+                raise InputError(
+                    f"source: {table} is {kind} table, whose folder also has the files of older "
+                    "versions. Export its rows as Parquet."
+                )
 
     def _file(self, path: str, entry: Entry) -> SourceFile | None:
         kind = self.formats.of(entry.name)

@@ -20,20 +20,23 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import partial
 from itertools import chain
+from math import isnan
 from numbers import Integral
 from pathlib import PurePath
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.documents.csv_rows import CsvRecords
 from lucidworks_provider.documents.document import Rejection, TableColumns
 from lucidworks_provider.documents.encoding import ESCAPED
 from lucidworks_provider.documents.lines import BROKEN, open_decompressed, read_lines
-from lucidworks_provider.documents.records import ReadOptions, shown_names
+from lucidworks_provider.documents.records import ReadOptions, missing_column
 from lucidworks_provider.documents.source import (
     TABLES,
     Format,
@@ -43,7 +46,7 @@ from lucidworks_provider.documents.source import (
     open_file,
     read_files_ahead,
 )
-from lucidworks_provider.errors import InputError, StorageError, check_documents_extra
+from lucidworks_provider.errors import InputError, check_documents_extra
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,6 +69,10 @@ _KINDS: dict[str, Any] = {
 # bytes, times to dates.
 _ZONED = "datetime with a zone"
 _ALONE = {"bool", "int", "str", "bytes", "date", "datetime", _ZONED}
+# The arguments that name columns.
+_SET_BY = "id_column (None for no key), text_column and columns"
+# The field of a struct that has a nested value as JSON, because the type of a column would change the values.
+_JSON = "lucidworks:json"
 # Packages whose tables are in memory, so that they can be read several times.
 _IN_MEMORY = {"pandas", "polars", "pyarrow"}
 # Characters of a URI; a longer text is no URI, and must not be repeated in an error.
@@ -98,10 +105,11 @@ def table_uri(inputs: object) -> str | None:
     return None
 
 
-def open_table(inputs: object, columns: TableColumns) -> InputTable | None:
+def open_table(inputs: object, columns: TableColumns, *, typed: bool = True) -> InputTable | None:
     """
     Open a table by its URI, or an object with the Arrow PyCapsule interface; None for anything else.
 
+    :param typed: as in :func:`python_batch`, for JSON Lines.
     :raises InputError: there are no such files, or pyarrow is not installed.
     :raises StorageError: a folder cannot be read.
     """
@@ -112,7 +120,7 @@ def open_table(inputs: object, columns: TableColumns) -> InputTable | None:
     check_documents_extra("Tables need", "pyarrow")
     if uri is not None:
         files = _list(uri, columns.argument)
-        return InputTable(uri, lambda: _with_rows(_read_files(files, columns)), uri)
+        return InputTable(uri, lambda: _with_rows(_read_files(files, columns, typed=typed)), uri)
     name = type(inputs).__name__
     again = array or (type(inputs).__module__.partition(".")[0] in _IN_MEMORY and hasattr(inputs, "shape"))
 
@@ -139,9 +147,9 @@ def _with_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 def _empty(schema: pa.Schema, names: Sequence[str]) -> pa.RecordBatch:
     import pyarrow as pa
 
-    kinds = [(name, _plain(schema.field(name).type, decoded=False)) for name in names]
-    columns = pa.schema(kinds).empty_table().columns
-    return pa.record_batch([column.combine_chunks() for column in columns], list(names))
+    # Not empty_table(), which not all types support.
+    kinds = [_plain(schema.field(name).type, decoded=False) for name in names]
+    return pa.record_batch([pa.nulls(0, kind) for kind in kinds], list(names))
 
 
 def _list(uri: str, argument: str) -> list[SourceFile]:
@@ -163,8 +171,15 @@ def _list(uri: str, argument: str) -> list[SourceFile]:
     return files
 
 
-def _read_files(files: Sequence[SourceFile], columns: TableColumns) -> Iterator[pa.RecordBatch]:
-    readers = {Format.PARQUET: _read_parquet, Format.CSV: _read_csv, Format.JSON_LINES: _read_json_lines}
+def _read_files(
+    files: Sequence[SourceFile], columns: TableColumns, *, typed: bool
+) -> Iterator[pa.RecordBatch]:
+    read_json_lines = partial(_read_json_lines, known=set(), typed=typed)
+    readers: dict[Format, Callable[[SourceFile, TableColumns], Iterator[pa.RecordBatch]]] = {
+        Format.PARQUET: _read_parquet,
+        Format.CSV: _read_csv,
+        Format.JSON_LINES: read_json_lines,
+    }
     with closing(read_files_ahead(fetch, files)) as fetched:
         for file in fetched:
             yield from readers[file.format](file, columns)
@@ -211,7 +226,10 @@ def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.Record
     row = 0
     with open_file(file) as opened:
         try:
-            parquet = pq.ParquetFile(opened, buffer_size=1 << 20, pre_buffer=False)
+            # Spark may write timestamps as int96, which pyarrow would take for nanoseconds.
+            parquet = pq.ParquetFile(
+                opened, buffer_size=1 << 20, pre_buffer=False, coerce_int96_timestamp_unit="us"
+            )
             chosen = _chosen(file.uri, parquet.schema_arrow.names, columns)
             yield _empty(parquet.schema_arrow, chosen)
             for number in range(parquet.metadata.num_row_groups):
@@ -220,8 +238,6 @@ def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.Record
                 for batch in parquet.iter_batches(rows, [number], chosen, use_threads=False):
                     yield _selected(batch, chosen, file.uri)
                     row += batch.num_rows
-        except StorageError:
-            raise
         except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as err:
             raise InputError(
                 f"{file.uri} is not Parquet, or is corrupt after row {row:,}: {type(err).__name__}: {err!s:.200}"
@@ -230,7 +246,9 @@ def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.Record
 
 def _read_csv(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatch]:
     with open_decompressed(file) as opened:
-        records = CsvRecords(file, opened, ReadOptions(max_document_bytes=LONGEST_LINE))
+        records = CsvRecords(
+            file, opened, ReadOptions(max_document_bytes=LONGEST_LINE), limit_name="the limit of "
+        )
         try:
             header = records.peek()
         except (UnicodeDecodeError, *BROKEN) as err:
@@ -300,9 +318,26 @@ def _texts(uri: str, rows: dict[int, list[str]], names: Sequence[str]) -> pa.Rec
     return pa.record_batch([pa.array(decoded(column), pa.string()) for column in columns], list(names))
 
 
-def _read_json_lines(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatch]:
+def _read_json_lines(
+    file: SourceFile, columns: TableColumns, *, known: set[str], typed: bool
+) -> Iterator[pa.RecordBatch]:
+    """
+    The rows of a file, as in :func:`python_batch`.
+
+    :param known: columns of the files before. Some writers leave out nulls, so only the first batch must have a
+        column.
+    """
     number, size = 0, 0
     rows: list[dict[str, Any]] = []
+
+    def batch() -> pa.RecordBatch:
+        for name in columns.required:
+            if name not in known and not any(name in row for row in rows):
+                raise missing_column(file.uri, name, list(rows[0]), set_by=_SET_BY)
+            known.add(name)
+        where = f"{file.uri}: in the rows up to line {number:,}"
+        return python_batch(rows, columns, where, typed=typed)
+
     with open_decompressed(file) as opened:
         try:
             for number, line in read_lines(opened, None, LONGEST_LINE):
@@ -312,16 +347,11 @@ def _read_json_lines(file: SourceFile, columns: TableColumns) -> Iterator[pa.Rec
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise InputError(f"{file.uri}: line {number:,} is not a JSON object.")
-                for name in columns.required:
-                    if name not in row:
-                        raise _missing(f"{file.uri}: line {number:,}", name, list(row))
                 rows.append(row)
                 size += len(line)
                 if len(rows) == _ROWS or size > _BATCH_BYTES:
-                    yield python_batch(rows, columns, f"{file.uri}: in the rows up to line {number:,}")
+                    yield batch()
                     rows, size = [], 0
-        except StorageError:
-            raise
         except BROKEN as err:
             raise InputError(f"{file.uri} cannot be read after line {number:,}: {err!s:.200}") from err
         except (ValueError, RecursionError) as err:
@@ -329,20 +359,27 @@ def _read_json_lines(file: SourceFile, columns: TableColumns) -> Iterator[pa.Rec
                 raise
             raise InputError(f"{file.uri}: line {number:,} is not JSON: {err!s:.200}") from err
         if rows:
-            yield python_batch(rows, columns, f"{file.uri}: in the rows up to line {number:,}")
+            yield batch()
 
 
-def python_batch(rows: Sequence[dict[str, Any]], columns: TableColumns, where: str) -> pa.RecordBatch:
+def python_batch(
+    rows: Sequence[dict[str, Any]], columns: TableColumns, where: str, *, typed: bool
+) -> pa.RecordBatch:
     """
     Convert rows to a record batch.
 
     :param where: for the message.
+    :param typed: if not, nested values of kept columns, which must be those of JSON, are exact; see
+        :func:`nested_json`.
     :raises InputError: a column has values of several types.
     """
     import pyarrow as pa
 
     def array(name: str) -> pa.Array:
         values = [row.get(name) for row in rows]
+        if not typed and name in columns.kept and {*map(type, values)} <= {dict, list, NoneType}:
+            texts = [None if one is None else {_JSON: json.dumps(one, ensure_ascii=False)} for one in values]
+            return python_array(texts, name, where)
         try:
             return python_array(values, name, where)
         except InputError as err:
@@ -361,6 +398,15 @@ def python_batch(rows: Sequence[dict[str, Any]], columns: TableColumns, where: s
     return pa.record_batch([array(name) for name in names], names)
 
 
+def nested_json(column: pa.Array) -> list[Any] | None:
+    """The values of a column of nested values as JSON; None for another column."""
+    import pyarrow as pa
+
+    if column.type != pa.struct([(_JSON, pa.string())]):
+        return None
+    return [None if one is None else json.loads(one[_JSON]) for one in column.to_pylist()]
+
+
 def python_array(values: Sequence[Any], name: str, where: str, kind: pa.DataType | None = None) -> pa.Array:
     """
     Convert values to a column.
@@ -370,10 +416,13 @@ def python_array(values: Sequence[Any], name: str, where: str, kind: pa.DataType
     """
     import pyarrow as pa
 
-    kinds = {_kind(value) for value in values if value is not None}
+    kinds = _kinds(values)
+    if "float" in kinds and (len(kinds) > 1 or (kind is not None and not pa.types.is_floating(kind))):
+        # A missing value in pandas.
+        values = [None if isinstance(one, float) and isnan(one) else one for one in values]
+        kinds = _kinds(values)
     try:
-        if kinds & _ALONE and len(kinds) > 1:
-            raise pa.ArrowInvalid(f"they are {', '.join(sorted(kinds))}")
+        _check_kinds(values, kinds)
         if kind is None and kinds == {_ZONED} and any(map(_has_fixed_offset, values)):
             # The offset of a driver differs between summer and winter, and so between the parts of a table.
             array = pa.array(values, pa.timestamp("us", "UTC"))
@@ -394,14 +443,43 @@ def _has_fixed_offset(value: datetime | None) -> bool:
     return value is not None and value.tzinfo is not None and value.tzinfo.utcoffset(None) is not None
 
 
-def _kind(value: Any) -> str:
-    """The name of a value's type, for subclasses and numpy's types that of Python."""
-    if isinstance(value, datetime):
-        return "datetime" if value.tzinfo is None else _ZONED
+def _check_kinds(values: Iterable[Any], kinds: set[str], *, nested: bool = False) -> None:
+    """
+    Check that Arrow would not convert values, also those of dictionaries and lists.
+
+    :param nested: whole numbers may be beside others.
+    :raises pyarrow.ArrowInvalid: it would.
+    """
+    import pyarrow as pa
+
+    if kinds & _ALONE and len(kinds) > 1 and not (nested and kinds == {"int", "float"}):
+        raise pa.ArrowInvalid(f"they are {', '.join(sorted(kinds))}")
+    parts: dict[Any, list[Any]] = {}
+    if kinds & {"list", "tuple"}:
+        parts[None] = [one for value in values if isinstance(value, list | tuple) for one in value]
+    if "dict" in kinds:
+        for value in values:
+            for name, one in value.items() if isinstance(value, dict) else ():
+                parts.setdefault(name, []).append(one)
+    for some in parts.values():
+        _check_kinds(some, _kinds(some), nested=True)
+
+
+def _kinds(values: Iterable[Any]) -> set[str]:
+    """The names of the types of values, for subclasses and numpy's types those of Python."""
+    types = {*map(type, values)} - {NoneType}
+    kinds = {_kind(one) for one in types if not issubclass(one, datetime)}
+    if len(kinds) < len(types):
+        times = (one for one in values if isinstance(one, datetime))
+        kinds |= {"datetime" if one.tzinfo is None else _ZONED for one in times}
+    return kinds
+
+
+def _kind(type_: type) -> str:
     for name, kind in _KINDS.items():
-        if isinstance(value, kind):
+        if issubclass(type_, kind):
             return name
-    return type(value).__name__.removesuffix("_")
+    return type_.__name__.removesuffix("_")
 
 
 def unified_type(name: str, one: pa.DataType, other: pa.DataType, argument: str) -> pa.DataType:
@@ -431,18 +509,11 @@ def _chosen(where: str, names: Sequence[str], columns: TableColumns) -> list[str
     for name in columns.required:
         if (count := list(names).count(name)) != 1:
             raise (
-                _missing(where, name, names)
+                missing_column(where, name, names, set_by=_SET_BY)
                 if not count
                 else InputError(f"{where} has the column {name!r} {count} times.")
             )
     return [*columns.required, *(name for name in columns.optional if name in names)]
-
-
-def _missing(where: str, name: str, there: Sequence[str]) -> InputError:
-    return InputError(
-        f"{where} has no column {name!r}; it has {shown_names(there)}. Set "
-        "id_column (None for no key), text_column and columns."
-    )
 
 
 def _selected(batch: pa.RecordBatch, names: Sequence[str], where: str) -> pa.RecordBatch:

@@ -23,20 +23,20 @@ import json
 import math
 import struct
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.client.chunking import Chunk, ChunkingOptions
 from lucidworks_provider.client.validation import BYTES, Span, check_dimension, check_quantised, unfit
-from lucidworks_provider.jobs.rows import kept_arrays
+from lucidworks_provider.jobs.rows import kept_arrays, kept_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-# Rows of a row group of a result file: many tiny groups are slow to read.
-GROUP_ROWS = 2048
+# Rows of a row group of a result file, as many tiny groups are slow to read, and their bytes, for memory.
+GROUP_ROWS, GROUP_BYTES = 2048, 64_000_000
 
 # Codes of the struct module, which packs a list of numbers three times as fast as pyarrow converts it.
 _CODES = {"float32": "f", "uint8": "B", "int8": "b"}
@@ -50,7 +50,7 @@ _ROW_BYTES = 24
 
 class ParquetWriter:
     """
-    Writes row groups of at least :data:`GROUP_ROWS`; the first rows give the schema.
+    Writes row groups of at least :data:`GROUP_ROWS` or :data:`GROUP_BYTES`; the first rows give the schema.
 
     :param repeated: names of the columns whose values repeat, or all. A dictionary of other columns takes three times
         as long to write.
@@ -61,10 +61,12 @@ class ParquetWriter:
         self._repeated = repeated
         self._writer: pq.ParquetWriter | None = None
         self._waiting: list[pa.Table] = []
+        self._nbytes = 0
 
     def write(self, rows: pa.Table) -> None:
         self._waiting.append(rows)
-        if sum(map(len, self._waiting)) >= GROUP_ROWS:
+        self._nbytes += kept_bytes(rows)
+        if sum(map(len, self._waiting)) >= GROUP_ROWS or self._nbytes >= GROUP_BYTES:
             self._flush()
 
     def close(self, schema: pa.Schema) -> None:
@@ -86,7 +88,7 @@ class ParquetWriter:
 
         if self._waiting:
             self._open(self._waiting[0].schema).write_table(pa.concat_tables(self._waiting))
-            self._waiting = []
+            self._waiting, self._nbytes = [], 0
 
 
 def chunk_schema(
@@ -178,14 +180,15 @@ class ChunkColumns:
         self._vectors = bytearray()
         self._tokens: list[int | None] = []
         self._hashes: list[str] = []
-        # Of each document, and the document of each chunk.
+        # Of each document, with its bytes, and the document of each chunk.
         self._kept: list[Any] = []
+        self._kept_bytes: list[int] = []
         self._documents: list[int] = []
         self.nbytes = 0
 
     @property
     def rows(self) -> int:
-        """Chunks since the last :meth:`take`; ``nbytes`` is about their size in memory."""
+        """Chunks since the last :meth:`take`; ``nbytes`` is about their size as columns."""
         return len(self._texts)
 
     @property
@@ -236,24 +239,23 @@ class ChunkColumns:
         if self._kept_types:
             self._documents += [len(self._kept)] * count
             self._kept.append(kept)
+            self._kept_bytes.append(kept_bytes(kept))
+            size += self._kept_bytes[-1] * count
         self.nbytes += size + sum(map(len, packed)) + count * (_ROW_BYTES + len(content_hash))
 
-    def take(self) -> pa.RecordBatch | None:
-        """Return and clear the chunks, or None if there are none."""
+    def take(self) -> Iterator[pa.RecordBatch]:
+        """Return and clear the chunks, in batches of :data:`GROUP_BYTES` of the columns that are passed through."""
         import pyarrow as pa
 
         if not self._texts:
-            return None
+            return
         schema = self.schema
         kind = schema.field("vector").type
         numbers = len(self._texts) * self.dimension
         flat = pa.Array.from_buffers(kind.value_type, numbers, [None, pa.py_buffer(self._vectors)])
+        kept = [one.combine_chunks() for one in kept_arrays(self._kept, self._kept_types, "documents")]
         columns = [
             pa.array(self._ids, pa.string()),
-            *(
-                column.combine_chunks().take(pa.array(self._documents))
-                for column in kept_arrays(self._kept, self._kept_types, "documents")
-            ),
             pa.array(self._indices, pa.int32()),
             pa.array(self._texts, pa.string()),
             pa.array([start for start, _ in self._spans], pa.int64()),
@@ -263,8 +265,23 @@ class ChunkColumns:
         ]
         if self._with_hash:
             columns.append(pa.array(self._hashes, pa.string()))
+        documents, parts = self._documents, list(self._parts())
         self._clear()
-        return pa.RecordBatch.from_arrays(columns, schema=schema)
+        for start, end in parts:
+            first, *others = (column.slice(start, end - start) for column in columns)
+            places = pa.array(documents[start:end], pa.int64())
+            repeated = [column.take(places) for column in kept]
+            yield pa.RecordBatch.from_arrays([first, *repeated, *others], schema=schema)
+
+    def _parts(self) -> Iterator[tuple[int, int]]:
+        """Start and end of the rows of each batch."""
+        start = size = 0
+        for row, document in enumerate(self._documents):
+            if row > start and size + self._kept_bytes[document] > GROUP_BYTES:
+                yield start, row
+                start, size = row, 0
+            size += self._kept_bytes[document]
+        yield start, len(self._texts)
 
     def _packed(self, vectors: Sequence[Sequence[float]], dimension: int, what: str) -> list[bytes]:
         codes = {vector.typecode if isinstance(vector, array) else "" for vector in vectors}
@@ -332,7 +349,7 @@ class ChunkParquet:
         """See :meth:`ChunkColumns.add`."""
         self._columns.add(document_id, chunks, spans, kept=kept)
         # Whole documents, so that memory is bounded by the largest one.
-        if self._columns.rows >= GROUP_ROWS:
+        if self._columns.rows >= GROUP_ROWS or self._columns.nbytes >= GROUP_BYTES:
             self._flush()
 
     def close(self) -> None:
@@ -342,5 +359,5 @@ class ChunkParquet:
     def _flush(self) -> None:
         import pyarrow as pa
 
-        if (batch := self._columns.take()) is not None:
+        for batch in self._columns.take():
             self._writer.write(pa.Table.from_batches([batch]))

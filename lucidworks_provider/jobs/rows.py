@@ -28,6 +28,7 @@ from lucidworks_provider.documents.parquet_rows import is_textual
 from lucidworks_provider.documents.tables import (
     InputTable,
     copied,
+    nested_json,
     open_table,
     python_array,
     python_batch,
@@ -517,7 +518,7 @@ def read_batches(
     listed = (
         inputs if isinstance(inputs, Sequence) and not isinstance(inputs, bytes | bytearray | str) else None
     )
-    table = open_table(inputs, columns) if listed is None else None
+    table = open_table(inputs, columns, typed=typed) if listed is None else None
     again = spool is None or not spool.everything
     uri = None if table is None else table.uri
     spooled = False
@@ -530,11 +531,11 @@ def read_batches(
             read = lambda: held  # noqa: E731
         else:
             once = (
-                _python_chunks(inputs, columns, rules)
+                _python_chunks(inputs, columns, rules, typed=typed)
                 if table is None
                 else _table_rows(table, columns, rules)
             )
-            read = _read_once(once, spool, columns, rules)
+            read = _read_once(once, spool, columns, rules, typed=typed)
             spooled = spool is not None
         for rows in read():
             rules.add(rows, survey.rows)
@@ -558,12 +559,12 @@ def read_batches(
 
 
 def _read_once(
-    rows: Iterator[Rows], spool: Spool | None, columns: TableColumns, rules: RowRules
+    rows: Iterator[Rows], spool: Spool | None, columns: TableColumns, rules: RowRules, *, typed: bool
 ) -> Callable[[], Iterable[Rows]]:
     if spool is None:
         held = list(rows)
         return lambda: held
-    read_as = [columns.key, columns.text, columns.others, columns.optional, rules.max_bytes]
+    read_as = [columns.key, columns.text, columns.others, columns.optional, rules.max_bytes, typed]
     what = fingerprint_of({**rules.options, "read as": read_as}, [])
     read = spool.read(what)
     if read is not None:
@@ -636,10 +637,23 @@ def _known(kind: pa.DataType | None) -> pa.DataType:
 def _table_rows(table: InputTable, columns: TableColumns, rules: RowRules) -> Iterator[Rows]:
     for batch in table.read():
         texts = _as_bytes(batch.column(columns.text), columns.text, table.name)
-        others = [name for name in columns.optional if name in batch.schema.names]
-        sent = batch.select(others).to_pylist() if others else [{}] * len(texts)
+        sent = _others(batch.select([name for name in columns.optional if name in batch.schema.names]))
         inputs = [_table_input(text, more, rules) for text, more in zip(texts, sent, strict=True)]
         yield Rows(inputs, batch.select(list(columns.kept)))
+
+
+def _others(batch: pa.RecordBatch) -> list[Mapping[str, Any] | Rejected]:
+    """The values of the optional columns of each row."""
+    if not batch.num_columns:
+        return [{}] * batch.num_rows
+    try:
+        found: list[Mapping[str, Any] | Rejected] = batch.to_pylist()
+    except UnicodeDecodeError as err:
+        if batch.num_rows > 1:
+            return [_others(batch.slice(place, 1))[0] for place in range(batch.num_rows)]
+        names = ", ".join(batch.schema.names)
+        return [Rejected(f"Its {names} cannot be decoded as UTF-8: byte {err.start:,}, {err.reason}.")]
+    return found
 
 
 def _as_bytes(column: pa.Array, name: str, where: str) -> list[bytes | None]:
@@ -655,9 +669,11 @@ def _as_bytes(column: pa.Array, name: str, where: str) -> list[bytes | None]:
     return values
 
 
-def _table_input(text: bytes | None, others: Mapping[str, Any], rules: RowRules) -> Input:
+def _table_input(text: bytes | None, others: Mapping[str, Any] | Rejected, rules: RowRules) -> Input:
     if text is None:
         return Rejected(NO_TEXT.detail)
+    if isinstance(others, Rejected):
+        return others
     try:
         decoded = text.decode()
     except UnicodeDecodeError as err:
@@ -700,7 +716,7 @@ def repeated(what: str, key: str | None, value: object) -> str:
     return f"{what}: duplicate {key} {value!r}."
 
 
-def _python_chunks(inputs: object, columns: TableColumns, rules: RowRules) -> Iterator[Rows]:
+def _python_chunks(inputs: object, columns: TableColumns, rules: RowRules, *, typed: bool) -> Iterator[Rows]:
     if isinstance(inputs, Mapping | bytes | bytearray | str) or not isinstance(inputs, Iterable):
         raise InputError(_not_taken(inputs, columns.argument, rules.row))
     check_documents_extra("Tables need", "pyarrow")
@@ -708,9 +724,14 @@ def _python_chunks(inputs: object, columns: TableColumns, rules: RowRules) -> It
     for chunk in _chunks(_python_rows(inputs, columns, rules)):
         where = f"{columns.argument}[{position}] to {columns.argument}[{position + len(chunk) - 1}]"
         kept = TableColumns(None, columns.text, columns.kept)
-        values = [{columns.text: None, **row} for _, row in chunk]
-        yield Rows([one for one, _ in chunk], python_batch(values, kept, where).select(list(columns.kept)))
+        values = [{columns.text: None, **(row if typed else _nested_as_json(row))} for _, row in chunk]
+        batch = python_batch(values, kept, where, typed=typed)
+        yield Rows([one for one, _ in chunk], batch.select(list(columns.kept)))
         position += len(chunk)
+
+
+def _nested_as_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: json_value(one) if isinstance(one, dict | list) else one for name, one in row.items()}
 
 
 def _chunks(rows: Iterable[T]) -> Iterator[list[T]]:
@@ -921,7 +942,7 @@ def check_kept(
     for name, kind in types.items():
         try:
             with pq.ParquetWriter(pa.BufferOutputStream(), pa.schema([(name, kind)])) as writer:
-                writer.write_table(pa.table({name: pa.array([], kind)}))
+                writer.write_table(pa.table({name: pa.nulls(1, kind)}))
         except (pa.ArrowException, NotImplementedError):
             raise InputError(
                 f"{name!r} cannot be passed through: it is of type {kind}, which Parquet does not have."
@@ -955,6 +976,16 @@ def kept_arrays(parts: Sequence[Any], fields: Mapping[str, pa.DataType], where: 
     ]
 
 
+def kept_bytes(kept: Any) -> int:
+    """About the bytes of kept columns in memory, without dictionaries, which rows share."""
+    import pyarrow as pa
+
+    if isinstance(kept, list):
+        return sum(map(_characters, kept))
+    chunks = (chunk for column in kept.columns for chunk in getattr(column, "chunks", [column]))
+    return sum((one.indices if pa.types.is_dictionary(one.type) else one).nbytes for one in chunks)
+
+
 def kept_values(parts: Iterable[Any], where: str) -> list[dict[str, Any]]:
     """
     Kept columns as JSON has them, of each row.
@@ -980,6 +1011,8 @@ def _json_column(column: pa.Array, name: str, where: str) -> list[Any]:
     """:raises InputError: a value cannot be converted."""
     import pyarrow as pa
 
+    if (nested := nested_json(column)) is not None:
+        return [json_value(value) for value in nested]
     with suppress(ValueError, OverflowError, LookupError):
         return [json_value(value) for value in column.to_pylist()]
     try:

@@ -104,7 +104,15 @@ class JsonLinesWriter:
 
         :raises UnicodeEncodeError: a text holds half a surrogate pair.
         """
-        self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+        start = self._file.tell()
+        try:
+            # Row by row: each chunk of a document repeats the document's columns.
+            for row in rows:
+                self._file.write(f"{json.dumps(row, ensure_ascii=False)}\n".encode())
+        except BaseException:
+            self._file.seek(start)
+            self._file.truncate()
+            raise
 
     def close(self) -> None:
         self._file.close()

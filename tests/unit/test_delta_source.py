@@ -140,6 +140,32 @@ def test_features_that_are_not_known_are_named(tmp_path: Path) -> None:
         list(list_source(str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("metadata", "kind"),
+    [
+        ("metadata/v3.metadata.json", "an Iceberg"),
+        ("metadata/00000-9c12d441-03fe-4693-9a96-a0705ddf69c1.gz.metadata.json", "an Iceberg"),
+        (".hoodie/hoodie.properties", "a Hudi"),
+    ],
+)
+def test_a_table_of_another_format_is_refused(tmp_path: Path, metadata: str, kind: str) -> None:
+    for path in ("deep/table/data/a.parquet", f"deep/table/{metadata}"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    for source in (tmp_path, tmp_path / "deep/table"):
+        with pytest.raises(InputError, match=rf"source: {tmp_path}/deep/table is {kind} table"):
+            list(list_source(str(source)))
+    (file,) = list_source(str(tmp_path / "deep/table/data"))
+    assert file.path == "a.parquet"
+
+
+def test_metadata_of_documents_is_no_table(tmp_path: Path) -> None:
+    for path in ("metadata/a.metadata.json", "a.hoodie", "a.txt"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    assert [file.path for file in list_source(str(tmp_path))] == ["a.txt"]
+
+
 def test_a_table_within_a_folder_is_no_folder_of_files(tmp_path: Path) -> None:
     deltalake.write_deltalake(tmp_path / "deep/table", rows(1))
     with pytest.raises(InputError, match=r"deep/table is a Delta table.*its source"):

@@ -4,16 +4,20 @@
 import struct
 from array import array
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lucidworks_provider.client.chunking import Chunk, ChunkingOptions
 from lucidworks_provider.errors import MalformedResponseError
-from lucidworks_provider.jobs.columns import ChunkColumns, chunk_schema
+from lucidworks_provider.jobs import columns as columns_module
+from lucidworks_provider.jobs.columns import ChunkColumns, ChunkParquet, ParquetWriter, chunk_schema
+from lucidworks_provider.jobs.task import JsonLinesWriter
 
 FLOATS = ChunkingOptions("sentence", "gte-small")
 UNSIGNED = ChunkingOptions("sentence", "gte-small", model_config={"vectorQuantizationMethod": "min-max"})
@@ -29,8 +33,7 @@ def columns_of(options: ChunkingOptions = FLOATS, **how: Any) -> ChunkColumns:
 
 
 def taken(columns: ChunkColumns) -> pa.RecordBatch:
-    batch = columns.take()
-    assert batch is not None
+    (batch,) = columns.take()
     return batch
 
 
@@ -40,7 +43,7 @@ def chunk(vector: Sequence[Any], text: str = "One.", tokens: int | None = 3) -> 
 
 def test_the_columns_are_those_of_the_file_and_the_hash() -> None:
     columns = ChunkColumns(FLOATS, with_hash=True)
-    assert columns.take() is None
+    assert list(columns.take()) == []
     columns.add("a", [chunk([1, 0.5]), chunk([-2.0, 0.25], "Zwei 🐄.", None)], [(0, 4), (None, None)], "h1")
     columns.add("nothing in it", [], [])
     columns.add("b", [chunk([0.1, 1e-30])], [(7, 11)], "h2")
@@ -58,7 +61,7 @@ def test_the_columns_are_those_of_the_file_and_the_hash() -> None:
         "input_tokens": [3, None, 3],
         "content_hash": ["h1", "h1", "h2"],
     }
-    assert (columns.rows, columns.nbytes, columns.take()) == (0, 0, None)
+    assert (columns.rows, columns.nbytes, list(columns.take())) == (0, 0, [])
 
 
 @pytest.mark.parametrize(
@@ -161,3 +164,44 @@ def test_a_dimension_that_is_known_is_held() -> None:
         columns.add("a", [chunk([1.0, 2.0])], [(0, 4)])
     columns.add("a", [chunk([1.0, 2.0, 3.0])], [(0, 4)])
     assert taken(columns).num_rows == 1
+
+
+@pytest.mark.parametrize("arrow", [True, False])
+def test_columns_that_each_chunk_repeats_are_written_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrow: bool
+) -> None:
+    monkeypatch.setattr(columns_module, "GROUP_BYTES", 1000)
+    path, kinds = tmp_path / "c.parquet", {"body": pa.string(), "kind": pa.dictionary(pa.int8(), pa.string())}
+    writer = ChunkParquet(path, FLOATS, kinds)
+    for name, body in (("a", "x" * 300), ("b", "y" * 10), ("c", "z" * 5000)):
+        kept: Any = [{"body": body, "kind": "k" * 5000}]
+        if arrow:
+            values = [pa.array([kept[0][column]], kind) for column, kind in kinds.items()]
+            kept = pa.record_batch(values, [*kinds])
+        writer.add(name, [chunk([1.0])] * 5, [(0, 4)] * 5, kept)
+    writer.close()
+    rows = [(row["document_id"], row["body"][0], len(row["body"])) for row in pq.read_table(path).to_pylist()]
+    assert rows == [("a", "x", 300)] * 5 + [("b", "y", 10)] * 5 + [("c", "z", 5000)] * 5
+    metadata = pq.ParquetFile(path).metadata
+    groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    assert groups[-4:] == [1] * 4
+
+
+def test_rows_of_many_bytes_do_not_wait_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns_module, "GROUP_BYTES", 1000)
+    rows = pa.table({"body": ["x" * 600]})
+    writer = ParquetWriter(tmp_path / "p.parquet")
+    for _ in range(4):
+        writer.write(rows)
+    writer.close(rows.schema)
+    assert pq.ParquetFile(tmp_path / "p.parquet").num_row_groups == 2
+
+
+def test_rows_of_which_one_cannot_be_written_are_not_in_the_file(tmp_path: Path) -> None:
+    writer = JsonLinesWriter(tmp_path / "p.jsonl")
+    writer.write([{"a": 1}])
+    with pytest.raises(UnicodeEncodeError):
+        writer.write([{"a": 2}, {"a": "\ud800"}])
+    writer.write([{"a": 3}])
+    writer.close()
+    assert (tmp_path / "p.jsonl").read_text() == '{"a": 1}\n{"a": 3}\n'

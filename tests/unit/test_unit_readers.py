@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from memory_store import memory_store
 from read_files import Found, placed, read, rejected, short
 
+from lucidworks_provider.documents import lines
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, check_id
 from lucidworks_provider.documents.readers import ReadOptions, read_file_documents, read_inline_documents
-from lucidworks_provider.documents.source import list_source
+from lucidworks_provider.documents.source import SourceFile, list_source
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.storage import reading, remove_file, write_file
 
@@ -87,6 +88,15 @@ def test_a_file_that_went(base: str, name: str) -> None:
     file = placed(base, name, b"x")
     remove_file(file.uri)
     assert short(read(file)) == [(name, "<missing>")]
+
+
+def test_a_missing_bucket_is_no_missing_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(file: SourceFile) -> Any:
+        raise StorageError("gone") from FileNotFoundError("The specified bucket does not exist")
+
+    file = placed(str(tmp_path), "a.jsonl", b"{}")
+    monkeypatch.setattr(lines, "open_file", gone)
+    assert short(read(file)) == [("a.jsonl", "<unreadable>")]
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
@@ -170,7 +180,7 @@ LINES = {
     b'{"id": "a", "text": ["x"]}': ("a", "<invalid>"),
     b'{"id": "a", "text": "\\ud800"}': ("a", "<invalid>"),
     b'{"id": "a", "text": "\\u0000"}': ("a", "<binary>"),
-    b'{"id": "a"}': INVALID,
+    b'{"id": "a"}': ("a", "<empty>"),
     b'{"text": "x"}': INVALID,
     **dict.fromkeys(
         (
@@ -335,6 +345,11 @@ def test_rows_that_are_no_documents(base: str) -> None:
     assert short(read(escaped, ReadOptions(encoding="iso2022_jp"))) == [("a", "日本")]
     declared = placed(base, "g.parquet", table(id=["a"], text=pa.array([b"\xe9"])))
     assert short(read(declared, ReadOptions(encoding="cp1252"))) == [("a", "é")]
+    # Strings are UTF-8, whatever the encoding of the text files beside them.
+    for kind in (pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())):
+        strings = placed(base, "s.parquet", table(id=["a"], text=pa.array(["日本"], kind)))
+        for encoding in ("cp1252", "utf-16", "iso2022_jp"):
+            assert short(read(strings, ReadOptions(encoding=encoding))) == [("a", "日本")]
     none = pa.array([], pa.string())
     assert read(placed(base, "h.parquet", table(id=none, text=none))) == []
     assert short(read(placed(base, "n.parquet", table(id=["a"], text=pa.nulls(1))))) == [("a", "<empty>")]
@@ -385,12 +400,14 @@ def test_columns_of_a_table(base: str, columns: dict[str, Any], message: str) ->
     [
         (b'{"sku": 1, "text": "x"}', r"f\.jsonl has no column 'id'; it has 'sku', 'text'"),
         (
-            b'\xef\xbb\xbf\n\n{"id": 1, "body": "x"}\n{"id": 2, "text": "x"}',
+            b'\xef\xbb\xbf\n\n{"id": 1, "body": "x"}\n[1]\n{"id": 2}',
             "no column 'text'; it has 'id', 'body'",
         ),
+        (b'{"id": 1}\n' * 1000 + b'{"id": 2, "text": "x"}', "no column 'text'; it has 'id'"),
         (b"{}", "it has none"),
         (b'{"%s": 1}' % (b"x" * 80), f"it has '{'x' * 40}'"),
         (b'{"id": 1, "text": null}', None),
+        (b'{"id": 1}\n' * 999 + b'{"id": 2, "text": "x"}', None),
         (b'{"id": ', None),
         (b"[1]", None),
         (b"\xff\xfe\x00", None),
@@ -398,7 +415,7 @@ def test_columns_of_a_table(base: str, columns: dict[str, Any], message: str) ->
         (b"", None),
     ],
 )
-def test_fields_of_a_first_line(base: str, data: bytes, message: str | None) -> None:
+def test_fields_of_the_first_lines(base: str, data: bytes, message: str | None) -> None:
     file = placed(base, "f.jsonl", data)
     if message is None:
         read(file, SMALL)

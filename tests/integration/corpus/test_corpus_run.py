@@ -414,6 +414,26 @@ class TestRejects:
         world.run(vanished=0, removed=0, rejected=1)
         assert world.texts() == {"x": "One.", "y": "Two."}
 
+    @pytest.mark.parametrize(
+        ("name", "before", "after"),
+        [
+            ("a.jsonl", '{"id":"%s","text":"T"}\n', '{"id":"x","text":"T"}\n{"id":"e","text":""}'),
+            ("a.jsonl", '{"id":"%s","text":"T"}\n', '{"id":"e"}\n{"id":"x","text":"T"}'),
+            ("a.csv", "%s,T\n", "x,T\ne,\n"),
+        ],
+    )
+    def test_a_document_without_text_keeps_no_others(
+        self, world: World, name: str, before: str, after: str
+    ) -> None:
+        header = "id,text\n" if name == "a.csv" else ""
+        world.write(name, header + "".join(before % one for one in "xyz"))
+        world.run(added=3)
+        world.write(name, header + after)
+        world.set(prune=True, max_reject_ratio=1.0)
+        rejects = world.rejects(world.run(removed=2, rejected=1))
+        assert rejects["e"]["reason"] == "empty"
+        assert world.texts() == {"x": "T"}
+
     @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.jsonl.gz"])
     def test_what_was_cut_to_nothing_has_not_lost_its_documents(self, world: World, name: str) -> None:
         text = "id,text\nx,One.\n" if "csv" in name else '{"id": "x", "text": "One."}'

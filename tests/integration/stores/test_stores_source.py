@@ -24,7 +24,7 @@ from lucidworks_provider.documents.document import Document, Reason, RejectedDoc
 from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
 from lucidworks_provider.documents.source import list_source
 from lucidworks_provider.documents.tables import open_table
-from lucidworks_provider.storage import store_path, write_file
+from lucidworks_provider.storage import reading, store_path, write_file
 
 SMALL_FILES = 32
 # Seconds of each request.
@@ -257,3 +257,25 @@ def test_a_small_file_that_has_another_size_since_its_listing(folder: str, size:
     lines = [b'{"id": "%d", "text": "%s"}\n' % (number, b"x" * 1_000_000) for number in range(size >> 20)]
     write_file(file.uri, b"".join(lines))
     assert [one.id for one in read_file_documents(file, ReadOptions())] == [str(n) for n in range(len(lines))]
+
+
+def test_listings_are_not_remembered(folder: str) -> None:
+    for name in ("a/b/c.txt", "a/d.txt", "e/f/g/h.txt"):
+        write_file(f"{folder}/{name}", b"a")
+    assert len(list(list_source(folder))) == 3
+    below = store_path(folder).path
+    assert [one for one in store_path(folder).fs.dircache if one.startswith(below)] == []
+
+
+def test_an_object_that_was_replaced_since_a_listing_is_read(folder: str) -> None:
+    uri = f"{folder}/a/b/c.txt"
+    write_file(uri, b"Before.")
+    path = store_path(folder)
+    # By another user of the file system.
+    path.fs.find(path.path, detail=True)
+    if folder.startswith("s3"):
+        store_exactly(folder, "a/b/c.txt")
+    else:
+        write_file(uri, uri.encode())
+    with reading(uri) as opened:
+        assert opened.read() == uri.encode()
