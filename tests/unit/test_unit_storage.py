@@ -29,6 +29,7 @@ from lucidworks_provider.client.validation import locate
 from lucidworks_provider.errors import InputError, MalformedResponseError, StorageError
 from lucidworks_provider.jobs import record as job_record
 from lucidworks_provider.jobs.chunk_task import chunk_file
+from lucidworks_provider.jobs.decisions import JobsOutcome
 from lucidworks_provider.jobs.polling import wait_for_jobs
 from lucidworks_provider.jobs.record import JobRecord, JobStateStore, QuarantineReason, ResultDirectory
 from lucidworks_provider.jobs.task import check_suffix
@@ -192,9 +193,10 @@ def result_of(store: JobStateStore) -> object:
     return found.result
 
 
-def record_of(job_id: str) -> JobRecord:
-    record = JobRecord("f", 0, 1)
-    record.submitted(0, job_id)
+def record_of(*job_ids: str) -> JobRecord:
+    record = JobRecord("f", 0, len(job_ids))
+    for position, job_id in enumerate(job_ids):
+        record.submitted(position, job_id)
     return record
 
 
@@ -292,19 +294,10 @@ def test_a_body_outlives_a_storage_that_fails_for_a_moment(
     assert read_file(kept) == b"another"
 
 
-@pytest.mark.parametrize("full_for", [3, 1000])
-def test_a_result_waits_in_memory_for_a_full_disk(
-    full_for: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written = 0
-
-    def write(uri: str, data: bytes) -> None:
-        nonlocal written
-        written += 1
-        if written <= full_for:
-            raise StorageError("no space left")
-        write_file(uri, data)
-
+def wait_with(
+    write: Callable[[str, bytes], None], folder: Path, monkeypatch: pytest.MonkeyPatch, *jobs: str
+) -> tuple[JobsOutcome | StorageError, list[object]]:
+    """The outcome of a wait whose results are stored by a function, and its polls."""
     polls = []
 
     class Hook:
@@ -314,23 +307,59 @@ def test_a_result_waits_in_memory_for_a_full_disk(
 
         @asynccontextmanager
         async def shared_client(self) -> AsyncIterator[SimpleNamespace]:
-            yield SimpleNamespace(slots=asyncio.Semaphore(1))
+            yield SimpleNamespace(slots=asyncio.Semaphore(8))
 
-    bodies = ResultDirectory(str(tmp_path))
-    record = record_of("job")
+    bodies = ResultDirectory(str(folder))
+    record = record_of(*jobs)
     JobStateStore(bodies, None).save(record)
     monkeypatch.setattr(job_record, "write_file", write)
     monkeypatch.setattr(job_record, "SAVE_WAIT", 0.001)
     times = {"poll_interval": 0.01, "deadline": time.time() + 60}
-    wait = wait_for_jobs(Hook(), CHUNKING, bodies, nonce=record.nonce, **times)
+    try:
+        return asyncio.run(wait_for_jobs(Hook(), CHUNKING, bodies, nonce=record.nonce, **times)), polls
+    except StorageError as err:
+        return err, polls
+
+
+@pytest.mark.parametrize("full_for", [3, 1000])
+def test_a_result_waits_in_memory_for_a_full_disk(
+    full_for: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    def write(uri: str, data: bytes) -> None:
+        written.append(uri)
+        if 1 < len(written) <= 1 + full_for:
+            raise StorageError("no space left")
+        write_file(uri, data)
+
+    outcome, polls = wait_with(write, tmp_path, monkeypatch, "job")
     if full_for > job_record.SAVE_ATTEMPTS:
-        with pytest.raises(StorageError, match="no space left"):
-            asyncio.run(wait)
-        assert written == job_record.SAVE_ATTEMPTS
+        assert str(outcome) == "no space left"
+        assert len(written) == 1 + job_record.SAVE_ATTEMPTS
     else:
-        assert asyncio.run(wait).collected == 1
-        assert bodies.of("job").read() is not None
+        assert outcome == JobsOutcome(collected=1)
+        assert ResultDirectory(str(tmp_path)).of("job").read() is not None
     assert len(polls) == 1, "a result that is readable once is polled once"
+
+
+@pytest.mark.parametrize(("writes", "most"), [(0, 0), (1, 8)], ids=["read-only", "full later"])
+def test_a_result_that_cannot_be_stored_is_not_requested(
+    writes: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    def write(uri: str, data: bytes) -> None:
+        written.append(uri)
+        if len(written) > writes:
+            raise StorageError("Permission denied")
+
+    outcome, polls = wait_with(write, tmp_path, monkeypatch, *(f"job-{number}" for number in range(40)))
+    assert isinstance(outcome, StorageError)
+    assert outcome.retryable
+    assert "Permission denied" in str(outcome)
+    assert ("No result was read: " in str(outcome)) == (most == 0)
+    assert len(polls) == most
 
 
 def chunk(text: str, span: tuple[int, int] | None, vector: list[float] | None = None) -> Chunk:

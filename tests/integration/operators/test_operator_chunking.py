@@ -522,7 +522,7 @@ def test_stopping_a_trigger_starts_no_further_reads(service: Service, task: Atte
     asyncio.run(stop_early())
     taken = len(service.calls("poll"))
     assert 0 < taken <= 8
-    bodies = task.files() - {"record.json"}
+    bodies = task.files() - {"record.json", "writable"}
     assert len(bodies) == taken, "jobs that were in flight are on storage"
     service.settings(latency=0)
     task.resume(deferred, documents=MANY)
