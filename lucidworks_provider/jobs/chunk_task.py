@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -36,7 +36,7 @@ from lucidworks_provider.jobs.rows import (
     kept_values,
     repeated,
 )
-from lucidworks_provider.jobs.task import JobTask, JsonLinesWriter, ParsedBody, ResultFile
+from lucidworks_provider.jobs.task import JobTask, JsonLinesWriter, ParsedBody, ResultFile, closing_file
 from lucidworks_provider.metrics import count
 from lucidworks_provider.storage import writing
 from lucidworks_provider.threads import in_thread
@@ -139,7 +139,7 @@ def chunk_file(
 
     :param kept: types of the key and the other columns that are passed through, for Parquet.
     """
-    with writing(uri) as path, closing(ChunkFile(uri, path, options, kept or {})) as file:
+    with writing(uri) as path, closing_file(ChunkFile(uri, path, options, kept or {})) as file:
         yield file
 
 
@@ -307,7 +307,8 @@ class ChunkTask(JobTask[ChunkFile]):
         """Append a document's chunks, if they are of its text."""
         document_id, (text, kept) = self.ids.sent[position][0], self._document(position)
         checked = check_chunks(text, self.options, value, lenient=self.lenient)
-        file.add(document_id, value.chunks, checked.spans, kept)
+        if file.fits(position, len(value.chunks[0].vector)):
+            file.add(document_id, value.chunks, checked.spans, kept)
         for warning in checked.warnings:
             file.warn("Document %r: %s", document_id, warning)
         if checked.gap is not None:

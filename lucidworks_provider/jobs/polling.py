@@ -135,7 +135,8 @@ class JobPoller(Poller):
         ``time.monotonic``, if there is one.
     :param slots: held for each GET until its body is stored; bounds the bodies in memory.
     :param redact: removes the task's keys from what is logged; the triggerer does not know them.
-    :param unsaved: why a body of this job, or of one that shares the list, could not be stored; then none is requested.
+    :param unsaved: why a body of this job, or of one that shares the list, could not be stored. None is requested
+        then.
     :param forbidden: the last response, if it was a 403.
     :param other_jobs: responses that were about another job.
     :param quarantined: digest of a body with an unknown status that may be the result.

@@ -286,9 +286,19 @@ class FileResultStore:
             self.delete()
         return self._quarantine_uri(QuarantineReason.UNUSABLE)
 
-    def mark_rejected(self) -> None:
-        """Record that the response of that name was not valid."""
-        write_file(f"{self.results.folder}/{self.rejected_name}", b"")
+    def mark_rejected(self, reason: str, generation: int | None) -> None:
+        """
+        Record that the response of that name was not valid.
+
+        :param generation: of the task instance, whose other attempts do not pay for it again; None if they may.
+        """
+        found = json.dumps({"reason": reason, "generation": generation})
+        write_file(f"{self.results.folder}/{self.rejected_name}", found.encode())
+
+    def rejection(self, generation: int) -> str | None:
+        """Why the response of that name was not valid, if an attempt of this generation does not request it again."""
+        found = json.loads(read_file(f"{self.results.folder}/{self.rejected_name}") or "{}")
+        return str(found["reason"]) if found.get("generation") == generation else None
 
     @_retry_write
     def _quarantine(self, body: bytes, reason: QuarantineReason, encoding: str = "") -> str:

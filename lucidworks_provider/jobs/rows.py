@@ -255,7 +255,7 @@ class Survey:
             return
         if not reject:
             raise InputError(f"{self.summary()} With on_invalid='reject', the others are sent.")
-        if self.rejected > max_reject_ratio * self.rows:
+        if beyond_ratio(self.rejected, self.rows, max_reject_ratio):
             raise InputError(
                 f"{self.summary()} That is more than max_reject_ratio={max_reject_ratio:g} allows."
             )
@@ -265,6 +265,11 @@ class Survey:
         more = self.rejected - len(self.reasons)
         reasons = " ".join(self.reasons) + (f" And {more:,} more." if more else "")
         return f"{self.rejected:,} of {self.rows:,} rows cannot be sent. {reasons}"
+
+
+def beyond_ratio(rejected: int, total: int, max_reject_ratio: float) -> bool:
+    """Whether more are rejected than ``max_reject_ratio`` allows. 0.29 * 100 is less than 29."""
+    return rejected > 0 and (total == 0 or rejected / total > max_reject_ratio)
 
 
 def _key(rows: Rows, place: int) -> str:

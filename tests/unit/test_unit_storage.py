@@ -7,11 +7,13 @@ import gc
 import io
 import json
 import os
+import resource
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,13 +27,18 @@ from memory_store import memory_store
 from lucidworks_provider import storage
 from lucidworks_provider.client.chunking import Chunk, ChunkingOptions
 from lucidworks_provider.client.jobs import CHUNKING
+from lucidworks_provider.client.prediction_types import Embedding, Prediction, read_predictions
+from lucidworks_provider.client.use_cases import PredictionOptions
 from lucidworks_provider.client.validation import locate
 from lucidworks_provider.errors import InputError, MalformedResponseError, StorageError
 from lucidworks_provider.jobs import record as job_record
 from lucidworks_provider.jobs.chunk_task import chunk_file
 from lucidworks_provider.jobs.decisions import JobsOutcome
+from lucidworks_provider.jobs.external import ExternalJob
 from lucidworks_provider.jobs.polling import wait_for_jobs
+from lucidworks_provider.jobs.prediction_task import ResultPolicy, prediction_file
 from lucidworks_provider.jobs.record import JobRecord, JobStateStore, QuarantineReason, ResultDirectory
+from lucidworks_provider.jobs.rows import Batch, Survey
 from lucidworks_provider.jobs.task import check_suffix
 from lucidworks_provider.storage import (
     check_uri,
@@ -645,3 +652,72 @@ def test_a_file_that_was_read_takes_no_memory() -> None:
 )
 def test_a_uri_without_its_connection(uri: str, plain: str) -> None:
     assert plain_uri(uri) == plain
+
+
+@contextmanager
+def full_disk(free: int) -> Iterator[None]:
+    """No file gets longer than this."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("rows", [1, 3000])
+@pytest.mark.parametrize("name", ["p.jsonl", "p.parquet", "c.jsonl", "c.parquet", "body.json"])
+def test_a_full_disk_is_an_error_that_names_the_result(name: str, rows: int, tmp_path: Path) -> None:
+    uri = f"file://{tmp_path}/{name}"
+    random = Random(0)
+    texts = [random.randbytes(200_000 // rows).hex() for _ in range(rows)]
+
+    def write() -> None:
+        if name == "body.json":
+            waiting: dict[str, Any] = {"store": None, "hook": None, "resubmit_unknown": True}
+            job = ExternalJob(result_uri=uri, kind=CHUNKING, job_id="j", **waiting)
+            with job.open() as body:
+                job.add(body, 0, "".join(texts).encode())
+        elif name.startswith("c"):
+            with chunk_file(uri, QUANTISED) as chunks:
+                for n, text in enumerate(texts):
+                    chunks.add(str(n), [chunk(text, None, [1, 2])], [(0, 1)])
+        else:
+            with prediction_file(uri, PredictionOptions("passthrough", "m"), ResultPolicy()) as file:
+                for n, text in enumerate(texts):
+                    predictions = read_predictions({"predictions": [{"response": text}]}, Prediction, "m")
+                    file.add(Batch(n, n, ({"text": "x"},)), predictions)
+
+    with full_disk(100_000), pytest.raises(StorageError, match=f"^{uri} cannot be written: OSError"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("second", [{"vector": [0.5, -0.5]}, {"error": "no"}])
+@pytest.mark.parametrize("number", [1e300, -1e300])
+def test_a_number_beyond_float32_is_not_stored_as_infinity(
+    tmp_path: Path, number: float, second: dict[str, Any]
+) -> None:
+    options = PredictionOptions("embedding", "m")
+    read = read_predictions({"predictions": [{"vector": [0.1, number]}, second]}, Embedding, "m")
+    batch = Batch(0, 0, ({"text": "a"}, {"text": "b"}))
+    with (
+        prediction_file(f"{tmp_path}/p.parquet", options, ResultPolicy()) as file,
+        pytest.raises(MalformedResponseError, match="beyond the range of float32"),
+    ):
+        file.add(batch, read)
+
+
+@pytest.mark.parametrize("count", [7, 14, 28, 29, 55, 56, 57, 58, 100])
+def test_as_many_as_the_ratio_are_allowed(count: int, tmp_path: Path) -> None:
+    """0.29 * 100 is less than 29."""
+    survey = Survey(rows=100, rejected=count)
+    survey.check(reject=True, max_reject_ratio=count / 100)
+    with pytest.raises(InputError, match="max_reject_ratio"):
+        survey.check(reject=True, max_reject_ratio=(count - 1) / 100)
+    options = PredictionOptions("passthrough", "m")
+    read = read_predictions({"predictions": [{"error": "no"}] * count}, Prediction, "m")
+    inputs = ({"text": "a"},) * count
+    with prediction_file(f"{tmp_path}/p.jsonl", options, ResultPolicy(count / 100)) as file:
+        file.add(Batch(0, 0, inputs), read)
+        file.counts["predictions"] = 100
