@@ -186,8 +186,13 @@ class Survey:
         return self.rows - self.rejected
 
     @property
+    def sent_digest(self) -> str:
+        """A digest of what is sent and rejected of all rows, in their order: whatever they are read from."""
+        return str(self._digest.hexdigest())
+
+    @property
     def digest(self) -> str:
-        """A digest of all rows, in their order, however they are divided into parts of one type."""
+        """With the columns that are passed through, however the rows are divided into parts of one type."""
         self._digest_blocks(1)
         return hashlib.sha256(self._digest.digest() + self._kept_digest.digest()).hexdigest()
 
@@ -325,8 +330,8 @@ class Batches:
             ).as_retryable()
 
     def fingerprint(self, options: Mapping[str, Any]) -> str:
-        """A digest of the options, the rows, and the batch size."""
-        return fingerprint_of({**options, "batch": self.size, "rows": self.survey.digest}, [])
+        """A digest of everything that is sent: results stay valid if columns that are passed through change."""
+        return fingerprint_of({**options, "batch": self.size, "rows": self.survey.sent_digest}, [])
 
 
 def split_batches(rows: Iterable[Rows], size: int, most: int = _MOST_ROWS) -> Iterator[Batch]:
