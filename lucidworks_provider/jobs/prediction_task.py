@@ -79,7 +79,6 @@ from lucidworks_provider.jobs.record import (
 from lucidworks_provider.jobs.rows import (
     Batch,
     Batches,
-    BatchReader,
     Input,
     Rejected,
     RowRules,
@@ -89,8 +88,8 @@ from lucidworks_provider.jobs.rows import (
 )
 from lucidworks_provider.jobs.task import (
     MAX_JOBS,
+    BatchTask,
     Budget,
-    JobTask,
     JsonLinesWriter,
     ParsedBody,
     ProgressLog,
@@ -167,9 +166,6 @@ class ResultPolicy:
     lenient: bool = False
 
 
-DEFAULT_POLICY = ResultPolicy()
-
-
 class RowList:
     """Rows of JSON that a task returns."""
 
@@ -196,7 +192,7 @@ class PredictionFile(ResultFile):
         self,
         writer: ParquetWriter | JsonLinesWriter | RowList,
         options: PredictionOptions[Any],
-        policy: ResultPolicy = DEFAULT_POLICY,
+        policy: ResultPolicy,
         kept: Mapping[str, pa.DataType] | None = None,
         uri: str | None = None,
     ) -> None:
@@ -327,7 +323,7 @@ class PredictionFile(ResultFile):
 def prediction_file(
     uri: str,
     options: PredictionOptions[Any],
-    policy: ResultPolicy = DEFAULT_POLICY,
+    policy: ResultPolicy,
     kept: Mapping[str, pa.DataType] | None = None,
 ) -> Iterator[PredictionFile]:
     """
@@ -492,36 +488,21 @@ def row_rules(options: PredictionOptions[Any]) -> RowRules:
 
 
 @dataclass(frozen=True, slots=True)
-class PredictionTask(JobTask[PredictionFile]):
-    """
-    One job for each batch, and a file of rows.
-
-    :param batches: the rows, read again for each step.
-    """
+class PredictionTask(BatchTask[PredictionFile]):
+    """One job for each batch, and a file of rows."""
 
     kind: ClassVar[JobKind] = PREDICTION
     noun: ClassVar[str] = "batches"
 
     options: PredictionOptions[Any]
-    batches: Batches
-    policy: ResultPolicy = DEFAULT_POLICY
+    policy: ResultPolicy
 
-    _reader: BatchReader = field(init=False, repr=False)
     # Name and number of inputs of each batch.
     _known: Sequence[tuple[str, int]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        reader = BatchReader(self.batches)
-        object.__setattr__(self, "_reader", reader)
-        object.__setattr__(self, "_known", [(one.name, len(one.sent)) for one in reader.rest()])
-
-    @property
-    def count(self) -> int:
-        return len(self.batches)
-
-    @property
-    def fingerprint(self) -> str:
-        return self.batches.fingerprint(self.options.as_json())
+        BatchTask.__post_init__(self)
+        object.__setattr__(self, "_known", [(one.name, len(one.sent)) for one in self._reader.rest()])
 
     def name(self, position: int) -> str:
         return self._known[position][0]
@@ -558,9 +539,6 @@ class PredictionTask(JobTask[PredictionFile]):
                 if not batch.sent:
                     file.add(batch, ())
 
-    def check_input(self) -> None:
-        self._reader.check_rest()
-
     def add(self, file: PredictionFile, position: int, value: Sequence[Prediction]) -> None:
         file.add(self._reader.get(position), value)
 
@@ -592,13 +570,9 @@ class SyncBatchRunner:
     results: ResultDirectory | None = None
     revision: int = 0
     generation: int = 0
-    policy: ResultPolicy = DEFAULT_POLICY
+    policy: ResultPolicy = field(default_factory=ResultPolicy)
     progress: ProgressLog | None = None
     budget: Budget = field(default_factory=Budget)
-
-    @property
-    def fingerprint(self) -> str:
-        return self.batches.fingerprint(self.options.as_json())
 
     def _stored(self, batch: Batch) -> FileResultStore:
         """Where the response of a batch is stored, if the task has a result file."""

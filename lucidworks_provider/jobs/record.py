@@ -460,9 +460,6 @@ class JobRecord:
         for name in _POSITIONS:
             values = getattr(self, name)
             plain[name] = {str(p): values[p] for p in positions if p in values}
-        if not plain["empty"]:
-            # Most records have none, and the format is that of a record without them.
-            del plain["empty"]
         for name in _SETS:
             plain[name] = sorted(p for p in getattr(self, name) if p in positions)
         return json.dumps(plain)
@@ -706,7 +703,6 @@ def _read_part(text: object, number: int, where: str) -> dict[str, Any] | None:
             raise ValueError(plain["version"])
         names = ("record_id", "revision", *(() if number else _HEAD))
         part = {name: plain[name] for name in names}
-        plain.setdefault("empty", {})
         for name in _POSITIONS:
             part[name] = {int(position): str(value) for position, value in plain[name].items()}
         for name in _SETS:

@@ -15,7 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -40,12 +40,15 @@ from lucidworks_provider.errors import (
 )
 from lucidworks_provider.jobs.decisions import WINDOW, JobsOutcome
 from lucidworks_provider.jobs.record import JobRecord, JobStateStore, QuarantineReason
+from lucidworks_provider.jobs.rows import Batches, BatchReader
 from lucidworks_provider.metrics import count, duration
 from lucidworks_provider.retrying import LONGEST_RETRY_AFTER, retry_async, retry_on, wait_after
 from lucidworks_provider.storage import is_folder
 from lucidworks_provider.threads import in_thread, read_ahead
 
 if TYPE_CHECKING:
+    from lucidworks_provider.client.chunking import ChunkingOptions
+    from lucidworks_provider.client.use_cases import PredictionOptions
     from lucidworks_provider.jobs.polling import AsyncHook
 
 log = logging.getLogger(__name__)
@@ -638,6 +641,33 @@ class JobTask(ABC, Generic[File]):
 
     def _job(self, record: JobRecord, position: int) -> str:
         return f"{self.name(position)} (job {record.jobs[position]})"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTask(JobTask[File]):
+    """
+    Base class of the tasks with one job for each batch.
+
+    :param batches: read again for each step.
+    """
+
+    options: ChunkingOptions | PredictionOptions[Any]
+    batches: Batches
+    _reader: BatchReader = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_reader", BatchReader(self.batches))
+
+    @property
+    def count(self) -> int:
+        return len(self.batches)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.batches.fingerprint(self.options.as_json())
+
+    def check_input(self) -> None:
+        self._reader.check_rest()
 
 
 async def submit_again(

@@ -286,7 +286,9 @@ class LucidworksPredictionOperator(_Predicting):
 
         uri = check_uri(self.result_path, "result_path")
         store = job_store(uri, context)
-        record = store.begin(runner.fingerprint, context["ti"].max_tries, 0, uri)
+        record = store.begin(
+            runner.batches.fingerprint(runner.options.as_json()), context["ti"].max_tries, 0, uri
+        )
         if record.result is None:
             runner = replace(runner, revision=record.revision, generation=record.generation)
             asyncio.run(self._run(runner))
