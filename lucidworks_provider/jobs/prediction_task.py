@@ -610,10 +610,10 @@ class SyncBatchRunner:
         async def work() -> None:
             nonlocal failures
             while (batch := await queue.next()) is not None:
-                if (known := await self._rejection(batch, names)) is not None:
-                    failed.add(batch, known)
-                    continue
                 try:
+                    if (known := await self._rejection(batch, names)) is not None:
+                        failed.add(batch, known)
+                        continue
                     predictions = await self._one(batch, names)
                 except BudgetExceededError as err:
                     over_budget.append(err)
