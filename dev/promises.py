@@ -272,6 +272,13 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "if record is None:",
         ),
         Promise(
+            "A triggerer that cannot write to the task's storage reads no result.",
+            "unit/test_unit_storage.py::test_a_result_that_cannot_be_stored_is_not_requested",
+            "jobs/polling.py",
+            "await in_thread(results.check_writable)",
+            "pass",
+        ),
+        Promise(
             "A result waits in memory while the disk is full.",
             "unit/test_unit_storage.py::test_a_result_waits_in_memory_for_a_full_disk",
             "jobs/record.py",

@@ -134,9 +134,14 @@ class ServiceError(ResponseError):
 
 
 class MalformedResponseError(ResponseError):
-    """A success status with a body that is not JSON, or not the documented JSON."""
+    """
+    A success status with a body that is not JSON, or not the documented JSON.
+
+    :ivar body: of a prediction, which is charged.
+    """
 
     retryable = True
+    body: bytes = b""
 
 
 class NoJobIdError(MalformedResponseError):

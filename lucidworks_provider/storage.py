@@ -758,7 +758,7 @@ def writing(uri: str) -> Iterator[Path]:
 
     Uploads are not streamed, as some file systems commit a partial upload after an error.
 
-    :raises StorageError: the storage cannot be written.
+    :raises StorageError: the storage cannot be written; also instead of an OSError of the block, as of a full disk.
     """
     local = local_path(uri)
     with ExitStack() as stack:
@@ -769,7 +769,11 @@ def writing(uri: str) -> Iterator[Path]:
             else:
                 folder = tempfile.TemporaryDirectory(prefix="lucidworks-")
                 temporary = Path(stack.enter_context(folder)) / "result"
-        yield temporary
+        try:
+            yield temporary
+        except OSError:
+            with naming("written", uri):
+                raise
         with naming("written", uri):
             if local is not None:
                 _replace(temporary, local)

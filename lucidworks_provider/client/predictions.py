@@ -207,8 +207,16 @@ def read_response(response: Response, options: PredictionOptions[P], inputs: int
     """
     The predictions of a synchronous response, one for each input.
 
-    :raises MalformedResponseError: not one for each, or not readable.
+    :raises MalformedResponseError: not one for each, or not readable; with the body.
     """
+    try:
+        return _read_response(response, options, inputs)
+    except MalformedResponseError as err:
+        err.body = response.body
+        raise
+
+
+def _read_response(response: Response, options: PredictionOptions[P], inputs: int) -> tuple[P, ...]:
     name = f"Predict {options.use_case} with {options.model_id}"
     body = read_object(response, name)
     # The status of a job is not documented here; a service that fails with a 200 may use it.

@@ -15,7 +15,8 @@ a gap between, before or behind the chunks             not covered: a warning, o
 chunks that differ from the text by case, normal       covered by letters and digits, or by the
   form, white space or punctuation                     spans of the service
 chunks that differ otherwise                           covered by the spans of the service
-vectors of different lengths                           refused
+vectors of different lengths                           of one result: refused; of several: those whose length is the
+                                                       rarer one
 vectors not of the length of ``dimReductionSize``      refused (*)
 quantised: other than whole numbers in the range       refused, where they become bytes
 not quantised: whole numbers only, beyond -1 to 1      refused (*) (JSON may write 1.0 as 1)
@@ -37,6 +38,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -157,6 +159,24 @@ def check_dimension(vectors: Iterable[Sequence[float]], before: int, what: str) 
             raise unusable_result(f"{what} has vectors of {found} numbers, the ones before it of {dimension}")
         dimension = found
     return dimension
+
+
+def rarer_lengths(lengths: dict[int, int]) -> dict[int, MalformedResponseError]:
+    """
+    Errors for the results whose vectors have another length than those of most results.
+
+    Of lengths that are equally frequent, that of the latest result is right: a deployment may have been replaced.
+
+    :param lengths: of the vectors of each result with vectors, by position and in the order of the positions.
+    :return: by position; not retryable.
+    """
+    counts = Counter(lengths.values())
+    usual = max(reversed(lengths.values()), key=counts.__getitem__, default=0)
+    return {
+        position: unusable_result(f"The vectors have {length} numbers, those of other results {usual}")
+        for position, length in lengths.items()
+        if length != usual
+    }
 
 
 def check_quantised(vectors: Iterable[Sequence[float]], method: str | None, what: str) -> None:

@@ -65,6 +65,7 @@ from lucidworks_provider.documents.document import Document, RejectedDocument
 from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
 from lucidworks_provider.documents.source import SourceFile, list_source, may_contain
 from lucidworks_provider.errors import BudgetExceededError, InputError, LucidworksError, TooManyRejectsError
+from lucidworks_provider.jobs.rows import beyond_ratio
 from lucidworks_provider.metrics import count, log_result
 from lucidworks_provider.storage import free_bytes, is_file, names_in, writing
 
@@ -360,7 +361,7 @@ class _Run:
                 file.write(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n")
         rejected = db.count("SELECT count(*) FROM rejects")
         documents = db.count("SELECT count(*) FROM source")
-        if rejected > corpus.max_reject_ratio * documents:
+        if beyond_ratio(rejected, documents, corpus.max_reject_ratio):
             # The next attempt sends them again.
             asyncio.run(self._journal.write("end", None))
             self._report({"documents": documents, "rejected": rejected, "rejects": uri}, stats)

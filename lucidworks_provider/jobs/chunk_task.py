@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -29,14 +29,13 @@ from lucidworks_provider.documents.document import check_id
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.jobs.rows import (
     Batches,
-    BatchReader,
     Rejected,
     RowRules,
     Rows,
     kept_values,
     repeated,
 )
-from lucidworks_provider.jobs.task import JobTask, JsonLinesWriter, ParsedBody, ResultFile
+from lucidworks_provider.jobs.task import BatchTask, JsonLinesWriter, ParsedBody, ResultFile, closing_file
 from lucidworks_provider.metrics import count
 from lucidworks_provider.storage import writing
 from lucidworks_provider.threads import in_thread
@@ -139,7 +138,7 @@ def chunk_file(
 
     :param kept: types of the key and the other columns that are passed through, for Parquet.
     """
-    with writing(uri) as path, closing(ChunkFile(uri, path, options, kept or {})) as file:
+    with writing(uri) as path, closing_file(ChunkFile(uri, path, options, kept or {})) as file:
         yield file
 
 
@@ -226,11 +225,10 @@ def check_documents(batches: Batches) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkTask(JobTask[ChunkFile]):
+class ChunkTask(BatchTask[ChunkFile]):
     """
-    One job for each document, and a file of chunks and vectors.
+    One job for each document, which is a batch, and a file of chunks and vectors.
 
-    :param batches: of one document each; read again for each step.
     :param ids: of the documents.
     :param lenient: warn about results that may be valid.
     """
@@ -239,23 +237,10 @@ class ChunkTask(JobTask[ChunkFile]):
     noun: ClassVar[str] = "documents"
 
     options: ChunkingOptions
-    batches: Batches
     ids: DocumentIds
     lenient: bool = False
     # Ids of documents whose chunks do not cover their text, with what is missing.
     _gaps: dict[str, str] = field(default_factory=dict, init=False)
-    _reader: BatchReader = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_reader", BatchReader(self.batches))
-
-    @property
-    def count(self) -> int:
-        return len(self.batches)
-
-    @property
-    def fingerprint(self) -> str:
-        return self.batches.fingerprint(self.options.as_json())
 
     def name(self, position: int) -> str:
         return f"Document {self.ids.sent[position][0]!r}"
@@ -300,14 +285,12 @@ class ChunkTask(JobTask[ChunkFile]):
             self.check_input()
             self._warn_of_gaps(file)
 
-    def check_input(self) -> None:
-        self._reader.check_rest()
-
     def add(self, file: ChunkFile, position: int, value: ChunkingResult) -> None:
         """Append a document's chunks, if they are of its text."""
         document_id, (text, kept) = self.ids.sent[position][0], self._document(position)
         checked = check_chunks(text, self.options, value, lenient=self.lenient)
-        file.add(document_id, value.chunks, checked.spans, kept)
+        if file.fits(position, len(value.chunks[0].vector)):
+            file.add(document_id, value.chunks, checked.spans, kept)
         for warning in checked.warnings:
             file.warn("Document %r: %s", document_id, warning)
         if checked.gap is not None:

@@ -36,6 +36,7 @@ from lucidworks_provider.errors import (
     RateLimitError,
     RequestRefusedError,
     ResponseError,
+    StorageError,
     UnknownResourceError,
 )
 from lucidworks_provider.jobs.decisions import (
@@ -134,6 +135,8 @@ class JobPoller(Poller):
         ``time.monotonic``, if there is one.
     :param slots: held for each GET until its body is stored; bounds the bodies in memory.
     :param redact: removes the task's keys from what is logged; the triggerer does not know them.
+    :param unsaved: why a body of this job, or of one that shares the list, could not be stored. None is requested
+        then.
     :param forbidden: the last response, if it was a 403.
     :param other_jobs: responses that were about another job.
     :param quarantined: digest of a body with an unknown status that may be the result.
@@ -145,6 +148,7 @@ class JobPoller(Poller):
     fetch: Fetch
     slots: AbstractAsyncContextManager[object]
     redact: Callable[[str], str] = str
+    unsaved: list[StorageError] = field(default_factory=list)
     forbidden: ForbiddenError | None = None
     other_jobs: int = 0
     quarantined: bytes = b""
@@ -157,9 +161,18 @@ class JobPoller(Poller):
             begin_by += time.monotonic() - time.time()
         try:
             async with acquired_by(self.slots, begin_by):
-                return await shielded(self._poll(begin_by))
+                if self.unsaved:
+                    raise StorageError(f"No more results are read: {self.unsaved[0]}")
+                return await shielded(self._saved(begin_by))
         except AcquireTimeoutError:
             return None
+
+    async def _saved(self, begin_by: float | None) -> PollResult:
+        try:
+            return await self._poll(begin_by)
+        except StorageError as err:
+            self.unsaved.append(err)
+            raise
 
     async def _poll(self, begin_by: float | None) -> PollResult:
         self.forbidden = None
@@ -258,6 +271,7 @@ async def wait_for_job(
     kind: JobKind,
     restore_at_timeout: bool = True,
     redact: Callable[[str], str] = str,
+    unsaved: list[StorageError] | None = None,
 ) -> PollOutcome:
     """
     Poll a job until it ends, and store its body as it arrives.
@@ -267,9 +281,10 @@ async def wait_for_job(
     :param slots: held for each GET until its body is stored; bounds the bodies in memory.
     :param restore_at_timeout: use a payload with an unknown status where nothing better came before the deadline.
     :param redact: removes keys from what is logged.
+    :param unsaved: see :class:`JobPoller`; shared by the jobs of a task.
     :raises LucidworksError: a failure that another poll cannot cure.
     """
-    poller = JobPoller(job_id, kind, store, fetch, slots, redact)
+    poller = JobPoller(job_id, kind, store, fetch, slots, redact, [] if unsaved is None else unsaved)
     outcome = await perform(decision, poller)
     gone = outcome.end is JobEnd.GONE
     # An earlier process may have stored it, and the service may return it only once.
@@ -333,11 +348,13 @@ async def wait_for_jobs(
     redact: Callable[[str], str] = str,
 ) -> JobsOutcome:
     """
-    Check that this process sees the task's storage, then wait for jobs whose results are not stored.
+    Check that this process sees the task's storage and can write there, then wait for jobs whose results are not
+    stored. The service may return a result only once.
 
     :param nonce: of the task's record.
     :param deadline: seconds since the epoch.
     :param redact: removes keys from what is logged.
+    :raises StorageError: results cannot be stored; no other one is requested.
     :raises LucidworksError: a failure that another poll cannot cure, after the other jobs have ended.
     """
     record = await in_thread(read_job_record, results)
@@ -352,12 +369,17 @@ async def wait_for_jobs(
     # The rest of a record of thousands of jobs is not needed while they are polled.
     del record, missing
     if jobs:
+        try:
+            await in_thread(results.check_writable)
+        except StorageError as err:
+            raise StorageError(f"No result was read: {err}") from err
         log.info(
             "Waiting for %s, for at most %s.",
             count(len(job_ids), "job"),
             duration(max(0.0, deadline - time.time())),
         )
     durations: list[float] = []
+    unsaved: list[StorageError] = []
     progress = WaitProgress(size, len(stored), deadline)
     async with hook.shared_client() as client:
 
@@ -379,6 +401,7 @@ async def wait_for_jobs(
                     slots=client.slots,
                     kind=kind,
                     redact=redact,
+                    unsaved=unsaved,
                 )
                 job.ending = outcome.end.value
             if outcome.end is JobEnd.COLLECTED:

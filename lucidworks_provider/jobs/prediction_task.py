@@ -34,9 +34,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -49,7 +50,6 @@ from lucidworks_provider.client.secrets import blank
 from lucidworks_provider.client.use_cases import Items, PredictionOptions, check_wire
 from lucidworks_provider.client.validation import (
     BYTES,
-    check_dimension,
     check_quantised,
     check_vectors,
 )
@@ -79,21 +79,22 @@ from lucidworks_provider.jobs.record import (
 from lucidworks_provider.jobs.rows import (
     Batch,
     Batches,
-    BatchReader,
     Input,
     Rejected,
     RowRules,
+    beyond_ratio,
     kept_arrays,
     kept_values,
 )
 from lucidworks_provider.jobs.task import (
     MAX_JOBS,
+    BatchTask,
     Budget,
-    JobTask,
     JsonLinesWriter,
     ParsedBody,
     ProgressLog,
     ResultFile,
+    closing_file,
 )
 from lucidworks_provider.metrics import count
 from lucidworks_provider.storage import discard, writing
@@ -109,6 +110,7 @@ _DESCRIBED, _CHARACTERS = 3, 300
 # Consecutive failed batches that stop the task: the service is down or overloaded, or its responses are not valid.
 # The other batches, maybe thousands, would cost hours or money and fail too.
 _MAX_FAILURES = 3
+_CLEARING = "clearing the task sends the batch again"
 # Batches that are read in one call of a thread.
 _READ_AHEAD = 16
 
@@ -164,9 +166,6 @@ class ResultPolicy:
     lenient: bool = False
 
 
-DEFAULT_POLICY = ResultPolicy()
-
-
 class RowList:
     """Rows of JSON that a task returns."""
 
@@ -193,7 +192,7 @@ class PredictionFile(ResultFile):
         self,
         writer: ParquetWriter | JsonLinesWriter | RowList,
         options: PredictionOptions[Any],
-        policy: ResultPolicy = DEFAULT_POLICY,
+        policy: ResultPolicy,
         kept: Mapping[str, pa.DataType] | None = None,
         uri: str | None = None,
     ) -> None:
@@ -218,7 +217,10 @@ class PredictionFile(ResultFile):
         :raises InputError: the table was changed, and a value cannot be passed through.
         """
         counts = self.counts
-        dimension = self._dimension(predictions)
+        length = self._check_vectors(predictions)
+        if not self.fits(batch.position, length):
+            return
+        dimension = length or counts["dimension"]
         # Outside of the block: the response is not the cause.
         kept = self._passed(batch)
         try:
@@ -250,15 +252,18 @@ class PredictionFile(ResultFile):
         """
         Warn about inputs without a prediction. About those that were not sent, a warning was logged before.
 
+        :raises MalformedResponseError: vectors of several lengths.
         :raises TooManyRejectsError: more than ``max_reject_ratio`` have none. Not retryable: the batches are charged
             again.
         """
+        for err in self.outliers().values():
+            raise err
         errors, predictions = self.counts["errors"] or 0, self.counts["predictions"]
         message = f"{errors:,} of {predictions:,} inputs have no prediction."
         if self._first is not None:
             index, reason = self._first
             message += f" The first error is that of input {index}: {reason[:_CHARACTERS].rstrip('.')}."
-        if errors > self._policy.max_reject_ratio * predictions:
+        if beyond_ratio(errors, predictions, self._policy.max_reject_ratio):
             failure = TooManyRejectsError(
                 f"{message} That is more than max_reject_ratio={self._policy.max_reject_ratio:g} allows. Clearing "
                 "the task sends the batches with errors again."
@@ -275,18 +280,18 @@ class PredictionFile(ResultFile):
         else:
             self._writer.close()
 
-    def _dimension(self, predictions: Sequence[Prediction]) -> int | None:
+    def _check_vectors(self, predictions: Sequence[Prediction]) -> int:
         """
-        The length of all vectors so far, None if there is none.
+        The length of the vectors, 0 if there is none.
 
-        :raises MalformedResponseError: they are of another length than before, or not of the requested quantisation.
+        :raises MalformedResponseError: they are of several lengths, or not of the requested quantisation.
         """
         vectors = [one.vector for one in predictions if isinstance(one, Embedding) and one.error is None]
         method, asked = self._options.quantization, (self._options.model_config or {}).get("dimReductionSize")
         for warning in check_vectors(vectors, method, asked, "the response", lenient=self._policy.lenient):
             self.warn("%s", warning)
         check_quantised(vectors, method, "the response")
-        return check_dimension(vectors, self.counts["dimension"] or 0, "the response") or None
+        return len(vectors[0]) if vectors else 0
 
     def _passed(self, batch: Batch) -> Any:
         """The columns that are passed through, as the writer takes them."""
@@ -318,7 +323,7 @@ class PredictionFile(ResultFile):
 def prediction_file(
     uri: str,
     options: PredictionOptions[Any],
-    policy: ResultPolicy = DEFAULT_POLICY,
+    policy: ResultPolicy,
     kept: Mapping[str, pa.DataType] | None = None,
 ) -> Iterator[PredictionFile]:
     """
@@ -329,7 +334,7 @@ def prediction_file(
     """
     with writing(uri) as path:
         writer = ParquetWriter(path) if uri.endswith(".parquet") else JsonLinesWriter(path)
-        with closing(PredictionFile(writer, options, policy, kept, uri)) as file:
+        with closing_file(PredictionFile(writer, options, policy, kept, uri)) as file:
             yield file
             file.check_errors()
 
@@ -434,13 +439,24 @@ def prediction_schema(
 
 
 def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """A column; vectors without a Python loop over their numbers in pyarrow."""
-    import pyarrow as pa
+    """
+    A column; vectors without a Python loop over their numbers in pyarrow.
 
-    if not pa.types.is_fixed_size_list(kind) or None in values:
+    :raises ValueError: a number of a vector beyond the range of float32, which pyarrow stores as infinity.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_fixed_size_list(kind):
         return pa.array(values, kind)
-    numbers = pa.array(list(chain.from_iterable(values)), kind.value_type)
-    return pa.FixedSizeListArray.from_arrays(numbers, type=kind)
+    if None in values:
+        array = pa.array(values, kind)
+    else:
+        numbers = pa.array(list(chain.from_iterable(values)), kind.value_type)
+        array = pa.FixedSizeListArray.from_arrays(numbers, type=kind)
+    if not math.isfinite(pc.sum(array.flatten()).as_py() or 0):
+        raise ValueError("a number beyond the range of float32")
+    return array
 
 
 def _misfit(name: str, value: object, *, failed: bool) -> bool:
@@ -472,36 +488,21 @@ def row_rules(options: PredictionOptions[Any]) -> RowRules:
 
 
 @dataclass(frozen=True, slots=True)
-class PredictionTask(JobTask[PredictionFile]):
-    """
-    One job for each batch, and a file of rows.
-
-    :param batches: the rows, read again for each step.
-    """
+class PredictionTask(BatchTask[PredictionFile]):
+    """One job for each batch, and a file of rows."""
 
     kind: ClassVar[JobKind] = PREDICTION
     noun: ClassVar[str] = "batches"
 
     options: PredictionOptions[Any]
-    batches: Batches
-    policy: ResultPolicy = DEFAULT_POLICY
+    policy: ResultPolicy
 
-    _reader: BatchReader = field(init=False, repr=False)
     # Name and number of inputs of each batch.
     _known: Sequence[tuple[str, int]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        reader = BatchReader(self.batches)
-        object.__setattr__(self, "_reader", reader)
-        object.__setattr__(self, "_known", [(one.name, len(one.sent)) for one in reader.rest()])
-
-    @property
-    def count(self) -> int:
-        return len(self.batches)
-
-    @property
-    def fingerprint(self) -> str:
-        return self.batches.fingerprint(self.options.as_json())
+        BatchTask.__post_init__(self)
+        object.__setattr__(self, "_known", [(one.name, len(one.sent)) for one in self._reader.rest()])
 
     def name(self, position: int) -> str:
         return self._known[position][0]
@@ -538,9 +539,6 @@ class PredictionTask(JobTask[PredictionFile]):
                 if not batch.sent:
                     file.add(batch, ())
 
-    def check_input(self) -> None:
-        self._reader.check_rest()
-
     def add(self, file: PredictionFile, position: int, value: Sequence[Prediction]) -> None:
         file.add(self._reader.get(position), value)
 
@@ -559,6 +557,8 @@ class SyncBatchRunner:
         where the task has no result file.
     :param revision: of the task's record, which changes with each result, so that responses of an earlier result that
         could not be deleted are not used.
+    :param generation: of the task instance, see :mod:`~lucidworks_provider.jobs.record`. What it paid for and cannot
+        use is requested again by another one only.
     :param progress: logs the progress.
     :param budget: of tokens, for the responses that this attempt requests.
     """
@@ -569,13 +569,10 @@ class SyncBatchRunner:
     concurrency: int
     results: ResultDirectory | None = None
     revision: int = 0
-    policy: ResultPolicy = DEFAULT_POLICY
+    generation: int = 0
+    policy: ResultPolicy = field(default_factory=ResultPolicy)
     progress: ProgressLog | None = None
     budget: Budget = field(default_factory=Budget)
-
-    @property
-    def fingerprint(self) -> str:
-        return self.batches.fingerprint(self.options.as_json())
 
     def _stored(self, batch: Batch) -> FileResultStore:
         """Where the response of a batch is stored, if the task has a result file."""
@@ -614,6 +611,9 @@ class SyncBatchRunner:
             nonlocal failures
             while (batch := await queue.next()) is not None:
                 try:
+                    if (known := await self._rejection(batch, names)) is not None:
+                        failed.add(batch, known)
+                        continue
                     predictions = await self._one(batch, names)
                 except BudgetExceededError as err:
                     over_budget.append(err)
@@ -654,15 +654,27 @@ class SyncBatchRunner:
             return None
         try:
             body, _ = await self._predict(items)
-        except MalformedResponseError:
-            await in_thread(store.mark_rejected)
+        except MalformedResponseError as err:
+            kept = await store.quarantine(err.body, QuarantineReason.UNUSABLE)
+            again = "" if err.retryable else f"; {_CLEARING}"
+            err.args = (f"{str(err).rstrip('.')}. The response is kept in {kept}{again}.", *err.args[1:])
+            err.body = b""
+            await in_thread(store.mark_rejected, str(err), None if err.retryable else self.generation)
             raise
         except ContentEncodingError as err:
             err.kept(await store.quarantine(err.body, QuarantineReason.UNDECODED, err.encoding))
+            await in_thread(store.mark_rejected, str(err), self.generation)
             raise
         await store.save(body)
         self._count(batch)
         return None
+
+    async def _rejection(self, batch: Batch, names: Collection[str]) -> MalformedResponseError | None:
+        """The error of a batch whose response an earlier attempt of this generation could not use."""
+        if self.results is None or (store := self._stored(batch)).rejected_name not in names:
+            return None
+        reason = None if store.name in names else await in_thread(store.rejection, self.generation)
+        return None if reason is None else unusable_result(reason.rstrip("."))
 
     async def _predict(self, items: Items) -> tuple[bytes, tuple[Prediction, ...]]:
         self.budget.check_tokens()
@@ -674,27 +686,36 @@ class SyncBatchRunner:
         if self.progress is not None:
             self.progress.add(len(batch.sent), kept=kept)
 
-    def write(self, file: PredictionFile, batch: Batch) -> None:
+    def write(self, file: PredictionFile) -> None:
         """
-        Append the rows of a batch.
+        Append the rows of all batches.
 
-        :raises StorageError: its stored response does not exist.
-        :raises MalformedResponseError: its response is not valid. It is quarantined, so that another attempt sends
-            the batch again.
+        :raises InputError: the table was changed; retryable.
+        :raises StorageError: a stored response does not exist.
+        :raises MalformedResponseError: responses are not valid. They are quarantined, so that an attempt after
+            clearing sends their batches again.
         """
-        if not batch.sent:
-            file.add(batch, ())
-            return
-        try:
-            file.add(batch, self._read(batch))
-        except MalformedResponseError as err:
-            stored = self._stored(batch)
-            stored.mark_rejected()
-            kept = stored.reject()
-            message = str(err).rstrip(".")
-            raise unusable_result(
-                f"{batch.name}: {message}. The response is kept in {kept}; clearing the task sends the batch again"
-            ) from None
+        unusable: dict[int, MalformedResponseError] = {}
+        for batch in self.batches.checked():
+            try:
+                file.add(batch, self._read(batch) if batch.sent else ())
+            except MalformedResponseError as err:
+                if not batch.sent:
+                    raise
+                unusable[batch.position] = err
+        unusable = {**file.outliers(), **unusable}
+        if unusable:
+            raise self._reject(unusable)
+
+    def _reject(self, errors: Mapping[int, MalformedResponseError]) -> LucidworksError:
+        failed = _Failures()
+        for batch in self.batches.checked():
+            if (err := errors.get(batch.position)) is not None:
+                stored = self._stored(batch)
+                message = f"{str(err).rstrip('.')}. The response is kept in {stored.reject()}; {_CLEARING}"
+                stored.mark_rejected(message, self.generation)
+                failed.add(batch, unusable_result(message))
+        return failed.error(len(self.batches), kept=True)
 
     def discard(self, positions: Collection[int]) -> None:
         """Delete the responses of some batches, if the storage allows it; the next attempt sends these again."""

@@ -286,9 +286,19 @@ class FileResultStore:
             self.delete()
         return self._quarantine_uri(QuarantineReason.UNUSABLE)
 
-    def mark_rejected(self) -> None:
-        """Record that the response of that name was not valid."""
-        write_file(f"{self.results.folder}/{self.rejected_name}", b"")
+    def mark_rejected(self, reason: str, generation: int | None) -> None:
+        """
+        Record that the response of that name was not valid.
+
+        :param generation: of the task instance, whose other attempts do not pay for it again; None if they may.
+        """
+        found = json.dumps({"reason": reason, "generation": generation})
+        write_file(f"{self.results.folder}/{self.rejected_name}", found.encode())
+
+    def rejection(self, generation: int) -> str | None:
+        """Why the response of that name was not valid, if an attempt of this generation does not request it again."""
+        found = json.loads(read_file(f"{self.results.folder}/{self.rejected_name}") or "{}")
+        return str(found["reason"]) if found.get("generation") == generation else None
 
     @_retry_write
     def _quarantine(self, body: bytes, reason: QuarantineReason, encoding: str = "") -> str:
@@ -450,9 +460,6 @@ class JobRecord:
         for name in _POSITIONS:
             values = getattr(self, name)
             plain[name] = {str(p): values[p] for p in positions if p in values}
-        if not plain["empty"]:
-            # Most records have none, and the format is that of a record without them.
-            del plain["empty"]
         for name in _SETS:
             plain[name] = sorted(p for p in getattr(self, name) if p in positions)
         return json.dumps(plain)
@@ -696,7 +703,6 @@ def _read_part(text: object, number: int, where: str) -> dict[str, Any] | None:
             raise ValueError(plain["version"])
         names = ("record_id", "revision", *(() if number else _HEAD))
         part = {name: plain[name] for name in names}
-        plain.setdefault("empty", {})
         for name in _POSITIONS:
             part[name] = {int(position): str(value) for position, value in plain[name].items()}
         for name in _SETS:

@@ -187,8 +187,13 @@ class Survey:
         return self.rows - self.rejected
 
     @property
+    def sent_digest(self) -> str:
+        """A digest of what is sent and rejected of all rows, in their order: whatever they are read from."""
+        return str(self._digest.hexdigest())
+
+    @property
     def digest(self) -> str:
-        """A digest of all rows, in their order, however they are divided into parts of one type."""
+        """With the columns that are passed through, however the rows are divided into parts of one type."""
         self._digest_blocks(1)
         return hashlib.sha256(self._digest.digest() + self._kept_digest.digest()).hexdigest()
 
@@ -256,7 +261,7 @@ class Survey:
             return
         if not reject:
             raise InputError(f"{self.summary()} With on_invalid='reject', the others are sent.")
-        if self.rejected > max_reject_ratio * self.rows:
+        if beyond_ratio(self.rejected, self.rows, max_reject_ratio):
             raise InputError(
                 f"{self.summary()} That is more than max_reject_ratio={max_reject_ratio:g} allows."
             )
@@ -266,6 +271,11 @@ class Survey:
         more = self.rejected - len(self.reasons)
         reasons = " ".join(self.reasons) + (f" And {more:,} more." if more else "")
         return f"{self.rejected:,} of {self.rows:,} rows cannot be sent. {reasons}"
+
+
+def beyond_ratio(rejected: int, total: int, max_reject_ratio: float) -> bool:
+    """Whether more are rejected than ``max_reject_ratio`` allows. 0.29 * 100 is less than 29."""
+    return rejected > 0 and (total == 0 or rejected / total > max_reject_ratio)
 
 
 def _key(rows: Rows, place: int) -> str:
@@ -321,8 +331,8 @@ class Batches:
             ).as_retryable()
 
     def fingerprint(self, options: Mapping[str, Any]) -> str:
-        """A digest of the options, the rows, and the batch size."""
-        return fingerprint_of({**options, "batch": self.size, "rows": self.survey.digest}, [])
+        """A digest of everything that is sent: results stay valid if columns that are passed through change."""
+        return fingerprint_of({**options, "batch": self.size, "rows": self.survey.sent_digest}, [])
 
 
 def split_batches(rows: Iterable[Rows], size: int, most: int = _MOST_ROWS) -> Iterator[Batch]:

@@ -13,15 +13,16 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.http.messages import unusable_result
 from lucidworks_provider.client.jobs import JobKind, JobState
+from lucidworks_provider.client.validation import rarer_lengths
 from lucidworks_provider.errors import (
     BudgetExceededError,
     ContentEncodingError,
@@ -38,13 +39,16 @@ from lucidworks_provider.errors import (
     check_documents_extra,
 )
 from lucidworks_provider.jobs.decisions import WINDOW, JobsOutcome
-from lucidworks_provider.jobs.record import JobRecord, JobStateStore
+from lucidworks_provider.jobs.record import JobRecord, JobStateStore, QuarantineReason
+from lucidworks_provider.jobs.rows import Batches, BatchReader
 from lucidworks_provider.metrics import count, duration
 from lucidworks_provider.retrying import LONGEST_RETRY_AFTER, retry_async, retry_on, wait_after
 from lucidworks_provider.storage import is_folder
 from lucidworks_provider.threads import in_thread, read_ahead
 
 if TYPE_CHECKING:
+    from lucidworks_provider.client.chunking import ChunkingOptions
+    from lucidworks_provider.client.use_cases import PredictionOptions
     from lucidworks_provider.jobs.polling import AsyncHook
 
 log = logging.getLogger(__name__)
@@ -77,6 +81,7 @@ class ResultFile:
     def __init__(self, **counts: Any) -> None:
         self.counts = counts
         self.failed: set[int] = set()
+        self._lengths: dict[int, int] = {}
         self._warnings = 0
 
     def warn(self, message: str, *values: object, results: int = 1) -> None:
@@ -88,10 +93,44 @@ class ResultFile:
         self._warnings += results
         log.warning(message, *values)
 
+    def fits(self, position: int, length: int) -> bool:
+        """
+        Note the length of a result's vectors.
+
+        :param length: 0 where it has none.
+        :return: whether it is that of the first one. The rows of another one are not written, and the file is not
+            published: which results are wrong is known at the end.
+        """
+        if length:
+            self._lengths[position] = length
+        return not length or length == next(iter(self._lengths.values()))
+
+    def outliers(self) -> dict[int, MalformedResponseError]:
+        """Errors for the results whose vectors have another length than most, by position."""
+        return rarer_lengths(self._lengths)
+
+    def close(self) -> None:
+        """Write what is left."""
+
     @property
     def manifest(self) -> dict[str, Any]:
         counts = {name: value for name, value in self.counts.items() if value is not None}
         return counts | {"warnings": self._warnings}
+
+
+File = TypeVar("File", bound=ResultFile)
+
+
+@contextmanager
+def closing_file(file: File) -> Iterator[File]:
+    """Close a file at the end. After an error, e.g. of a full disk, closing fails with another one."""
+    try:
+        yield file
+    except BaseException:
+        with suppress(Exception):
+            file.close()
+        raise
+    file.close()
 
 
 class JsonLinesWriter:
@@ -118,7 +157,6 @@ class JsonLinesWriter:
         self._file.close()
 
 
-File = TypeVar("File", bound=ResultFile)
 T = TypeVar("T")
 
 
@@ -448,6 +486,7 @@ class JobTask(ABC, Generic[File]):
                         self.add(file, position, self._read(record, file, position, body))
                     except (MalformedResponseError, EmptyResultError) as err:
                         unusable[position] = err
+                unusable = {**file.outliers(), **unusable}
                 if unusable:
                     # A result of the input that was submitted does not fit another one, and must not be discarded.
                     self.check_input()
@@ -539,6 +578,10 @@ class JobTask(ABC, Generic[File]):
                 self._unknown([position], str(err))
             raise
         except LucidworksError as err:
+            if isinstance(err, ContentEncodingError):
+                # It may have the only copy of the job's id.
+                stored = self.store.results.of(self.name(position))
+                err.kept(await stored.quarantine(err.body, QuarantineReason.UNDECODED, err.encoding))
             err.args = (f"{self.name(position)}: {err}", *err.args[1:])
             raise
 
@@ -606,6 +649,33 @@ class JobTask(ABC, Generic[File]):
 
     def _job(self, record: JobRecord, position: int) -> str:
         return f"{self.name(position)} (job {record.jobs[position]})"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTask(JobTask[File]):
+    """
+    Base class of the tasks with one job for each batch.
+
+    :param batches: read again for each step.
+    """
+
+    options: ChunkingOptions | PredictionOptions[Any]
+    batches: Batches
+    _reader: BatchReader = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_reader", BatchReader(self.batches))
+
+    @property
+    def count(self) -> int:
+        return len(self.batches)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.batches.fingerprint(self.options.as_json())
+
+    def check_input(self) -> None:
+        self._reader.check_rest()
 
 
 async def submit_again(

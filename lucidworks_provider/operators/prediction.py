@@ -286,9 +286,11 @@ class LucidworksPredictionOperator(_Predicting):
 
         uri = check_uri(self.result_path, "result_path")
         store = job_store(uri, context)
-        record = store.begin(runner.fingerprint, context["ti"].max_tries, 0, uri)
+        record = store.begin(
+            runner.batches.fingerprint(runner.options.as_json()), context["ti"].max_tries, 0, uri
+        )
         if record.result is None:
-            runner = replace(runner, revision=record.revision)
+            runner = replace(runner, revision=record.revision, generation=record.generation)
             asyncio.run(self._run(runner))
             record.finish(self._write(runner, uri))
         store.close(record)
@@ -335,8 +337,7 @@ class LucidworksPredictionOperator(_Predicting):
 
         try:
             with prediction_file(uri, runner.options, runner.policy, runner.batches.survey.types) as file:
-                for batch in runner.batches.checked():
-                    runner.write(file, batch)
+                runner.write(file)
         except TooManyRejectsError:
             # The stored responses would be too many errors again.
             runner.discard(file.failed)

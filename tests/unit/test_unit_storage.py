@@ -7,11 +7,13 @@ import gc
 import io
 import json
 import os
+import resource
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,12 +27,18 @@ from memory_store import memory_store
 from lucidworks_provider import storage
 from lucidworks_provider.client.chunking import Chunk, ChunkingOptions
 from lucidworks_provider.client.jobs import CHUNKING
+from lucidworks_provider.client.prediction_types import Embedding, Prediction, read_predictions
+from lucidworks_provider.client.use_cases import PredictionOptions
 from lucidworks_provider.client.validation import locate
 from lucidworks_provider.errors import InputError, MalformedResponseError, StorageError
 from lucidworks_provider.jobs import record as job_record
 from lucidworks_provider.jobs.chunk_task import chunk_file
+from lucidworks_provider.jobs.decisions import JobsOutcome
+from lucidworks_provider.jobs.external import ExternalJob
 from lucidworks_provider.jobs.polling import wait_for_jobs
+from lucidworks_provider.jobs.prediction_task import ResultPolicy, prediction_file
 from lucidworks_provider.jobs.record import JobRecord, JobStateStore, QuarantineReason, ResultDirectory
+from lucidworks_provider.jobs.rows import Batch, Survey
 from lucidworks_provider.jobs.task import check_suffix
 from lucidworks_provider.storage import (
     check_uri,
@@ -192,9 +200,10 @@ def result_of(store: JobStateStore) -> object:
     return found.result
 
 
-def record_of(job_id: str) -> JobRecord:
-    record = JobRecord("f", 0, 1)
-    record.submitted(0, job_id)
+def record_of(*job_ids: str) -> JobRecord:
+    record = JobRecord("f", 0, len(job_ids))
+    for position, job_id in enumerate(job_ids):
+        record.submitted(position, job_id)
     return record
 
 
@@ -292,19 +301,10 @@ def test_a_body_outlives_a_storage_that_fails_for_a_moment(
     assert read_file(kept) == b"another"
 
 
-@pytest.mark.parametrize("full_for", [3, 1000])
-def test_a_result_waits_in_memory_for_a_full_disk(
-    full_for: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written = 0
-
-    def write(uri: str, data: bytes) -> None:
-        nonlocal written
-        written += 1
-        if written <= full_for:
-            raise StorageError("no space left")
-        write_file(uri, data)
-
+def wait_with(
+    write: Callable[[str, bytes], None], folder: Path, monkeypatch: pytest.MonkeyPatch, *jobs: str
+) -> tuple[JobsOutcome | StorageError, list[object]]:
+    """The outcome of a wait whose results are stored by a function, and its polls."""
     polls = []
 
     class Hook:
@@ -314,23 +314,59 @@ def test_a_result_waits_in_memory_for_a_full_disk(
 
         @asynccontextmanager
         async def shared_client(self) -> AsyncIterator[SimpleNamespace]:
-            yield SimpleNamespace(slots=asyncio.Semaphore(1))
+            yield SimpleNamespace(slots=asyncio.Semaphore(8))
 
-    bodies = ResultDirectory(str(tmp_path))
-    record = record_of("job")
+    bodies = ResultDirectory(str(folder))
+    record = record_of(*jobs)
     JobStateStore(bodies, None).save(record)
     monkeypatch.setattr(job_record, "write_file", write)
     monkeypatch.setattr(job_record, "SAVE_WAIT", 0.001)
     times = {"poll_interval": 0.01, "deadline": time.time() + 60}
-    wait = wait_for_jobs(Hook(), CHUNKING, bodies, nonce=record.nonce, **times)
+    try:
+        return asyncio.run(wait_for_jobs(Hook(), CHUNKING, bodies, nonce=record.nonce, **times)), polls
+    except StorageError as err:
+        return err, polls
+
+
+@pytest.mark.parametrize("full_for", [3, 1000])
+def test_a_result_waits_in_memory_for_a_full_disk(
+    full_for: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    def write(uri: str, data: bytes) -> None:
+        written.append(uri)
+        if 1 < len(written) <= 1 + full_for:
+            raise StorageError("no space left")
+        write_file(uri, data)
+
+    outcome, polls = wait_with(write, tmp_path, monkeypatch, "job")
     if full_for > job_record.SAVE_ATTEMPTS:
-        with pytest.raises(StorageError, match="no space left"):
-            asyncio.run(wait)
-        assert written == job_record.SAVE_ATTEMPTS
+        assert str(outcome) == "no space left"
+        assert len(written) == 1 + job_record.SAVE_ATTEMPTS
     else:
-        assert asyncio.run(wait).collected == 1
-        assert bodies.of("job").read() is not None
+        assert outcome == JobsOutcome(collected=1)
+        assert ResultDirectory(str(tmp_path)).of("job").read() is not None
     assert len(polls) == 1, "a result that is readable once is polled once"
+
+
+@pytest.mark.parametrize(("writes", "most"), [(0, 0), (1, 8)], ids=["read-only", "full later"])
+def test_a_result_that_cannot_be_stored_is_not_requested(
+    writes: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    def write(uri: str, data: bytes) -> None:
+        written.append(uri)
+        if len(written) > writes:
+            raise StorageError("Permission denied")
+
+    outcome, polls = wait_with(write, tmp_path, monkeypatch, *(f"job-{number}" for number in range(40)))
+    assert isinstance(outcome, StorageError)
+    assert outcome.retryable
+    assert "Permission denied" in str(outcome)
+    assert ("No result was read: " in str(outcome)) == (most == 0)
+    assert len(polls) == most
 
 
 def chunk(text: str, span: tuple[int, int] | None, vector: list[float] | None = None) -> Chunk:
@@ -616,3 +652,72 @@ def test_a_file_that_was_read_takes_no_memory() -> None:
 )
 def test_a_uri_without_its_connection(uri: str, plain: str) -> None:
     assert plain_uri(uri) == plain
+
+
+@contextmanager
+def full_disk(free: int) -> Iterator[None]:
+    """No file gets longer than this."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("rows", [1, 3000])
+@pytest.mark.parametrize("name", ["p.jsonl", "p.parquet", "c.jsonl", "c.parquet", "body.json"])
+def test_a_full_disk_is_an_error_that_names_the_result(name: str, rows: int, tmp_path: Path) -> None:
+    uri = f"file://{tmp_path}/{name}"
+    random = Random(0)
+    texts = [random.randbytes(200_000 // rows).hex() for _ in range(rows)]
+
+    def write() -> None:
+        if name == "body.json":
+            waiting: dict[str, Any] = {"store": None, "hook": None, "resubmit_unknown": True}
+            job = ExternalJob(result_uri=uri, kind=CHUNKING, job_id="j", **waiting)
+            with job.open() as body:
+                job.add(body, 0, "".join(texts).encode())
+        elif name.startswith("c"):
+            with chunk_file(uri, QUANTISED) as chunks:
+                for n, text in enumerate(texts):
+                    chunks.add(str(n), [chunk(text, None, [1, 2])], [(0, 1)])
+        else:
+            with prediction_file(uri, PredictionOptions("passthrough", "m"), ResultPolicy()) as file:
+                for n, text in enumerate(texts):
+                    predictions = read_predictions({"predictions": [{"response": text}]}, Prediction, "m")
+                    file.add(Batch(n, n, ({"text": "x"},)), predictions)
+
+    with full_disk(100_000), pytest.raises(StorageError, match=f"^{uri} cannot be written: OSError"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("second", [{"vector": [0.5, -0.5]}, {"error": "no"}])
+@pytest.mark.parametrize("number", [1e300, -1e300])
+def test_a_number_beyond_float32_is_not_stored_as_infinity(
+    tmp_path: Path, number: float, second: dict[str, Any]
+) -> None:
+    options = PredictionOptions("embedding", "m")
+    read = read_predictions({"predictions": [{"vector": [0.1, number]}, second]}, Embedding, "m")
+    batch = Batch(0, 0, ({"text": "a"}, {"text": "b"}))
+    with (
+        prediction_file(f"{tmp_path}/p.parquet", options, ResultPolicy()) as file,
+        pytest.raises(MalformedResponseError, match="beyond the range of float32"),
+    ):
+        file.add(batch, read)
+
+
+@pytest.mark.parametrize("count", [7, 14, 28, 29, 55, 56, 57, 58, 100])
+def test_as_many_as_the_ratio_are_allowed(count: int, tmp_path: Path) -> None:
+    """0.29 * 100 is less than 29."""
+    survey = Survey(rows=100, rejected=count)
+    survey.check(reject=True, max_reject_ratio=count / 100)
+    with pytest.raises(InputError, match="max_reject_ratio"):
+        survey.check(reject=True, max_reject_ratio=(count - 1) / 100)
+    options = PredictionOptions("passthrough", "m")
+    read = read_predictions({"predictions": [{"error": "no"}] * count}, Prediction, "m")
+    inputs = ({"text": "a"},) * count
+    with prediction_file(f"{tmp_path}/p.jsonl", options, ResultPolicy(count / 100)) as file:
+        file.add(Batch(0, 0, inputs), read)
+        file.counts["predictions"] = 100

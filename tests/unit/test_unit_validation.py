@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lucidworks_provider.client.chunking import Chunk, ChunkingOptions, ChunkingResult
 from lucidworks_provider.client.jobs import JobState
-from lucidworks_provider.client.validation import CheckedChunks, check_chunks, check_vectors
+from lucidworks_provider.client.validation import CheckedChunks, check_chunks, check_vectors, rarer_lengths
 from lucidworks_provider.errors import EmptyResultError, MalformedResponseError
 
 TEXT = "The quick brown fox jumps. It sees a lazy dog! Then it sleeps."
@@ -217,3 +217,24 @@ def test_the_pieces_of_any_text_are_its_chunks(text: str, cut: int, data: st.Dat
     spans = list(pairwise(at))
     made = [chunk(text[a:b], (a, b) if data.draw(st.booleans()) else None) for a, b in spans]
     assert check(made, text).gap is None
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rarer"),
+    [
+        ([], []),
+        ([2, 2], []),
+        ([3, 2, 2, 2], [0]),
+        ([2, 2, 3, 2], [2]),
+        ([3, 3, 2], [2]),
+        ([3, 2], [0]),
+        ([3, 3, 2, 2], [0, 1]),
+        ([2, 3, 4, 3], [0, 2]),
+    ],
+)
+def test_the_rarer_length_of_results_is_wrong_and_the_earlier_one_of_two(
+    lengths: list[int], rarer: list[int]
+) -> None:
+    errors = rarer_lengths(dict(enumerate(lengths)))
+    assert list(errors) == rarer
+    assert not any(error.retryable for error in errors.values())

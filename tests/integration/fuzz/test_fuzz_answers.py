@@ -48,7 +48,7 @@ from lucidworks_provider.client.use_cases import read_items, read_use_cases
 from lucidworks_provider.client.validation import check_chunks
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.jobs.chunk_task import chunk_file
-from lucidworks_provider.jobs.prediction_task import prediction_file
+from lucidworks_provider.jobs.prediction_task import ResultPolicy, prediction_file
 from lucidworks_provider.jobs.record import ResultDirectory
 from lucidworks_provider.jobs.rows import Batch
 
@@ -120,7 +120,7 @@ def write_predictions(use_case: str) -> Callable[[Response], object]:
     def read(answer: Response) -> object:
         found = read_response(answer, options, 1)
         with tempfile.TemporaryDirectory() as folder:
-            with prediction_file(f"{folder}/x.jsonl", options) as file:
+            with prediction_file(f"{folder}/x.jsonl", options, ResultPolicy()) as file:
                 file.add(Batch(0, 0, items), found)
             return file.manifest
 

@@ -37,7 +37,9 @@ from lucidworks_provider.errors import (
 )
 from lucidworks_provider.jobs import task as job_task
 from lucidworks_provider.jobs.chunk_task import ChunkTask
+from lucidworks_provider.jobs.record import ResultDirectory, read_job_record
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
+from lucidworks_provider.storage import write_file
 
 TEXTS = {
     "spider": "The itsy bitsy spider climbed up the spout. Down came the rain. And washed the spider out.",
@@ -376,6 +378,27 @@ def test_results_that_are_not_valid_do_not_hide_those_that_are_empty(
     assert submissions(service) == [1, 2, 2]
 
 
+@pytest.mark.parametrize("wrong", [0, 2])
+def test_a_result_whose_vectors_have_another_length_is_submitted_again_alone(
+    task: Attempts, wrong: int, monkeypatch: pytest.MonkeyPatch, service: Service
+) -> None:
+    die_after_waiting(task)
+    record = read_job_record(ResultDirectory(str(next(task.path.parent.glob("_*")))))
+    assert record is not None
+    stored = ResultDirectory(str(next(task.path.parent.glob("_*")))).of(record.jobs[wrong])
+    body = json.loads(stored.read() or b"")
+    for one in body["chunkedData"]:
+        for vector in one["vectors"]:
+            vector["vector"].append(0.5)
+    write_file(stored.uri, json.dumps(body).encode())
+    with pytest.raises(MalformedResponseError, match="385 numbers, those of other results 384") as caught:
+        task.run()
+    assert len(re.findall(r"Document '\w+' \(job ", str(caught.value))) == 1
+    task.clear()
+    assert task.run()["documents"] == 3
+    assert submissions(service) == [1, 1, 2]
+
+
 def test_one_error_response_does_not_fail_a_job(service: Service, task: Attempts) -> None:
     service.fault("poll", "error-job")
     assert task.run()["documents"] == 3
@@ -522,7 +545,7 @@ def test_stopping_a_trigger_starts_no_further_reads(service: Service, task: Atte
     asyncio.run(stop_early())
     taken = len(service.calls("poll"))
     assert 0 < taken <= 8
-    bodies = task.files() - {"record.json"}
+    bodies = task.files() - {"record.json", "writable"}
     assert len(bodies) == taken, "jobs that were in flight are on storage"
     service.settings(latency=0)
     task.resume(deferred, documents=MANY)

@@ -34,9 +34,13 @@ from operator_service import (
 from lucidworks_provider import metrics, retrying, storage
 from lucidworks_provider.client import predictions as client_predictions
 from lucidworks_provider.client.http import rate_limiter
-from lucidworks_provider.client.predictions import predict_items, submit_items
+from lucidworks_provider.client.http.messages import Response
+from lucidworks_provider.client.predictions import predict_items, read_response, submit_items
+from lucidworks_provider.client.use_cases import PredictionOptions
+from lucidworks_provider.documents.document import TableColumns
 from lucidworks_provider.errors import (
     BudgetExceededError,
+    ContentEncodingError,
     ForbiddenError,
     InputError,
     JobFailedError,
@@ -51,8 +55,9 @@ from lucidworks_provider.errors import (
     UnknownResourceError,
 )
 from lucidworks_provider.jobs import polling, record, task
-from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
+from lucidworks_provider.jobs.prediction_task import SyncBatchRunner, row_rules
 from lucidworks_provider.jobs.record import QuarantineReason, ResultDirectory
+from lucidworks_provider.jobs.rows import read_batches
 from lucidworks_provider.operators import base
 from tests.task_state import TaskStateStore
 
@@ -637,12 +642,48 @@ def test_another_number_of_predictions_is_paid_for_once(
 
     server = service.answers(reply)
     words = f"Inputs 4 to 7: .*{4 + missing} predictions for 4 inputs"
-    with pytest.raises(MalformedResponseError, match=words):
+    with pytest.raises(MalformedResponseError, match=words) as caught:
         sync.run(**where)
     assert len(server.heard) == (2 if where else 3)
     if not where:
+        [kept] = sync.path.parent.rglob("*.unusable")
+        assert len(json.loads(kept.read_bytes())["predictions"]) == 4 + missing, "it was paid for"
+        assert str(kept) in str(caught.value)
+        with pytest.raises(MalformedResponseError, match=words):
+            sync.run()
+        assert len(server.heard) == 3, "a retry does not request it again"
+        sync.clear()
         sync.run()
-        assert len(server.heard) == 4, "a retry requests the invalid batches again"
+        assert len(server.heard) == 4, "after clearing, only the invalid batch is requested again"
+
+
+@pytest.mark.parametrize("encoding", ["", "br"])
+def test_a_retry_after_a_503_does_not_pay_again_for_an_invalid_response(
+    tmp_path: Path, encoding: str
+) -> None:
+    options = PredictionOptions("passthrough", LLAMA)
+    texts = TableColumns(None, "text", (), (), "inputs")
+    batches = read_batches(["down", "bad", "good"], texts, row_rules(options), 1)
+    attempts: list[list[str]] = []
+
+    async def predict(items: Any) -> Any:
+        attempts[-1].append(text := items[0]["text"])
+        if text == "down" and len(attempts) == 1:
+            raise ServiceError("HTTP 503", status=503)
+        if text == "bad" and encoding:
+            raise ContentEncodingError("A gateway's", status=200, body=b"paid", encoding=encoding)
+        given = json.dumps({"predictions": [{"response": text}] * (1 + (text == "bad"))}).encode()
+        return given, read_response(Response(200, {}, given), options, 1)
+
+    for generation, error in [(0, ServiceError), (0, MalformedResponseError), (1, LucidworksError)]:
+        attempts.append([])
+        runner = SyncBatchRunner(
+            options, batches, predict, 4, ResultDirectory(f"{tmp_path}/_x"), generation=generation
+        )
+        with pytest.raises(error, match=r"Input 1: .*(kept|stored) in \S*_x") as caught:
+            asyncio.run(runner.run())
+        assert caught.value.retryable == (error is ServiceError)
+    assert [sorted(sent) for sent in attempts] == [["bad", "down", "good"], ["down"], ["bad"]]
 
 
 def test_unreadable_responses_are_not_paid_for_with_every_batch(service: Service, sync: Attempts) -> None:
@@ -653,25 +694,32 @@ def test_unreadable_responses_are_not_paid_for_with_every_batch(service: Service
 
 
 @pytest.mark.parametrize("form", ["p.jsonl", "p.parquet"])
+@pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ([1, 2, 3], "vectors of 3 numbers, the ones before it of 2"),
+        ([1, 2, 3], "vectors have 3 numbers, those of other results 2"),
         ([0.5, 1], "max-scale was requested"),
         ([128, 0], "max-scale was requested"),
     ],
 )
 def test_vectors_that_do_not_belong_together_are_requested_again(
-    service: Service, sync: Attempts, form: str, wrong: list[float], words: str
+    service: Service, sync: Attempts, form: str, place: int, wrong: list[float], words: str
 ) -> None:
     sync.path = sync.path.with_name(form)
     config = {"vectorQuantizationMethod": "max-scale"}
     run = partial(sync.run, use_case="embedding", model_config=config, result_path=str(sync.path))
     good = {"vector": [-127, 127]}
-    server = service.answers(predictions(good, {"vector": wrong}, good, good))
-    with pytest.raises(MalformedResponseError, match=f"Inputs 4 to 7: .*{words}.*kept in .*unusable"):
+    given = [good] * 4
+    given[place] = {"vector": wrong}
+    server = service.answers(predictions(*given))
+    first = 4 * place
+    with pytest.raises(
+        MalformedResponseError, match=f"Inputs {first} to {first + 3}: .*{words}.*kept in .*unusable"
+    ):
         run()
     assert not sync.path.exists()
+    sync.clear()
     assert run()["predictions"] == 10
     assert len(server.heard) == 4, "only the invalid batch is requested again"
     assert list(sync.path.parent.iterdir()) == [sync.path]
@@ -679,7 +727,7 @@ def test_vectors_that_do_not_belong_together_are_requested_again(
 
 def test_vectors_that_do_not_belong_together_are_not_returned(service: Service, sync: Attempts) -> None:
     service.answers(predictions({"vector": [0.5]}, {"vector": [0.5, 2]}, {"vector": [0.5]}))
-    with pytest.raises(MalformedResponseError, match="vectors of 2 numbers, the ones before it of 1"):
+    with pytest.raises(MalformedResponseError, match="vectors have 2 numbers, those of other results 1"):
         sync.run(use_case="embedding", result_path=None)
 
 

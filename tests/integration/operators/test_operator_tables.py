@@ -19,7 +19,7 @@ from enum import Enum
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import duckdb
 import numpy
@@ -1163,20 +1163,54 @@ def test_the_digest_of_rows_does_not_depend_on_their_parts() -> None:
     assert of(table.slice(0, 599), 50) != of(table, 50)
 
 
+FORMS = ("r.jsonl", "r.parquet")
 CHANGED = [*ROWS[:9], ROWS[9] | {"brand": "another"}]
 
 
-def test_a_table_that_changes_between_two_tries(service: Service, tmp_path: Path) -> None:
-    context, source, path = new_context(), write(tmp_path / "t.parquet"), tmp_path / "p.parquet"
-
-    def attempt() -> Any:
-        return MAKE["file"](str(source), path, **COLUMNS).execute(context)
-
-    assert attempt() == attempt()
-    assert len(service.calls("predict")) == 3
-    write(source, CHANGED)
-    attempt()
+@pytest.mark.parametrize(
+    ("kind", "form", "dies"),
+    [
+        ("file", "p.parquet", (SyncBatchRunner, "write")),
+        *((kind, form, (task.JobTask, "apply_outcome")) for kind in ("jobs", "chunks") for form in FORMS),
+    ],
+)
+@pytest.mark.parametrize("again", ["list", "t.parquet"])
+def test_a_column_that_changes_between_two_tries_costs_nothing(
+    service: Service, tmp_path: Path, kind: str, form: str, dies: tuple[Any, str], again: str
+) -> None:
+    """The rows of the first try are a list, those of the other one a table with the same texts."""
+    context, path, make = new_context(), tmp_path / form, MAKE[kind]
+    with pytest.MonkeyPatch.context() as dying:
+        dying.setattr(*dies, die)
+        with pytest.raises(Death):
+            make(dictionaries(), path, **COLUMNS).execute(context)
+    sent = service.sent() + service.submitted()
+    rows = [
+        row | {"brand": brand} for row, brand in zip(dictionaries(), column(CHANGED, "brand"), strict=True)
+    ]
+    changed = rows if again == "list" else str(write(tmp_path / again, CHANGED))
+    manifest = make(changed, path, **COLUMNS).execute(context)
     assert column(rows_of(path), "brand") == column(CHANGED, "brand")
+    assert make(changed, path, **COLUMNS).execute(context) == manifest
+    assert service.sent() + service.submitted() == sent
+
+
+def test_the_fingerprint_is_that_of_the_texts_however_the_rows_are_held(tmp_path: Path) -> None:
+    columns = TableColumns("sku", "text", ("brand",), (), "inputs")
+
+    def of(inputs: Any, *, typed: bool = False, everything: bool = False) -> str:
+        spool = Spool(f"{tmp_path}/{uuid4()}", 0, everything)
+        batches = read_batches(
+            inputs, columns, RowRules(lambda wire, what: None), 4, typed=typed, spool=spool
+        )
+        return batches.fingerprint({})
+
+    rows = [row | {"text": None if n == 3 else row["text"]} for n, row in enumerate(dictionaries())]
+    held = [rows, iter(rows), pa.Table.from_pylist(rows)]
+    found = {of(one) for one in held} | {of(rows, typed=typed, everything=True) for typed in (False, True)}
+    assert len(found) == 1
+    assert of(rows[1:]) not in found
+    assert of([*rows[1:], rows[0]]) not in found
 
 
 @pytest.mark.parametrize(
@@ -1241,7 +1275,7 @@ CATEGORY = pa.dictionary(pa.int32(), pa.string())
         (pa.struct([("a", CATEGORY)]), ({"a": "one"}, {"a": "another"})),
     ],
 )
-def test_a_table_that_changes_during_the_wait(
+def test_columns_that_change_during_the_wait_are_written(
     service: Service, tmp_path: Path, kind: pa.DataType, values: tuple[Any, Any]
 ) -> None:
     source, path = tmp_path / "t.parquet", tmp_path / "c.parquet"
@@ -1253,9 +1287,15 @@ def test_a_table_that_changes_during_the_wait(
     deferred = task.defer()
     event = wait(deferred)
     pq.write_table(after, source)
-    with pytest.raises(InputError, match="changed while the task was waiting"):
-        task.resume(deferred, event)
-    assert not path.exists()
+    task.resume(deferred, event)
+    assert column(rows_of(path), "brand") == [values[1]]
+    assert sorted(service.submitted().values()) == [1]
+    digests = set()
+    for table in (before, after):
+        survey = Survey()
+        survey.add(Rows([{"text": "A."}], table.select(["brand"]).to_batches()[0]))
+        digests.add(survey.digest)
+    assert len(digests) == 2, "a change while it is read is an error"
 
 
 # A task that predicts a table, as a process that a test kills.

@@ -46,3 +46,13 @@ def test_no_batch_is_paid_for_twice(service: Service, tmp_path: Path, encoding: 
         )
     assert len(service.calls("predict")) == 1
     assert len(list(tmp_path.glob(f"_p.jsonl.*.{encoding}"))) == 1, "what was paid for is kept"
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd"])
+def test_the_only_copy_of_a_jobs_id_is_kept(service: Service, tmp_path: Path, encoding: str) -> None:
+    service.fault("submit-prediction", encoding)
+    with pytest.raises(ContentEncodingError, match=f"Input 0: .*Content-Encoding '{encoding}'") as caught:
+        by_jobs(TEXTS, tmp_path / "p.jsonl", batch_size=1).execute(new_context())
+    [kept] = tmp_path.glob(f"_p.jsonl.*.{encoding}")
+    assert kept.stat().st_size
+    assert str(kept) in str(caught.value)
