@@ -15,8 +15,8 @@ a gap between, before or behind the chunks             not covered: a warning, o
 chunks that differ from the text by case, normal       covered by letters and digits, or by the
   form, white space or punctuation                     spans of the service
 chunks that differ otherwise                           covered by the spans of the service
-vectors of different lengths                           of one result: refused; of several: those whose length is the
-                                                       rarer one
+vectors of different lengths                           of one result: refused; of several: those whose length not
+                                                       more than half of them have
 vectors not of the length of ``dimReductionSize``      refused (*)
 quantised: other than whole numbers in the range       refused, where they become bytes
 not quantised: whole numbers only, beyond -1 to 1      refused (*) (JSON may write 1.0 as 1)
@@ -163,20 +163,25 @@ def check_dimension(vectors: Iterable[Sequence[float]], before: int, what: str) 
 
 def rarer_lengths(lengths: dict[int, int]) -> dict[int, MalformedResponseError]:
     """
-    Errors for the results whose vectors have another length than those of most results.
+    Errors for the results whose vectors have another length than those of more than half of the results.
 
-    Of lengths that are equally frequent, that of the latest result is right: a deployment may have been replaced.
+    If there is no such length, all results have errors: a deployment may have been replaced, and after clearing all
+    are of the new one.
 
-    :param lengths: of the vectors of each result with vectors, by position and in the order of the positions.
+    :param lengths: of the vectors of each result with vectors, by position.
     :return: by position; not retryable.
     """
     counts = Counter(lengths.values())
-    usual = max(reversed(lengths.values()), key=counts.__getitem__, default=0)
-    return {
-        position: unusable_result(f"The vectors have {length} numbers, those of other results {usual}")
-        for position, length in lengths.items()
-        if length != usual
-    }
+    if len(counts) < 2:
+        return {}
+    usual, frequency = counts.most_common(1)[0]
+    right = [usual] if 2 * frequency > len(lengths) else []
+
+    def error(length: int) -> MalformedResponseError:
+        others = ", ".join(map(str, right or sorted(counts.keys() - {length})))
+        return unusable_result(f"The vectors have {length} numbers, those of other results {others}")
+
+    return {position: error(length) for position, length in lengths.items() if length not in right}
 
 
 def check_quantised(vectors: Iterable[Sequence[float]], method: str | None, what: str) -> None:

@@ -655,11 +655,13 @@ class SyncBatchRunner:
         try:
             body, _ = await self._predict(items)
         except MalformedResponseError as err:
-            kept = await store.quarantine(err.body, QuarantineReason.UNUSABLE)
             again = "" if err.retryable else f"; {_CLEARING}"
-            err.args = (f"{str(err).rstrip('.')}. The response is kept in {kept}{again}.", *err.args[1:])
+            message = f"{str(err).rstrip('.')}. The response is kept in {store.unusable_uri}{again}."
+            err.args = (message, *err.args[1:])
+            # The mark first: without it, a retry would pay again.
+            await in_thread(store.mark_rejected, message, None if err.retryable else self.generation)
+            await store.quarantine(err.body, QuarantineReason.UNUSABLE)
             err.body = b""
-            await in_thread(store.mark_rejected, str(err), None if err.retryable else self.generation)
             raise
         except ContentEncodingError as err:
             err.kept(await store.quarantine(err.body, QuarantineReason.UNDECODED, err.encoding))
@@ -712,8 +714,12 @@ class SyncBatchRunner:
         for batch in self.batches.checked():
             if (err := errors.get(batch.position)) is not None:
                 stored = self._stored(batch)
-                message = f"{str(err).rstrip('.')}. The response is kept in {stored.reject()}; {_CLEARING}"
+                message = (
+                    f"{str(err).rstrip('.')}. The response is kept in {stored.unusable_uri}; {_CLEARING}"
+                )
+                # The mark first: without it, a retry would pay again.
                 stored.mark_rejected(message, self.generation)
+                stored.reject()
                 failed.add(batch, unusable_result(message))
         return failed.error(len(self.batches), kept=True)
 

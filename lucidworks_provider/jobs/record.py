@@ -63,7 +63,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 VERSION = 1
 # Positions of a part: 25 KB of ids. Airflow warns about values of 64 KB in its task state store.
 PART = 500
-_HEAD = ("fingerprint", "generation", "nonce", "size", "result")
+_HEAD = ("fingerprint", "generation", "nonce", "size", "result", "digest")
 _POSITIONS = ("jobs", "failed", "empty")
 _SETS = ("intents", "resubmitted")
 _STATE_NAME = "lucidworks_jobs"
@@ -180,6 +180,7 @@ class ResultDirectory:
         """Of all files; see :attr:`FileResultStore.name` and :attr:`FileResultStore.rejected_name`."""
         return frozenset(names_in(self.folder))
 
+    @_retry_write
     def check_writable(self) -> None:
         """
         Check that bodies can be stored here, before the service hands one out.
@@ -279,13 +280,19 @@ class FileResultStore:
         await self.save(body)
         return True
 
+    @property
+    def unusable_uri(self) -> str:
+        """Of a body that is not a valid result."""
+        return self._quarantine_uri(QuarantineReason.UNUSABLE)
+
     def reject(self) -> str:
         """Move a body that is not a valid result to the quarantine; its URI there."""
         if (body := self.read()) is not None:
             self._quarantine(body, QuarantineReason.UNUSABLE)
             self.delete()
-        return self._quarantine_uri(QuarantineReason.UNUSABLE)
+        return self.unusable_uri
 
+    @_retry_write
     def mark_rejected(self, reason: str, generation: int | None) -> None:
         """
         Record that the response of that name was not valid.
@@ -350,6 +357,7 @@ class JobRecord:
     :param empty: as ``failed``, of a job that is ready without a result; a retry polls it again, and an attempt
         after clearing submits again.
     :param result: the manifest, once the result file is written.
+    :param digest: of the table with the columns that are passed through, once the result file is written.
     :param new: it was never stored, and the folder may have the bodies of another one.
     :param replaced: parts of that one, which the task state store may have.
     :param stale: the parts that are not in storage and in the task state store as they are here.
@@ -367,6 +375,7 @@ class JobRecord:
     failed: dict[int, str] = field(default_factory=dict)
     empty: dict[int, str] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
+    digest: str = ""
     new: bool = field(default=True, compare=False)
     replaced: int = field(default=0, compare=False)
     stale: tuple[set[int], set[int]] = field(default_factory=lambda: ({0}, {0}), compare=False)
@@ -444,9 +453,9 @@ class JobRecord:
         self.generation = generation
         self.new = False
 
-    def finish(self, manifest: Mapping[str, Any]) -> None:
+    def finish(self, manifest: Mapping[str, Any], digest: str = "") -> None:
         """The result file is written: save its manifest, and discard the rest of the record."""
-        self.result = dict(manifest)
+        self.result, self.digest = dict(manifest), digest
         self.intents.clear()
         for stale in self.stale:
             stale.clear()
@@ -488,16 +497,23 @@ class JobStateStore:
             return read_job_record(self.results)
         return _assemble(_files(self.results), self._from_state)
 
-    def begin(self, fingerprint: str, generation: int, size: int, result_uri: str) -> JobRecord:
+    def begin(
+        self, fingerprint: str, generation: int, size: int, result_uri: str, digest: str = ""
+    ) -> JobRecord:
         """
         What an attempt starts from; see :func:`resume`.
 
         :param result_uri: the file that must still exist if the record has a result.
+        :param digest: see :class:`JobRecord`.
         """
         record, message = resume(self.load(), fingerprint=fingerprint, generation=generation, size=size)
-        if record.result is not None and not exists(result_uri):
-            message = f"{result_uri} no longer exists: submitting again."
-            record = JobRecord(fingerprint, generation, size, revision=record.revision)
+        if record.result is not None:
+            why = f"{result_uri} no longer exists" if not exists(result_uri) else ""
+            if record.digest != digest:
+                why = f"Ids or columns have changed since {result_uri} was written"
+            if why:
+                message = f"{why}: submitting again."
+                record = JobRecord(fingerprint, generation, size, revision=record.revision)
         if message:
             log.info("%s", message)
         return record

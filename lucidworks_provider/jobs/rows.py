@@ -330,6 +330,11 @@ class Batches:
                 "reads it again."
             ).as_retryable()
 
+    @property
+    def digest(self) -> str:
+        """A digest of all rows, with the columns that are passed through."""
+        return fingerprint_of({"columns": list(self.survey.types), "rows": self.survey.digest}, [])
+
     def fingerprint(self, options: Mapping[str, Any]) -> str:
         """A digest of everything that is sent: results stay valid if columns that are passed through change."""
         return fingerprint_of({**options, "batch": self.size, "rows": self.survey.sent_digest}, [])

@@ -276,6 +276,11 @@ class JobTask(ABC, Generic[File]):
     def fingerprint(self) -> str:
         """Of everything that is submitted; jobs of another fingerprint are not this task's."""
 
+    @property
+    def digest(self) -> str:
+        """Of the input with what is only passed through; a result file of another one is not this task's."""
+        return ""
+
     @abstractmethod
     def name(self, position: int) -> str:
         """A part's name at the start of a sentence."""
@@ -497,7 +502,7 @@ class JobTask(ABC, Generic[File]):
             self.store.save(record)
             raise
         manifest = self.manifest(file)
-        record.finish(manifest)
+        record.finish(manifest, self.digest)
         self.store.close(record)
         metrics.written(manifest)
         return manifest
@@ -581,7 +586,9 @@ class JobTask(ABC, Generic[File]):
             if isinstance(err, ContentEncodingError):
                 # It may have the only copy of the job's id.
                 stored = self.store.results.of(self.name(position))
-                err.kept(await stored.quarantine(err.body, QuarantineReason.UNDECODED, err.encoding))
+                # Its policy must apply although it cannot be kept.
+                with suppress(StorageError):
+                    err.kept(await stored.quarantine(err.body, QuarantineReason.UNDECODED, err.encoding))
             err.args = (f"{self.name(position)}: {err}", *err.args[1:])
             raise
 
@@ -673,6 +680,10 @@ class BatchTask(JobTask[File]):
     @property
     def fingerprint(self) -> str:
         return self.batches.fingerprint(self.options.as_json())
+
+    @property
+    def digest(self) -> str:
+        return self.batches.digest
 
     def check_input(self) -> None:
         self._reader.check_rest()

@@ -614,7 +614,9 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
         task.log_input()
         # Validate the connection before anything is written or sent.
         _ = self.hook.get_settings().application_base
-        record = task.store.begin(task.fingerprint, context["ti"].max_tries, task.count, task.result_uri)
+        record = task.store.begin(
+            task.fingerprint, context["ti"].max_tries, task.count, task.result_uri, task.digest
+        )
         if record.result is not None:
             task.store.close(record)
             return self._ended(context, dict(record.result))
@@ -635,8 +637,11 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
 
         task = self._task(context)
         record = task.store.load()
-        if record is not None and record.fingerprint != task.fingerprint:
-            # The positions in the record are of another input.
+        if record is not None and (
+            record.fingerprint != task.fingerprint
+            or (record.result is not None and record.digest != task.digest)
+        ):
+            # The positions in the record, or the rows of the result, are of another input.
             raise InputError(
                 "The input or the options changed while the task was waiting (was an upstream task cleared?). "
                 "Nothing was written; a retry submits the new ones."

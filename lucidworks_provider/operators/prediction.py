@@ -286,13 +286,14 @@ class LucidworksPredictionOperator(_Predicting):
 
         uri = check_uri(self.result_path, "result_path")
         store = job_store(uri, context)
+        digest = runner.batches.digest
         record = store.begin(
-            runner.batches.fingerprint(runner.options.as_json()), context["ti"].max_tries, 0, uri
+            runner.batches.fingerprint(runner.options.as_json()), context["ti"].max_tries, 0, uri, digest
         )
         if record.result is None:
             runner = replace(runner, revision=record.revision, generation=record.generation)
             asyncio.run(self._run(runner))
-            record.finish(self._write(runner, uri))
+            record.finish(self._write(runner, uri), digest)
         store.close(record)
         return dict(record.result or {})
 

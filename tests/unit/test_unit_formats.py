@@ -27,7 +27,7 @@ from lucidworks_provider.jobs.columns import stored_chunk_schema
 from lucidworks_provider.jobs.record import ResultDirectory, read_job_record
 
 RECORD = """{"version": 1, "record_id": "77aa", "revision": 7, "fingerprint": "5f0c", "generation": 2, "nonce": "9d3b",
-    "size": 501, "result": null, "jobs": {"0": "job-a", "2": "job-c"}, "failed": {"0": "why"}, "empty": {},
+    "size": 501, "result": null, "digest": "", "jobs": {"0": "job-a", "2": "job-c"}, "failed": {"0": "why"}, "empty": {},
     "intents": [1], "resubmitted": [2]}"""
 RECORD_1 = """{"version": 1, "record_id": "77aa", "revision": 6, "jobs": {"500": "job-z"}, "failed": {}, "empty": {},
     "intents": [], "resubmitted": []}"""

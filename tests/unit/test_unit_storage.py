@@ -721,3 +721,27 @@ def test_as_many_as_the_ratio_are_allowed(count: int, tmp_path: Path) -> None:
     with prediction_file(f"{tmp_path}/p.jsonl", options, ResultPolicy(count / 100)) as file:
         file.add(Batch(0, 0, inputs), read)
         file.counts["predictions"] = 100
+
+
+def test_a_write_that_fails_once_at_the_start_of_a_wait_costs_no_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [StorageError("503 Slow Down")]
+
+    def write(uri: str, data: bytes) -> None:
+        if failures:
+            raise failures.pop()
+        write_file(uri, data)
+
+    outcome, polls = wait_with(write, tmp_path, monkeypatch, "job")
+    assert (outcome, len(polls), failures) == (JobsOutcome(collected=1), 1, [])
+
+
+def test_a_result_file_of_another_table_is_not_used(tmp_path: Path) -> None:
+    result, store = tmp_path / "r.jsonl", JobStateStore(ResultDirectory(str(tmp_path / "_r")), None)
+    for digest, found in [("ids a, b", None), ("ids a, b", {"uri": "r"}), ("ids b, a", None)]:
+        record = store.begin("texts", 0, 0, str(result), digest)
+        assert record.result == found
+        result.write_text("{}")
+        record.finish({"uri": "r"}, digest)
+        store.close(record)

@@ -503,3 +503,10 @@ def test_a_success_that_is_no_json_object(mode: Mode, content: bytes, applicatio
     assert repr(content.decode()) in str(caught.value)
     with pytest.raises(SubmissionUnknownError, match="HTTP 200"):
         submit(mode, hook)
+
+
+@pytest.mark.parametrize("cut", [8, 1])
+def test_compressed_data_without_its_end_may_be_complete(mode: Mode, cut: int, serve: Serve) -> None:
+    data = gzip.compress(b'{"predictionId": "6a09"}')[:-cut]
+    server = serve(answer(body=data, Content_Encoding="gzip"))
+    assert send(mode, settings(server.url), get(server.url)).body == b'{"predictionId": "6a09"}'
